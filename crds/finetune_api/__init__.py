@@ -1,0 +1,1 @@
+"""The contract: kinds, conditions, exit codes and stage reports that operator, runner and command line share."""

@@ -1,0 +1,101 @@
+"""Types shared by several kinds: references, storage, conditions, durations, metadata."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from finetune_api.base import Contract, Rule, Timestamp
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DURATION = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+
+Name = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+Duration = Annotated[str, Field(min_length=2, max_length=32, pattern=DURATION)]
+JSONPath = Annotated[str, Field(max_length=256, pattern=r"^\$(\.[A-Za-z_][A-Za-z0-9_-]*)+$")]
+
+
+def duration_s(text: str) -> int:
+    """Seconds of a duration such as `24h`, `90m` or `1h30m`."""
+    units_s = {"h": 3600, "m": 60, "s": 1}
+    return sum(int(amount) * units_s[unit] for amount, unit in re.findall(r"([0-9]+)([hms])", text))
+
+
+class SecretRef(Contract):
+    """A Secret in the job's namespace. Its keys are files of the pod that needs them; the operator never reads it."""
+
+    name: Annotated[
+        str, Field(description="Name of the Secret.", min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    ]
+
+
+class Storage(Contract):
+    """Where versions and runs are kept."""
+
+    uri: Annotated[
+        str,
+        Field(
+            description="Root in object storage, `s3://bucket/prefix` (or `file:///path` without a cluster). "
+            "Everything is written below `<root>/<namespace>/<adapter>/`.",
+            max_length=512,
+            pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*/?|file://.*)$",
+        ),
+    ]
+    endpoint: Annotated[
+        str | None,
+        Field(
+            description="URL of an S3-compatible service, for example `https://minio.storage:9000`. Default: AWS.",
+            max_length=512,
+            pattern=r"^https?://[^\s@]+$",
+        ),
+    ] = None
+    region: Annotated[str | None, Field(description="S3 region. Default: `us-east-1`.", max_length=64)] = None
+    secret_ref: Annotated[
+        SecretRef | None,
+        Field(
+            description="Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and optionally "
+            "`AWS_SESSION_TOKEN`). Default: the identity of the service account."
+        ),
+    ] = None
+
+    RULES = (
+        Rule(
+            cel="!self.uri.contains('/../') && !self.uri.endsWith('/..')",
+            message="storage.uri must not contain '..'; name the folder itself",
+            holds=lambda s: "/../" not in s.uri and not s.uri.endswith("/.."),
+            field_path="uri",
+        ),
+    )
+
+
+class Condition(Contract):
+    """A condition in the sense of the Kubernetes API conventions."""
+
+    type: Annotated[str, Field(description="Name of the condition.", max_length=64)]
+    status: Annotated[Literal["True", "False", "Unknown"], Field(description="True, False or Unknown.")]
+    reason: Annotated[str, Field(description="One CamelCase word for machines.", max_length=128)]
+    message: Annotated[str, Field(description="One sentence for people.", max_length=1024)] = ""
+    observed_generation: Annotated[int, Field(description="Generation this condition was computed for.")] = 0
+    last_transition_time: Annotated[Timestamp, Field(description="When status last changed.")]
+
+
+class ObjectMeta(Contract):
+    """The part of Kubernetes metadata that the product reads; other fields pass through unread."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", strict=True, frozen=True
+    )
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    creation_timestamp: Timestamp | None = None
+    deletion_timestamp: Timestamp | None = None
+    owner_references: list[dict[str, Any]] = Field(default_factory=list)

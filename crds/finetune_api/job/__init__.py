@@ -1,0 +1,1 @@
+"""FineTuneJob, one module per section of its spec."""

@@ -1,0 +1,66 @@
+"""spec.compute: where it runs and what it may cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Contract, Rule
+from finetune_api.common import Duration, Name
+
+
+class Compute(Contract):
+    """GPUs, queue and limits."""
+
+    pool: Annotated[Name | None, Field(description="Name of a GPUPool. Default: the pool marked `default`.")] = None
+    nodes: Annotated[int, Field(description="Pods of the training gang, one per node. Range 1-64, default 1.", ge=1, le=64)] = 1
+    gpus_per_node: Annotated[
+        int | None,
+        Field(description="GPUs of each training pod. Default: 1, or 0 on a pool without GPUs.", ge=0, le=16),
+    ] = None
+    strategy: Annotated[
+        Literal["auto", "single", "ddp", "fsdp", "deepspeed"],
+        Field(
+            description="`single`: one process. `ddp`: a full replica per GPU. `auto` (default): single on one GPU, "
+            "else ddp. `fsdp` and `deepspeed` are not available in this version and are refused."
+        ),
+    ] = "auto"
+    queue: Annotated[
+        Name | None, Field(description="Kueue LocalQueue in the job's namespace. Default: no queue.")
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        Field(
+            description="Most the run may cost, in the pool's currency. Training stops early enough to evaluate and "
+            "publish what exists.",
+            gt=0,
+            le=1e9,
+        ),
+    ] = None
+    max_duration: Annotated[
+        Duration,
+        Field(
+            description="Longest time with pods running, for example `24h` (default) or `1h30m`. Queued and "
+            "suspended time does not count."
+        ),
+    ] = "24h"
+    max_retries: Annotated[
+        int,
+        Field(description="Attempts beyond the first per stage; preemption and node loss do not count. Default 3.", ge=0, le=20),
+    ] = 3
+
+    RULES = (
+        Rule(
+            cel="!(self.strategy in ['fsdp', 'deepspeed'])",
+            message="strategy fsdp and deepspeed are not available in this version; use auto, single or ddp",
+            holds=lambda c: c.strategy not in ("fsdp", "deepspeed"),
+            field_path="strategy",
+        ),
+        Rule(
+            cel="self.strategy != 'single' || (self.nodes == 1 && (!has(self.gpusPerNode) || self.gpusPerNode <= 1))",
+            message="strategy single means one process; set nodes: 1 and gpusPerNode: 1, or use strategy ddp",
+            holds=lambda c: c.strategy != "single" or (c.nodes == 1 and (c.gpus_per_node or 0) <= 1),
+            field_path="strategy",
+        ),
+    )

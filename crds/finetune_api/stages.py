@@ -1,0 +1,287 @@
+"""What travels between operator and runner: StageTask in, StageReport (at most 4,000 bytes) and Progress out."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from finetune_api.base import Contract, Timestamp
+from finetune_api.common import Storage
+from finetune_api.job.evaluation import Gate
+from finetune_api.job.spec import FineTuneJobSpec
+
+Stage = Literal["prepare", "baseline", "train", "evaluate", "publish"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+REPORT_LIMIT_BYTES = 4000
+"""Kubernetes keeps 4,096 bytes of a termination message, and of a longer one the tail: JSON would lose its head."""
+
+
+class Finding(Contract):
+    """One observation about the data."""
+
+    check: Annotated[str, Field(description="Name of the check.", max_length=64)]
+    severity: Annotated[Literal["info", "warning", "error"], Field(description="info, warning or error.")]
+    message: Annotated[str, Field(description="What was seen, where, and what to do.", max_length=512)]
+    rows: Annotated[int, Field(description="Rows concerned.")] = 0
+
+
+class ModelFacts(Contract):
+    """What the base model's configuration says."""
+
+    architecture: Annotated[str, Field(description="Class name in config.json.", max_length=128)]
+    parameters: Annotated[int, Field(description="Number of parameters.")]
+    hidden_size: Annotated[int, Field(description="Width of the residual stream.")] = 0
+    layers: Annotated[int, Field(description="Number of blocks.")] = 0
+    vocabulary: Annotated[int, Field(description="Number of tokens.")] = 0
+    context_length: Annotated[int, Field(description="Longest context in tokens.")] = 0
+
+
+class RowCounts(Contract):
+    """Rows per split after cleaning."""
+
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+    replay: int = 0
+    out_of_domain: int = 0
+    dropped: int = 0
+
+
+class TokenLengths(Contract):
+    """Histogram of example lengths, in tokens."""
+
+    p50: int = 0
+    p95: int = 0
+    maximum: int = 0
+    over_maximum: Annotated[int, Field(description="Examples longer than training.maxLength.")] = 0
+
+
+class PrepareResult(Contract):
+    """Outcome of stage prepare."""
+
+    revision: Annotated[str, Field(description="Commit of an hf:// model, or the digest of the model's files.")]
+    model_digest: Annotated[str, Field(description="sha256 over the model's files.")]
+    model: Annotated[ModelFacts, Field(description="What the model's configuration says.")]
+    rows: Annotated[RowCounts, Field(description="Rows per split after cleaning.")]
+    train_tokens: Annotated[int, Field(description="Tokens of one epoch of the training mix.")]
+    lengths: Annotated[TokenLengths, Field(description="Example lengths of the training mix.")]
+    data_digest: Annotated[str, Field(description="sha256 over all prepared splits and their settings.")]
+    test_digest: Annotated[str, Field(description="sha256 over the test split.")]
+    detected_format: Annotated[str, Field(description="Layout of the rows as detected or given.")] = ""
+
+
+class BaselineResult(Contract):
+    """Outcome of stage baseline: numbers of the untuned model on test."""
+
+    rows: Annotated[int, Field(description="Test rows.")]
+    baselines: Annotated[
+        dict[str, dict[str, float]],
+        Field(description="Metrics per baseline: prompted, fewShot, majority; keys are metric names."),
+    ]
+    base: Annotated[
+        dict[str, float], Field(description="Untuned model on the rows' own prompt, incl. loss and outOfDomainLoss.")
+    ]
+    best: Annotated[str, Field(description="The baseline with the best primary metric.")]
+    minimum_detectable_gain: Annotated[
+        float | None, Field(description="Smallest gain of the primary metric this test split can tell from chance.")
+    ] = None
+    cached: Annotated[bool, Field(description="Whether the numbers came from an earlier run's cache.")] = False
+
+
+class TrainResult(Contract):
+    """Outcome of stage train."""
+
+    steps: Annotated[int, Field(description="Optimiser steps done.")]
+    total_steps: Annotated[int, Field(description="Optimiser steps planned.")]
+    best_step: Annotated[int, Field(description="Step of the kept checkpoint.")]
+    stopped_by: Annotated[
+        Literal["completed", "earlyStopping", "budget"], Field(description="completed, earlyStopping or budget.")
+    ]
+    train_loss: Annotated[float, Field(description="Mean training loss over the last tenth of the steps.")]
+    initial_validation_loss: Annotated[float, Field(description="Token-weighted validation loss before step 1.")]
+    best_validation_loss: Annotated[float, Field(description="Token-weighted validation loss of the kept checkpoint.")]
+    checkpoint_uri: Annotated[str, Field(description="Where the kept checkpoint is.")]
+    checkpoint_digest: Annotated[str, Field(description="sha256 of the kept adapter_model.safetensors.")]
+    trainable_parameters: Annotated[int, Field(description="Parameters of the adapter.")]
+    adapter_bytes: Annotated[int, Field(description="Size of adapter_model.safetensors in bytes.")]
+    peak_memory_bytes: Annotated[int, Field(description="Peak GPU memory (CPU: resident set) in bytes.")] = 0
+    tokens_per_second: Annotated[float, Field(description="Training throughput, padding not counted.")] = 0.0
+    duration_seconds: Annotated[float, Field(description="Seconds inside the training loop, this attempt.")] = 0.0
+    resumed_from_step: Annotated[int, Field(description="Step this attempt resumed from; 0 = from the start.")] = 0
+
+
+class Comparison(Contract):
+    """The evidence for one gate, in the order of the task's gates; the verdict is the operator's."""
+
+    candidate: Annotated[float, Field(description="Metric of the candidate.")]
+    reference: Annotated[float | None, Field(description="Metric of what it is compared with.")] = None
+    reference_name: Annotated[str, Field(description="prompted, fewShot, majority, base, v3 ...")] = ""
+    low: Annotated[float, Field(description="Lower end of the 90 % interval of the candidate or the difference.")]
+    high: Annotated[float, Field(description="Upper end of that interval.")]
+    rows: Annotated[int, Field(description="Rows the interval rests on.")]
+
+
+class EvaluateResult(Contract):
+    """Outcome of stage evaluate: what will be served, on test."""
+
+    rows: Annotated[int, Field(description="Test rows.")]
+    served_as: Annotated[Literal["adapter", "merged"], Field(description="The form that was judged.")]
+    metrics: Annotated[dict[str, float], Field(description="Metrics of the served form, incl. outOfDomainLoss.")]
+    other_form: Annotated[
+        dict[str, float], Field(description="Metrics of the form not served (QLoRA reports both).")
+    ] = Field(default_factory=dict)
+    comparisons: Annotated[list[Comparison], Field(description="Evidence per gate, in the order of the gates.")]
+    incumbent: Annotated[str, Field(description="Version compared with, for example v3; empty when none.")] = ""
+    test_uses: Annotated[int, Field(description="How often this test split has judged a version of this adapter.")] = 1
+    report_uri: Annotated[str, Field(description="Where the report for people is.")] = ""
+
+
+class PublishResult(Contract):
+    """Outcome of stage publish."""
+
+    version: Annotated[int, Field(description="Number of the version.", ge=1)]
+    uri: Annotated[str, Field(description="Where the version is.")]
+    digest: Annotated[str, Field(description="sha256 of manifest.json: the identity of the version.")]
+    size_bytes: Annotated[int, Field(description="Size of all files in bytes.")]
+
+
+class StageResults(Contract):
+    """One member per stage; a stage sets its own."""
+
+    prepare: PrepareResult | None = None
+    baseline: BaselineResult | None = None
+    train: TrainResult | None = None
+    evaluate: EvaluateResult | None = None
+    publish: PublishResult | None = None
+
+
+class JobIdentity(Contract):
+    """Which run a stage belongs to: identity is (uid, run), never the name."""
+
+    namespace: str
+    name: str
+    uid: str
+    run: int
+
+
+class TrainPlan(Contract):
+    """What Planned freezes for the GPU stages."""
+
+    method: Annotated[Literal["lora", "qlora"], Field(description="lora or qlora.")]
+    strategy: Annotated[Literal["single", "ddp"], Field(description="single or ddp.")]
+    nodes: Annotated[int, Field(description="Pods of the gang.")]
+    gpus_per_node: Annotated[int, Field(description="GPUs of each pod; 0 = CPU.")]
+    total_steps: Annotated[int, Field(description="Optimiser steps planned.")]
+    micro_batch_size: Annotated[int, Field(description="Examples per device and forward pass.")]
+    gradient_accumulation: Annotated[int, Field(description="Forward passes per optimiser step and device.")]
+    eval_steps: Annotated[int, Field(description="Optimiser steps between evaluations.")]
+    packing: Annotated[bool, Field(description="Whether examples share rows.")] = False
+    gradient_checkpointing: Annotated[bool, Field(description="Whether activations are recomputed.")] = False
+    precision: Annotated[Literal["fp32", "bf16"], Field(description="Arithmetic of the forward pass.")] = "fp32"
+    time_budget_seconds: Annotated[int | None, Field(description="Training stops after this many seconds.")] = None
+    forecast_gpu_memory_gib: Annotated[float | None, Field(description="Forecast peak GPU memory in GiB.")] = None
+
+
+class Incumbent(Contract):
+    """The version now released, to compare with."""
+
+    version: str
+    uri: str
+
+
+class StageTask(Contract):
+    """All a stage's pod is told. Travels as an annotation of the pod, read through a downward API volume."""
+
+    stage: Stage
+    mode: Literal["run", "recover"] = "run"
+    job: JobIdentity
+    adapter: str
+    attempt: int
+    storage: Storage
+    spec: FineTuneJobSpec
+    gates: list[Gate] = Field(default_factory=list)
+    plan: TrainPlan | None = None
+    results: StageResults = StageResults()
+    incumbent: Incumbent | None = None
+    fingerprint: str = ""
+    image: str = ""
+    created_at: Timestamp
+
+    @property
+    def adapter_uri(self) -> str:
+        """Root of everything of this adapter."""
+        return f"{self.storage.uri.rstrip('/')}/{self.job.namespace}/{self.adapter}"
+
+    @property
+    def run_uri(self) -> str:
+        """Root of everything of this run that is not yet a version."""
+        return f"{self.adapter_uri}/runs/{self.job.uid}/{self.job.run}"
+
+
+class Progress(Contract):
+    """Live state of a stage; losing one never hurts."""
+
+    stage: Stage
+    attempt: int = 1
+    phase: str = ""
+    step: int = 0
+    total_steps: int = 0
+    percent: float = 0.0
+    eta_seconds: float | None = None
+    loss: float | None = None
+    validation_loss: float | None = None
+    updated_at: Timestamp | None = None
+
+
+class StageReport(Contract):
+    """What a stage's process leaves behind: `report.json` in storage, and the termination message of its pod.
+
+    Priority when 4,000 bytes do not hold it all (`encode_report`): identity, outcome, cause, message and hint, result;
+    then findings from the last, evidence, and last the tail of message and hint.
+    """
+
+    stage: Stage
+    uid: str
+    run: int
+    attempt: int
+    outcome: Literal["Succeeded", "Failed"]
+    exit_code: int
+    cause: str = ""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    hint: Annotated[str, Field(max_length=512)] = ""
+    evidence: Annotated[str, Field(max_length=1024)] = ""
+    result: StageResults = StageResults()
+    findings: list[Finding] = Field(default_factory=list)
+    truncated: bool = False
+
+
+def _wire_bytes(report: StageReport) -> bytes:
+    return json.dumps(report.to_wire(), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def encode_report(report: StageReport, limit_bytes: int = REPORT_LIMIT_BYTES) -> bytes:
+    """The report as JSON of at most `limit_bytes`, dropping the least important parts first.
+
+    Raises ValueError when even the parts that are never dropped do not fit.
+    """
+    encoded = _wire_bytes(report)
+    if len(encoded) <= limit_bytes:
+        return encoded
+    report = report.model_copy(update={"truncated": True})
+    while report.findings and len(_wire_bytes(report)) > limit_bytes:
+        report = report.model_copy(update={"findings": report.findings[:-1]})
+    for field in ("evidence", "hint", "message"):
+        while getattr(report, field) and len(_wire_bytes(report)) > limit_bytes:
+            report = report.model_copy(update={field: getattr(report, field)[: len(getattr(report, field)) // 2]})
+    encoded = _wire_bytes(report)
+    if len(encoded) > limit_bytes:
+        raise ValueError(f"stage report needs {len(encoded)} bytes without its optional parts; the limit is {limit_bytes}")
+    return encoded
+
+
+def decode_report(message: str | bytes) -> StageReport:
+    """Parse a termination message. Raises ValueError (pydantic.ValidationError is one) when it is not a report."""
+    return StageReport.from_wire(json.loads(message))

@@ -1,0 +1,1 @@
+"""The pure core: what to do next, given what was observed and the time."""
