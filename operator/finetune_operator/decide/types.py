@@ -108,7 +108,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, in the order of the fields: adapter, status, children, versions, events."""
+    """What to do, in the order of the fields: the status first (write ahead), then everything it announces."""
 
     status: FineTuneJobStatus
     adapter: Adapter | None = None
@@ -116,7 +116,7 @@ class Decision:
     starts: tuple[StartStage, ...] = ()
     stops: tuple[StopStage, ...] = ()
     version: AdapterVersion | None = None
-    """To be created BEFORE the status that mentions it is written; an existing one with our origin is adopted."""
+    """To be created; an existing one of the same name with our origin is adopted."""
     events: tuple[Event, ...] = ()
     wake_at: datetime | None = None
 
