@@ -1,0 +1,1 @@
+"""The command line: runs, validates and approves the same YAML with or without a cluster."""

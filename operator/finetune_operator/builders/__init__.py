@@ -1,0 +1,1 @@
+"""Builders: the Kubernetes objects of a job, as plain values made from what was decided."""
