@@ -116,7 +116,7 @@ $(UV):
 
 $(STAMP): requirements/dev.lock pyproject.toml | $(UV)
 	@[[ -x $(BIN)/python ]] || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --strict requirements/dev.lock
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --build-constraints requirements/bootstrap.lock --strict requirements/dev.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	$(BIN)/python -c 'import sys; print("environment ready: Python", sys.version.split()[0], "in $(VENV)")'
 	touch $(STAMP)
