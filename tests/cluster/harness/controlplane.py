@@ -90,7 +90,8 @@ class ControlPlane(Cluster):
             ],
         )
         self.scheduler = self._process(
-            "kube-scheduler", [f"--kubeconfig={components['kube-scheduler']}", "--leader-elect=false", "--secure-port=0"]
+            "kube-scheduler",
+            [f"--kubeconfig={components['kube-scheduler']}", "--leader-elect=false", "--secure-port=0"],
         )
 
     @property
@@ -123,12 +124,14 @@ class ControlPlane(Cluster):
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Kill everything and remove the files."""
         self.close()
 
     def close(self) -> None:
-        """SIGKILL all processes (a polite end takes the API server seconds and saves nothing here); remove the files."""
+        """SIGKILL all processes (a polite end costs the API server seconds and saves nothing); remove the files."""
         for process in (self.scheduler, self.controller_manager, self.apiserver, self.etcd):
             process.kill()
         if not self._keep:
@@ -142,7 +145,7 @@ class ControlPlane(Cluster):
 
         def ready() -> bool:
             self.apiserver.check()
-            with urllib.request.urlopen(f"{self.server}/readyz", timeout=5, context=context) as answer:  # noqa: S310 - https
+            with urllib.request.urlopen(f"{self.server}/readyz", timeout=5, context=context) as answer:
                 return bool(answer.status == 200)
 
         wait_for(
@@ -189,7 +192,9 @@ class ControlPlane(Cluster):
         self.authority.pair.write(self.work_dir, "ca")
         hosts = ("localhost", LOOPBACK, "10.96.0.1", *_SERVICE_NAMES, *names)
         self.authority.server("kube-apiserver", hosts).write(self.work_dir, "apiserver")
-        self.authority.client("kube-apiserver-kubelet-client", ("system:masters",)).write(self.work_dir, "kubelet-client")
+        self.authority.client("kube-apiserver-kubelet-client", ("system:masters",)).write(
+            self.work_dir, "kubelet-client"
+        )
         public, private = service_account_keys()
         (self.work_dir / "sa.pub").write_bytes(public)
         (self.work_dir / "sa.key").touch(0o600)
@@ -221,7 +226,7 @@ class ControlPlane(Cluster):
         args = [
             f"--etcd-servers={self._etcd_url}",
             f"--bind-address={self._host}",
-            f"--advertise-address={LOOPBACK if self._host == LOOPBACK else '0.0.0.0'}",  # noqa: S104 - 0.0.0.0 = choose one
+            f"--advertise-address={LOOPBACK if self._host == LOOPBACK else '0.0.0.0'}",
             f"--secure-port={self.port}",
             f"--tls-cert-file={work / 'apiserver.crt'}",
             f"--tls-private-key-file={work / 'apiserver.key'}",
@@ -259,6 +264,7 @@ class ControlPlane(Cluster):
             f"--service-cluster-ip-range={_SERVICE_RANGE}",
             "--leader-elect=false",
             "--secure-port=0",
+            "--use-service-account-credentials",  # every controller has a role of its own
             "--kube-api-qps=300",
             "--kube-api-burst=600",
         ]

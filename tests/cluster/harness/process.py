@@ -35,7 +35,9 @@ class Process:
     It is killed by ``kill``, at the interpreter's exit, or by the kernel when the thread that started it dies.
     """
 
-    def __init__(self, name: str, command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         """Describe the process; ``start`` runs it. ``env`` replaces the environment, None inherits it."""
         self.name = name
         self.command = [str(part) for part in command]
@@ -74,7 +76,9 @@ class Process:
             ProcessDied: it ended.
         """
         if not self.running:
-            raise ProcessDied(f"{self.name} ended with {self._started().returncode}; the end of its log:\n{self.log_tail()}")
+            raise ProcessDied(
+                f"{self.name} ended with {self._started().returncode}; the end of its log:\n{self.log_tail()}"
+            )
         return True
 
     def signal(self, number: signal.Signals) -> None:

@@ -1,0 +1,61 @@
+"""What the cluster tests share: one cluster and one S3 server per session, one namespace per test."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.kubelet import PodPlayer
+from tests.cluster.harness.s3 import S3Server
+from tests.cluster.harness.waiting import wait_for
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster of ``KUBECONFIG_UNDER_TEST``, or a control plane of our own for the session."""
+    given = os.environ.get("KUBECONFIG_UNDER_TEST")
+    if given:
+        external = Cluster(Path(given))
+        yield external
+        external.close()
+        return
+    with ControlPlane(audit=True) as own:
+        yield own
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server for the session; tests take a bucket of their own with ``s3.make_bucket()``."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def player(cluster: Cluster) -> PodPlayer:
+    """The hand that moves pods, for tests that run no code in them."""
+    return PodPlayer(cluster)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, player: PodPlayer) -> Iterator[str]:
+    """A fresh namespace with its default service account; deleted with all that is in it."""
+    core = client.CoreV1Api(cluster.api())
+    name = f"test-{secrets.token_hex(5)}"
+    core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
+    wait_for(
+        lambda: core.list_namespaced_service_account(name, field_selector="metadata.name=default").items,
+        30,
+        f"the service account of namespace {name}",
+        poll_s=0.02,
+    )
+    yield name
+    core.delete_namespace(name)
+    for pod in player.pods(name):  # no kubelet ends them, and the namespace would wait for them for ever
+        player.lose(pod)
