@@ -24,6 +24,8 @@ STAMP := $(VENV)/.installed
 # Keyed by its lock: another version of the installer is another folder.
 UV_HOME := $(FINETUNE_CACHE)/installer-$(firstword $(shell cksum requirements/bootstrap.lock))
 UV := $(UV_HOME)/bin/uv
+# What `make generate` writes, and nobody edits.
+GENERATED := 'crds/*.yaml' docs/reference
 PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner cli/finetune_cli
 # Test processes. The cluster's tests share one control plane, and so one of these.
 TEST_WORKERS ?= 2
@@ -88,8 +90,8 @@ generate: env ## Regenerate what is generated: the CRDs and their reference
 verify: env ## Fail where something generated, or a lock, is not what its source says
 	@$(MAKE) --no-print-directory generate
 	$(BIN)/python requirements/check_locks.py
-	git diff --exit-code -- crds docs/reference manifests
-	untracked=$$(git ls-files --others --exclude-standard -- crds docs/reference manifests)
+	git diff --exit-code -- $(GENERATED)
+	untracked=$$(git ls-files --others --exclude-standard -- $(GENERATED))
 	if [[ -n "$$untracked" ]]; then echo "generated, but not committed:"; echo "$$untracked"; exit 1; fi
 
 .PHONY: ci
