@@ -15,7 +15,9 @@ class Approvals(Contract):
     """Who must agree before a version is released."""
 
     required: Annotated[int, Field(description="People who must approve. Default 1.", ge=1, le=10)] = 1
-    four_eyes: Annotated[bool, Field(description="Whether the author's own approval does not count. Default true.")] = True
+    four_eyes: Annotated[bool, Field(description="Whether the author's own approval does not count. Default true.")] = (
+        True
+    )
 
 
 class Policy(Contract):
@@ -29,7 +31,9 @@ class Policy(Contract):
         ),
     ] = "manual"
     approvals: Annotated[Approvals, Field(description="Who must agree.")] = Approvals()
-    gates: Annotated[list[Gate], Field(description="Gates added to every job's.", max_length=16)] = Field(default_factory=list)
+    gates: Annotated[list[Gate], Field(description="Gates added to every job's.", max_length=16)] = Field(
+        default_factory=list
+    )
 
 
 class Channel(Contract):
@@ -51,9 +55,9 @@ class AdapterSpec(Contract):
     storage: Annotated[Storage, Field(description="Where versions are kept. Pinned: it cannot be changed.")]
     owner: Annotated[str, Field(description="Team or person who answers for it.", max_length=253)] = ""
     purpose: Annotated[str, Field(description="What it is for.", max_length=1024)] = ""
-    risk_class: Annotated[Literal["minimal", "limited", "high"], Field(description="minimal (default), limited or high.")] = (
-        "minimal"
-    )
+    risk_class: Annotated[
+        Literal["minimal", "limited", "high"], Field(description="minimal (default), limited or high.")
+    ] = "minimal"
     policy: Annotated[Policy, Field(description="What every version must meet.")] = Policy()
     channels: Annotated[
         list[Channel],

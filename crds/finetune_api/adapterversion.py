@@ -72,9 +72,13 @@ class AdapterVersionStatus(Contract):
     """State of the version."""
 
     observed_generation: Annotated[int, Field(description="Generation this status is about.")] = 0
-    phase: Annotated[VersionPhase, Field(description="PendingApproval, Approved, Rejected or GateFailed.")] = "PendingApproval"
+    phase: Annotated[VersionPhase, Field(description="PendingApproval, Approved, Rejected or GateFailed.")] = (
+        "PendingApproval"
+    )
     message: Annotated[str, Field(description="What it waits for.", max_length=512)] = ""
-    channels: Annotated[list[str], Field(description="Channels that serve it.", max_length=16)] = Field(default_factory=list)
+    channels: Annotated[list[str], Field(description="Channels that serve it.", max_length=16)] = Field(
+        default_factory=list
+    )
     conditions: Annotated[
         list[Condition],
         Field(

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 API_GROUP = "finetune.dev"
 API_VERSION = "v1alpha1"
@@ -21,8 +31,8 @@ class Rule:
     """One cross-field rule, said twice: as CEL for the API server and as a predicate for our own validation.
 
     `cel` sees the object as `self`; `holds` sees the parsed model. Both must agree: `tests/contract` runs one corpus
-    of YAMLs through both. `message` names the fix. `transition` rules mention `oldSelf` and have no predicate: only
-    the API server knows the old object.
+    of YAMLs through both. `message` says what is wrong, a semicolon and the fix. `transition` rules mention `oldSelf`
+    and have no predicate: only the API server knows the old object. `field_path` is relative to the model, dotted.
     """
 
     cel: str
@@ -34,6 +44,11 @@ class Rule:
     def transition(self) -> bool:
         """Whether the rule compares with the stored object, so that only the API server can judge it."""
         return "oldSelf" in self.cel
+
+    def to_schema(self) -> dict[str, str]:
+        """The form of `x-kubernetes-validations`."""
+        place = {"fieldPath": f".{self.field_path}"} if self.field_path else {}
+        return {"rule": self.cel, "message": self.message, **place}
 
 
 class Contract(BaseModel):
@@ -52,10 +67,25 @@ class Contract(BaseModel):
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
-        for rule in type(self).RULES:
-            if rule.holds is not None and not rule.holds(self):
-                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field_path": rule.field_path})
+        broken = [
+            (rule.message, rule.field_path)
+            for rule in type(self).RULES
+            if rule.holds is not None and not rule.holds(self)
+        ]
+        for field, keys in _map_lists(type(self)):
+            broken += _repeated(getattr(self, field), keys, to_camel(field))
+        if broken:
+            raise PydanticCustomError(
+                "rule", "{message}", {"message": ", ".join(m for m, _ in broken), "broken": broken}
+            )
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        if cls.RULES:
+            schema["x-kubernetes-validations"] = [rule.to_schema() for rule in cls.RULES]
+        return schema
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON form the API server stores: camelCase, no nulls."""
@@ -63,8 +93,30 @@ class Contract(BaseModel):
 
     @classmethod
     def from_wire(cls, value: dict[str, Any]) -> Self:
-        """Parse the JSON form. Raises pydantic.ValidationError naming each bad field."""
-        return cls.model_validate(value)
+        """Parse the JSON form (camelCase only). Raises pydantic.ValidationError naming each bad field."""
+        return cls.model_validate(value, by_alias=True, by_name=False)
+
+
+@cache
+def _map_lists(model: type[Contract]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Fields that are lists with a key, with the wire names of the key: the API server refuses a repeated key."""
+    return tuple(
+        (name, tuple(info.json_schema_extra["x-kubernetes-list-map-keys"]))  # type: ignore[arg-type]
+        for name, info in model.model_fields.items()
+        if isinstance(info.json_schema_extra, dict) and "x-kubernetes-list-map-keys" in info.json_schema_extra
+    )
+
+
+def _repeated(items: list[Contract], keys: tuple[str, ...], field: str) -> list[tuple[str, str]]:
+    seen: set[tuple[str, ...]] = set()
+    broken = []
+    for item in items:
+        wire = item.to_wire()
+        key = tuple(str(wire.get(name)) for name in keys)
+        if key in seen:
+            broken.append((f"{field} names {' '.join(key)} twice; keep one of them", field))
+        seen.add(key)
+    return broken
 
 
 def _parse_time(value: object) -> object:

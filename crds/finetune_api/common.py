@@ -28,7 +28,10 @@ class SecretRef(Contract):
     """A Secret in the job's namespace. Its keys are files of the pod that needs them; the operator never reads it."""
 
     name: Annotated[
-        str, Field(description="Name of the Secret.", min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+        str,
+        Field(
+            description="Name of the Secret.", min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+        ),
     ]
 
 
@@ -85,9 +88,7 @@ class Condition(Contract):
 class ObjectMeta(Contract):
     """The part of Kubernetes metadata that the product reads; other fields pass through unread."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="ignore", strict=True, frozen=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", strict=True, frozen=True)
 
     name: str = ""
     namespace: str = ""

@@ -54,14 +54,20 @@ class GPUPoolSpec(Contract):
         float, Field(description="Memory of one GPU in GiB, for example 80. 0 on a pool without GPUs.", ge=0, le=1024)
     ] = 0.0
     gpus_per_node: Annotated[int, Field(description="GPUs of a node; 0 makes this a CPU pool.", ge=0, le=16)]
-    node_selector: Annotated[dict[str, str], Field(description="Labels of the pool's nodes.")] = Field(default_factory=dict)
+    node_selector: Annotated[dict[str, str], Field(description="Labels of the pool's nodes.")] = Field(
+        default_factory=dict
+    )
     tolerations: Annotated[list[Toleration], Field(description="Taints of the pool's nodes.", max_length=16)] = Field(
         default_factory=list
     )
     price: Annotated[Price | None, Field(description="What a GPU hour costs; without it maxCost is refused.")] = None
     image: Annotated[
         str,
-        Field(description="Runner image, best by digest: `registry/finetune-runner@sha256:...`.", min_length=1, max_length=512),
+        Field(
+            description="Runner image, best by digest: `registry/finetune-runner@sha256:...`.",
+            min_length=1,
+            max_length=512,
+        ),
     ]
     image_pull_policy: Annotated[
         Literal["Always", "IfNotPresent", "Never"], Field(description="Default IfNotPresent.")
@@ -69,9 +75,9 @@ class GPUPoolSpec(Contract):
     cpu_pod: Annotated[PodResources, Field(description="Resources of prepare and publish.")] = PodResources(
         cpu="2", memory="8Gi"
     )
-    gpu_pod: Annotated[PodResources, Field(description="Resources of baseline, train and evaluate, beside the GPUs.")] = (
-        PodResources(cpu="4", memory="32Gi")
-    )
+    gpu_pod: Annotated[
+        PodResources, Field(description="Resources of baseline, train and evaluate, beside the GPUs.")
+    ] = PodResources(cpu="4", memory="32Gi")
     scratch_size: Annotated[
         str, Field(description="Disk of each pod for model and data. Default 200Gi.", pattern=r"^[0-9]+(Mi|Gi|Ti)$")
     ] = "200Gi"
@@ -105,5 +111,3 @@ class GPUPool(Contract):
     metadata: ObjectMeta
     spec: Annotated[GPUPoolSpec, Field(description="What the pool offers.")]
     status: Annotated[GPUPoolStatus | None, Field(description="State, written by the operator.")] = None
-
-

@@ -278,7 +278,9 @@ def encode_report(report: StageReport, limit_bytes: int = REPORT_LIMIT_BYTES) ->
             report = report.model_copy(update={field: getattr(report, field)[: len(getattr(report, field)) // 2]})
     encoded = _wire_bytes(report)
     if len(encoded) > limit_bytes:
-        raise ValueError(f"stage report needs {len(encoded)} bytes without its optional parts; the limit is {limit_bytes}")
+        raise ValueError(
+            f"stage report needs {len(encoded)} bytes without its optional parts; the limit is {limit_bytes}"
+        )
     return encoded
 
 

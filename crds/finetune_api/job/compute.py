@@ -14,7 +14,9 @@ class Compute(Contract):
     """GPUs, queue and limits."""
 
     pool: Annotated[Name | None, Field(description="Name of a GPUPool. Default: the pool marked `default`.")] = None
-    nodes: Annotated[int, Field(description="Pods of the training gang, one per node. Range 1-64, default 1.", ge=1, le=64)] = 1
+    nodes: Annotated[
+        int, Field(description="Pods of the training gang, one per node. Range 1-64, default 1.", ge=1, le=64)
+    ] = 1
     gpus_per_node: Annotated[
         int | None,
         Field(description="GPUs of each training pod. Default: 1, or 0 on a pool without GPUs.", ge=0, le=16),
@@ -26,9 +28,9 @@ class Compute(Contract):
             "else ddp. `fsdp` and `deepspeed` are not available in this version and are refused."
         ),
     ] = "auto"
-    queue: Annotated[
-        Name | None, Field(description="Kueue LocalQueue in the job's namespace. Default: no queue.")
-    ] = None
+    queue: Annotated[Name | None, Field(description="Kueue LocalQueue in the job's namespace. Default: no queue.")] = (
+        None
+    )
     max_cost: Annotated[
         float | None,
         Field(
@@ -47,7 +49,11 @@ class Compute(Contract):
     ] = "24h"
     max_retries: Annotated[
         int,
-        Field(description="Attempts beyond the first per stage; preemption and node loss do not count. Default 3.", ge=0, le=20),
+        Field(
+            description="Attempts beyond the first per stage; preemption and node loss do not count. Default 3.",
+            ge=0,
+            le=20,
+        ),
     ] = 3
 
     RULES = (

@@ -25,7 +25,9 @@ PREFERENCE_RULE = Rule(
 class Columns(Contract):
     """Names of the columns when they differ from the format's own."""
 
-    messages: Annotated[Column | None, Field(description="Column with the list of messages. Default `messages`.")] = None
+    messages: Annotated[Column | None, Field(description="Column with the list of messages. Default `messages`.")] = (
+        None
+    )
     prompt: Annotated[
         Column | None, Field(description="Column with the input. Default `prompt` (alpaca: `instruction`).")
     ] = None
@@ -106,7 +108,8 @@ class Replay(Contract):
     source: Annotated[Source, Field(description="Where the general rows are; see data.train[].source.")]
     format: Annotated[Format, Field(description="Layout of a row; see data.train[].format.")] = "auto"
     fraction: Annotated[
-        float, Field(description="Share of the training mix that is replay. Range 0.01-0.9, default 0.15.", ge=0.01, le=0.9)
+        float,
+        Field(description="Share of the training mix that is replay. Range 0.01-0.9, default 0.15.", ge=0.01, le=0.9),
     ] = 0.15
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read this source with.")] = None
 
@@ -155,9 +158,9 @@ class Data(Contract):
             max_length=16,
         ),
     ]
-    validation: Annotated[
-        Validation, Field(description="Steers early stopping and the choice of the checkpoint.")
-    ] = Validation()
+    validation: Annotated[Validation, Field(description="Steers early stopping and the choice of the checkpoint.")] = (
+        Validation()
+    )
     test: Annotated[Test, Field(description="Judges baseline and result; train pods never read it.")] = Test()
     replay: Annotated[Replay | None, Field(description="General data mixed into training against forgetting.")] = None
     checks: Annotated[Checks, Field(description="Checks made before a GPU is held.")] = Checks()
@@ -173,7 +176,9 @@ class Data(Contract):
         Rule(
             cel="has(self.validation.source) || has(self.test.source) || self.validation.fraction + self.test.fraction <= 0.5",
             message="data.validation.fraction + data.test.fraction must not exceed 0.5; lower one of them",
-            holds=lambda d: bool(d.validation.source or d.test.source) or d.validation.fraction + d.test.fraction <= 0.5,
+            holds=lambda d: (
+                bool(d.validation.source or d.test.source) or d.validation.fraction + d.test.fraction <= 0.5
+            ),
             field_path="test.fraction",
         ),
     )

@@ -104,7 +104,9 @@ class Gate(Contract):
             cel="[has(self.minimum), has(self.maximum), has(self.minimumGain), has(self.maximumRegression)]"
             ".filter(x, x).size() == 1",
             message="a gate has exactly one of minimum, maximum, minimumGain, maximumRegression; split it into two gates",
-            holds=lambda g: sum(x is not None for x in (g.minimum, g.maximum, g.minimum_gain, g.maximum_regression)) == 1,
+            holds=lambda g: (
+                sum(x is not None for x in (g.minimum, g.maximum, g.minimum_gain, g.maximum_regression)) == 1
+            ),
         ),
         Rule(
             cel="has(self.over) == (has(self.minimumGain) || has(self.maximumRegression))",
@@ -131,7 +133,11 @@ class HumanReview(Contract):
 
     samples: Annotated[
         int,
-        Field(description="Test rows shown side by side (baseline, tuned, expected) in the report. 0-1000, default 20.", ge=0, le=1000),
+        Field(
+            description="Test rows shown side by side (baseline, tuned, expected) in the report. 0-1000, default 20.",
+            ge=0,
+            le=1000,
+        ),
     ] = 20
 
 
@@ -149,7 +155,10 @@ class Evaluation(Contract):
         ),
     ] = None
     few_shot: Annotated[
-        int, Field(description="Examples from train shown to the few-shot baseline; 0 leaves it out. Default 4.", ge=0, le=32)
+        int,
+        Field(
+            description="Examples from train shown to the few-shot baseline; 0 leaves it out. Default 4.", ge=0, le=32
+        ),
     ] = 4
     max_new_tokens: Annotated[
         int, Field(description="Longest generated answer in tokens. Range 1-8192, default 256.", ge=1, le=8192)
@@ -200,7 +209,9 @@ class Evaluation(Contract):
             "'outOfDomainLoss'] || self.metrics.exists(m, m.name == g.metric))",
             message="a gate names a metric that is not measured; add it to evaluation.metrics",
             holds=lambda e: all(
-                g.metric in ALWAYS_MEASURED or g.metric == "outOfDomainLoss" or any(m.name == g.metric for m in e.metrics)
+                g.metric in ALWAYS_MEASURED
+                or g.metric == "outOfDomainLoss"
+                or any(m.name == g.metric for m in e.metrics)
                 for g in e.gates or []
             ),
             field_path="gates",

@@ -21,13 +21,23 @@ class Method(Contract):
     ] = "auto"
     objective: Annotated[
         Literal["sft", "dpo"],
-        Field(description="Training objective. `sft` (default); `dpo` is not available in this version and is refused."),
+        Field(
+            description="Training objective. `sft` (default); `dpo` is not available in this version and is refused."
+        ),
     ] = "sft"
     rank: Annotated[
-        int, Field(description="Rank r of the update. Range 1-256, default 16 (Hu et al. 2021: 8-16 suffice).", ge=1, le=256)
+        int,
+        Field(
+            description="Rank r of the update. Range 1-256, default 16 (Hu et al. 2021: 8-16 suffice).", ge=1, le=256
+        ),
     ] = 16
     alpha: Annotated[
-        int, Field(description="Scaling; the update is multiplied by alpha/rank. Range 1-1024, default 32 (2 x rank).", ge=1, le=1024)
+        int,
+        Field(
+            description="Scaling; the update is multiplied by alpha/rank. Range 1-1024, default 32 (2 x rank).",
+            ge=1,
+            le=1024,
+        ),
     ] = 32
     dropout: Annotated[
         float,

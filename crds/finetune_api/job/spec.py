@@ -47,5 +47,4 @@ class FineTuneJobSpec(Contract):
     ] = 3600
 
 
-
 MUTABLE_WHILE_RUNNING = frozenset({"suspend", "cancel", "ttlSecondsAfterFinished"})

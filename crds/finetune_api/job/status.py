@@ -37,10 +37,9 @@ class Resolved(Contract):
     pool_spec: Annotated[GPUPoolSpec, Field(description="The pool as it was when the run was accepted.")]
     gpus_per_node: Annotated[int, Field(description="GPUs of each training pod; 0 = CPU.")] = 0
     storage: Annotated[Storage, Field(description="Where versions and runs are kept.")]
-    gates: Annotated[list[Gate], Field(description="Gates in force: the job's, the Adapter's and the defaults.")] = Field(
-        default_factory=list
+    gates: Annotated[list[Gate], Field(description="Gates in force: the job's, the Adapter's and the defaults.")] = (
+        Field(default_factory=list)
     )
-    spec_hash: Annotated[str, Field(description="sha256 of the spec this run was started from.")] = ""
     fingerprint: Annotated[str, Field(description="sha256 of all inputs; set when Planned.")] = ""
     incumbent: Annotated[str, Field(description="Version compared with, frozen when Planned; empty when none.")] = ""
     incumbent_uri: Annotated[str, Field(description="Where the incumbent is.")] = ""
@@ -105,6 +104,7 @@ class FineTuneJobStatus(Contract):
 
     observed_generation: Annotated[int, Field(description="Generation of the spec this status is about.")] = 0
     run: Annotated[int, Field(description="Number of the run; an edit of a finished job starts the next.")] = 0
+    spec_hash: Annotated[str, Field(description="sha256 of the spec this run was started from.")] = ""
     phase: Annotated[Phase, Field(description="Where the run is.")] = "Pending"
     reason: Annotated[str, Field(description="One CamelCase word why the phase is what it is.", max_length=64)] = ""
     message: Annotated[str, Field(description="What is going on.", max_length=1024)] = ""
@@ -115,7 +115,9 @@ class FineTuneJobStatus(Contract):
     started_at: Annotated[Timestamp | None, Field(description="When the run was accepted.")] = None
     completed_at: Annotated[Timestamp | None, Field(description="When the run ended.")] = None
     active_seconds: Annotated[float, Field(description="Seconds with pods running, of finished attempts.")] = 0.0
-    cost: Annotated[float | None, Field(description="Cost of finished attempts, in the currency of `resolved.poolSpec.price`.")] = None
+    cost: Annotated[
+        float | None, Field(description="Cost of finished attempts, in the currency of `resolved.poolSpec.price`.")
+    ] = None
     resolved: Annotated[Resolved | None, Field(description="What Accepted froze.")] = None
     plan: Annotated[TrainPlan | None, Field(description="What Planned froze.")] = None
     stages: Annotated[

@@ -13,17 +13,25 @@ class EarlyStopping(Contract):
     """When to stop because validation no longer improves."""
 
     patience: Annotated[
-        int, Field(description="Evaluations without improvement before training stops. 0 turns it off. Default 3.", ge=0, le=100)
+        int,
+        Field(
+            description="Evaluations without improvement before training stops. 0 turns it off. Default 3.",
+            ge=0,
+            le=100,
+        ),
     ] = 3
     minimum_delta: Annotated[
-        float, Field(description="Smallest drop of the validation loss that counts as improvement. Default 0.", ge=0, le=10)
+        float,
+        Field(description="Smallest drop of the validation loss that counts as improvement. Default 0.", ge=0, le=10),
     ] = 0.0
 
 
 class Training(Contract):
     """Hyper-parameters. Every default names the literature it comes from in docs/reference."""
 
-    epochs: Annotated[float, Field(description="Passes over the training mix. Range 0.01-100, default 3.", ge=0.01, le=100)] = 3.0
+    epochs: Annotated[
+        float, Field(description="Passes over the training mix. Range 0.01-100, default 3.", ge=0.01, le=100)
+    ] = 3.0
     max_steps: Annotated[
         int | None, Field(description="Upper bound on optimiser steps, whatever epochs says.", ge=1, le=10_000_000)
     ] = None
@@ -36,7 +44,8 @@ class Training(Contract):
         ),
     ] = 2e-4
     warmup_ratio: Annotated[
-        float, Field(description="Share of the steps with a rising learning rate. Range 0-0.5, default 0.1.", ge=0, le=0.5)
+        float,
+        Field(description="Share of the steps with a rising learning rate. Range 0-0.5, default 0.1.", ge=0, le=0.5),
     ] = 0.1
     global_batch_size: Annotated[
         int,
@@ -47,7 +56,12 @@ class Training(Contract):
         ),
     ] = 16
     max_length: Annotated[
-        int, Field(description="Longest example in tokens; longer ones are cut from the left of the prompt. Default 2048.", ge=16, le=1_048_576)
+        int,
+        Field(
+            description="Longest example in tokens; longer ones are cut from the left of the prompt. Default 2048.",
+            ge=16,
+            le=1_048_576,
+        ),
     ] = 2048
     packing: Annotated[
         Literal["auto", "enabled", "disabled"],
@@ -65,7 +79,9 @@ class Training(Contract):
         ),
     ] = "auto"
     early_stopping: Annotated[EarlyStopping, Field(description="When to stop early.")] = EarlyStopping()
-    seed: Annotated[int, Field(description="Seed of split, order and initialisation. Default 42.", ge=0, le=2**31 - 1)] = 42
+    seed: Annotated[
+        int, Field(description="Seed of split, order and initialisation. Default 42.", ge=0, le=2**31 - 1)
+    ] = 42
 
     RULES = (
         Rule(

@@ -1,1 +1,50 @@
 """The pure core: what to do next, given what was observed and the time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from finetune_api.base import whole_seconds
+from finetune_api.job.status import FineTuneJobStatus
+from finetune_operator.decide.attempts import absorb
+from finetune_operator.decide.complete import complete
+from finetune_operator.decide.conditions import job_conditions
+from finetune_operator.decide.draft import Draft
+from finetune_operator.decide.lifecycle import accept, begin_run, cancel, enforce_deadline, remove_children, suspend
+from finetune_operator.decide.present import progress_text, transition_events
+from finetune_operator.decide.start import continue_run
+from finetune_operator.decide.types import Decision, Observed
+
+__all__ = ["decide"]
+
+
+def _is_serving(draft: Draft) -> bool:
+    adapter, version = draft.observed.adapter, draft.status.version
+    if adapter is None or adapter.status is None or version is None:
+        return False
+    return any(channel.digest == version.digest for channel in adapter.status.channels)
+
+
+def decide(observed: Observed, now: datetime) -> Decision:
+    """The next status and what to start, stop and create. Deciding twice on the same world gives the same answer."""
+    before = observed.job.status or FineTuneJobStatus()
+    draft = Draft(observed=observed, now=whole_seconds(now), status=before)
+    if observed.job.metadata.deletion_timestamp is not None:
+        # Children go with their owner; versions stay because they have none.
+        return Decision(status=before)
+    begin_run(draft)
+    for step in (cancel, accept, absorb, suspend, enforce_deadline, continue_run, complete, remove_children):
+        step(draft)
+    draft.set(progress=progress_text(draft.status, observed.progress))
+    generation = observed.job.metadata.generation
+    conditions = job_conditions(draft.status, before.conditions, generation, draft.now, serving=_is_serving(draft))
+    draft.set(conditions=conditions)
+    return Decision(
+        status=draft.status,
+        adapter=draft.adapter,
+        starts=tuple(draft.starts),
+        stops=tuple(draft.stops),
+        version=draft.version,
+        events=(*draft.events, *transition_events(before, draft.status)),
+        wake_at=draft.wake_at,
+    )

@@ -1,1 +1,1 @@
-"""Planner: memory, time and cost forecast, and the layout of GPUs chosen from it."""
+"""Forecasts and the plan that Planned freezes. Pure."""

@@ -1,0 +1,100 @@
+"""Write everything generated from the contract: `python -m finetune_api.generate` (or `make generate`)."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from finetune_api.crd import KINDS, Kind, crd, fields, schema_of
+
+ROOT = Path(__file__).resolve().parents[2]
+_HEADER = "# Generated from crds/finetune_api by `make generate`; edit the models, not this file.\n"
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file with its text, the same for the same models."""
+    files = {ROOT / "crds" / kind.file_name: crd_yaml(kind) for kind in KINDS}
+    files[ROOT / "docs" / "reference" / "api.md"] = reference()
+    return files
+
+
+def crd_yaml(kind: Kind) -> str:
+    """The CustomResourceDefinition of a kind as YAML text."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 100_000  # a folded line would end in a space
+    # Texts that repeat must not become anchors: several tools that read CRDs do not follow them.
+    yaml.representer.ignore_aliases = lambda _: True
+    text = StringIO()
+    yaml.dump(crd(kind), text)
+    return _HEADER + text.getvalue()
+
+
+def reference() -> str:
+    """The table of all fields, for people."""
+    lines = [
+        "# API reference",
+        "",
+        "<!-- Generated from crds/finetune_api by `make generate`; edit the models, not this file. -->",
+        "",
+        "Group `finetune.dev`, version `v1alpha1`. The same texts are shown by `kubectl explain`.",
+        "`[]` is an entry of a list, `.*` a value of a map. The API server fills in defaults when an object is applied.",
+    ]
+    for kind in KINDS:
+        schema = schema_of(kind)
+        scope = "one per cluster" if kind.scope == "Cluster" else "namespaced"
+        lines += ["", f"## {kind.name}", "", f"{schema['description']} Short name `{kind.short_names[0]}`, {scope}."]
+        for part in ("spec", "status"):
+            lines += [
+                "",
+                f"### {kind.name} {part}",
+                "",
+                "| field | type | default | description |",
+                "|---|---|---|---|",
+            ]
+            lines += [
+                f"| `{row.path}` | {_cell(row.type)} | {_default_cell(row.default, required=row.required)} | {_cell(row.description)} |"
+                for row in fields(schema["properties"][part], part)
+            ]
+        rules = [(path, rule) for path, rule in _rules(schema)]
+        if rules:
+            lines += ["", f"### {kind.name} rules", "", "| at | what is refused, and the fix |", "|---|---|"]
+            lines += [f"| `{path}` | {_cell(message)} |" for path, message in rules]
+    return "\n".join(lines) + "\n"
+
+
+def _rules(schema: dict[str, object], path: str = "") -> list[tuple[str, str]]:
+    found = []
+    for rule in schema.get("x-kubernetes-validations", []):  # type: ignore[attr-defined]
+        found.append(((path + rule.get("fieldPath", "")).lstrip(".") or "object", rule["message"]))
+    for name, member in schema.get("properties", {}).items():  # type: ignore[attr-defined]
+        if name != "status":
+            found += _rules(member, f"{path}.{name}")
+    if isinstance(items := schema.get("items"), dict):
+        found += _rules(items, f"{path}[]")
+    return found
+
+
+def _default_cell(default: str, *, required: bool) -> str:
+    if required:
+        return "required"
+    return f"`{default}`" if default else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def main() -> None:
+    """Write the files; those that are already right keep their time stamp."""
+    for path, text in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

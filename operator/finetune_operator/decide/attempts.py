@@ -1,0 +1,222 @@
+"""What became of the newest attempt: pods in, status of the attempt out. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+
+from finetune_api.job.status import StageStatus
+from finetune_api.stages import StageReport, StageResults
+from finetune_operator.decide.causes import registry
+from finetune_operator.decide.causes.base import Cause
+from finetune_operator.decide.diagnosis import Diagnosis, diagnose_failure, diagnose_waiting, success_report
+from finetune_operator.decide.draft import Draft
+from finetune_operator.decide.stages import KINDS
+from finetune_operator.decide.types import StageRun, StopStage
+
+ACTIVE_STATES = frozenset({"Pending", "Queued", "Running"})
+START_DEADLINE_S = 600
+"""How long a pod may wait for its image or its configuration before the run fails."""
+GANG_DEADLINE_S = 300
+"""How long a gang without a queue may hold part of its GPUs before they are released."""
+BACKOFF_FIRST_S = 10
+BACKOFF_LARGEST_S = 600
+MAXIMUM_ATTEMPTS = 20
+"""Bound on attempts of one stage however they ended: nothing may loop for ever and spend money."""
+
+
+def is_active(attempt: StageStatus | None) -> bool:
+    """Whether the attempt has not ended."""
+    return attempt is not None and attempt.state in ACTIVE_STATES
+
+
+def pod_seconds(run: StageRun | None, attempt: StageStatus, now: datetime) -> float:
+    """Seconds this attempt's pods have run: queued and suspended time is not in it."""
+    if attempt.started_at is None:
+        return 0.0
+    ends = [pod.finished_at for pod in run.pods if pod.finished_at] if run else []
+    end = attempt.finished_at or (max(ends) if ends and run and run.state in ("Succeeded", "Failed") else now)
+    return max(0.0, (end - attempt.started_at).total_seconds())
+
+
+def account(draft: Draft, run: StageRun | None) -> None:
+    """Add the finished attempt to the run's active seconds and cost."""
+    attempt = draft.newest
+    if attempt is None:
+        return
+    seconds = pod_seconds(run, attempt, draft.now)
+    draft.set(active_seconds=draft.status.active_seconds + seconds)
+    price = draft.resolved.pool_spec.price
+    kind = KINDS[attempt.name]
+    if price is not None and kind.needs_gpu:
+        gpus = draft.resolved.gpus_per_node * (draft.observed.job.spec.compute.nodes if kind.gang else 1)
+        draft.set(cost=round((draft.status.cost or 0.0) + seconds / 3600 * gpus * price.gpu_per_hour, 4))
+
+
+def _delay_s(draft: Draft, cause: Cause, counted: int) -> float:
+    if cause.retry == "soon":
+        return 0.0
+    seconds: float = min(BACKOFF_LARGEST_S, BACKOFF_FIRST_S * 2 ** max(0, counted - 1))
+    # Jitter must not depend on chance, or two looks at the same world would decide differently.
+    seed = hashlib.sha256(f"{draft.uid}/{draft.status.run}/{counted}".encode()).digest()[0]
+    return seconds * (0.75 + 0.5 * seed / 255)
+
+
+def _ended(draft: Draft, run: StageRun | None) -> datetime:
+    ends = [pod.finished_at for pod in run.pods if pod.finished_at] if run else []
+    if ends:
+        return max(ends)
+    return (run.finished_at if run and run.finished_at else None) or draft.now
+
+
+def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> None:
+    """Record a failed attempt and decide between the next attempt and the end of the run."""
+    attempt = draft.newest
+    if attempt is None:
+        raise RuntimeError("there is no attempt to fail")
+    cause = diagnosis.cause
+    draft.set_stage(
+        state="Failed",
+        finished_at=_ended(draft, run),
+        exit_code=diagnosis.exit_code,
+        cause=cause.name,
+        message=diagnosis.message[:1024],
+        hint=diagnosis.hint[:512],
+        evidence=diagnosis.evidence[:1024],
+        counts_against_retries=cause.counts,
+    )
+    account(draft, run)
+    if diagnosis.report is not None and diagnosis.report.findings:
+        draft.set(findings=diagnosis.report.findings[:30])
+
+    ours = [s for s in draft.status.stages if s.name == attempt.name and s.state == "Failed"]
+    counted = sum(1 for s in ours if s.counts_against_retries)
+    retries = draft.observed.job.spec.compute.max_retries
+    final = cause.retry == "never" or counted > retries or attempt.attempt >= MAXIMUM_ATTEMPTS
+    if not final and cause.adjust is not None:
+        gentler = cause.adjust(draft.status.plan) if draft.status.plan is not None else None
+        if gentler is None:
+            final = True
+        else:
+            draft.set(plan=gentler[0])
+            draft.set_stage(message=f"{diagnosis.message} (next attempt: {gentler[1]})"[:1024])
+    if final:
+        tried = f" after {attempt.attempt} attempts" if attempt.attempt > 1 else ""
+        draft.finish("Failed", cause.name, f"{attempt.name} failed{tried}: {diagnosis.message}", diagnosis.hint)
+        return
+    retry_at = draft.now + timedelta(seconds=_delay_s(draft, cause, counted))
+    draft.set_stage(retry_at=retry_at)
+
+
+def succeed_attempt(draft: Draft, report: StageReport, run: StageRun) -> None:
+    """Take the result over and let the stage say what follows from it."""
+    attempt = draft.newest
+    result = getattr(report.result, report.stage, None)
+    if attempt is None or result is None or report.stage != attempt.name:
+        lose_report(draft, run)
+        return
+    draft.set_stage(state="Succeeded", finished_at=_ended(draft, run), exit_code=0, message=report.message)
+    account(draft, run)
+    results = {name: getattr(draft.status.results, name) for name in StageResults.model_fields}
+    draft.set(results=StageResults(**(results | {report.stage: result})))
+    if report.stage == "prepare":
+        draft.set(findings=report.findings[:30])
+    KINDS[attempt.name].after(draft)
+
+
+def lose_report(draft: Draft, run: StageRun) -> None:
+    """A stage ended well without a readable report: a small attempt re-emits it from storage."""
+    attempt = draft.newest
+    if attempt is None:
+        raise RuntimeError("there is no attempt")
+    cause = registry()["ReportLost"]
+    evidence = next((pod.message[-300:] for pod in run.pods if pod.message), "no termination message")
+    if attempt.mode == "recover":
+        cause_text = "the report could not be recovered from storage"
+        fail_attempt(draft, Diagnosis(cause, cause_text, evidence, cause.hint, 0), run)
+        return
+    draft.set_stage(
+        state="Failed",
+        finished_at=_ended(draft, run),
+        exit_code=0,
+        cause=cause.name,
+        message="the stage ended well but its report was lost; it is read again from storage",
+        evidence=evidence,
+        counts_against_retries=False,
+        retry_at=draft.now,
+    )
+    account(draft, run)
+
+
+def _waits(draft: Draft, run: StageRun) -> None:
+    attempt = draft.newest
+    waiting = diagnose_waiting(run)
+    created = run.created_at or draft.now
+    age_s = (draft.now - created).total_seconds()
+    if waiting is None:
+        draft.set(
+            reason="Starting", message=f"waiting for the pods of {attempt.name if attempt else 'the stage'} to start"
+        )
+        return
+    draft.set(reason=waiting.cause.name, message=waiting.message[:1024], next_step=waiting.hint[:512])
+    draft.set_stage(cause=waiting.cause.name, message=waiting.message[:1024], hint=waiting.hint[:512])
+    if waiting.cause.name == "Unschedulable":
+        gang_is_partial = len(run.pods) > 1 and any(pod.phase != "Pending" or not pod.unschedulable for pod in run.pods)
+        if gang_is_partial and not draft.observed.job.spec.compute.queue:
+            if age_s >= GANG_DEADLINE_S:
+                draft.stops.append(StopStage(run.job_name, run.uid))
+            else:
+                draft.wake(created + timedelta(seconds=GANG_DEADLINE_S))
+        return
+    if age_s >= START_DEADLINE_S:
+        fail_attempt(draft, waiting, run)
+        draft.stops.append(StopStage(run.job_name, run.uid))
+    else:
+        draft.wake(created + timedelta(seconds=START_DEADLINE_S))
+
+
+def _runs(draft: Draft, run: StageRun) -> None:
+    attempt = draft.newest
+    if attempt is None:
+        return
+    kind = KINDS[attempt.name]
+    started = attempt.started_at or min((pod.started_at for pod in run.pods if pod.started_at), default=draft.now)
+    if attempt.state != "Running":
+        draft.set_stage(state="Running", started_at=started, cause="", message="", hint="")
+    draft.set(phase=kind.phase, reason=kind.phase, message=f"{attempt.name} is running", next_step="")
+
+
+def absorb(draft: Draft) -> None:
+    """Bring the newest attempt up to what is observed. Does nothing when no attempt is active."""
+    attempt = draft.newest
+    if attempt is None or not is_active(attempt):
+        return
+    run = draft.observed.runs.get(attempt.job_name)
+    if run is None:
+        # Written ahead and not created yet, or gone: `continue_run` posts it again in the first case.
+        if attempt.state in ("Running", "Queued"):
+            cause = registry()["JobDeleted"]
+            fail_attempt(draft, Diagnosis(cause, f"Job {attempt.job_name} disappeared", "", cause.hint), None)
+        return
+    if run.state == "Terminating":
+        draft.set(reason="Stopping", message=f"waiting for the pods of {attempt.name} to end")
+    elif run.state == "Queued":
+        draft.set_stage(state="Queued")
+        draft.set(phase="Queued", reason="Queued", message=(run.queue_message or "waits for quota in its queue")[:1024])
+    elif run.state == "Pending":
+        draft.set(phase=KINDS[attempt.name].phase)
+        _waits(draft, run)
+    elif run.state == "Running":
+        _runs(draft, run)
+    elif run.state == "Succeeded":
+        _runs(draft, run)
+        report = success_report(run, draft.uid, draft.status.run)
+        if report is None:
+            lose_report(draft, run)
+        else:
+            succeed_attempt(draft, report, run)
+    else:
+        started = min((pod.started_at for pod in run.pods if pod.started_at), default=None)
+        if attempt.started_at is None and started is not None:
+            draft.set_stage(started_at=started)
+        fail_attempt(draft, diagnose_failure(run, draft.uid, draft.status.run), run)

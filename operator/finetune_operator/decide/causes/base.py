@@ -1,0 +1,36 @@
+"""What a failure cause is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_api.stages import TrainPlan
+from finetune_operator.decide.types import PodState
+
+Retry = Literal["never", "soon", "backoff"]
+"""never: the run fails. soon: next attempt at once. backoff: next attempt after an exponential delay."""
+
+
+def no_sign(pod: PodState) -> str | None:
+    """For causes that only the runner's own report can tell."""
+    del pod
+    return None
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A typed failure: how it is recognised on a pod, what the user should do, what the operator does."""
+
+    name: str
+    hint: str
+    retry: Retry
+    sign: Callable[[PodState], str | None] = no_sign
+    """The evidence on a pod, or None when this cause does not show there."""
+    counts: bool = True
+    """Whether an attempt that ended so uses up one of compute.maxRetries."""
+    adjust: Callable[[TrainPlan], tuple[TrainPlan, str] | None] | None = None
+    """A gentler plan for the next attempt and what changed; None when there is none left (then it is final)."""
+    precedence: int = 50
+    """Lower is looked at first."""

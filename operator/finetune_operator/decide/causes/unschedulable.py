@@ -1,0 +1,20 @@
+"""No node has room for the pod."""
+
+from __future__ import annotations
+
+from finetune_operator.decide.causes.base import Cause
+from finetune_operator.decide.types import PodState
+
+
+def _unschedulable(pod: PodState) -> str | None:
+    return f"pod {pod.name}: {pod.unschedulable[:300]}" if pod.unschedulable else None
+
+
+CAUSE = Cause(
+    name="Unschedulable",
+    retry="soon",
+    counts=False,
+    hint="Wait until GPUs are free, ask for fewer (compute.gpusPerNode, compute.nodes), or use another pool.",
+    sign=_unschedulable,
+    precedence=45,
+)

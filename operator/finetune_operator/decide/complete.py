@@ -1,0 +1,52 @@
+"""The end of a run that published: the AdapterVersion exists, then the job is done. Pure."""
+
+from __future__ import annotations
+
+from finetune_api.adapterversion import AdapterVersion
+from finetune_operator.decide.draft import Draft
+from finetune_operator.decide.lifecycle import new_adapter
+from finetune_operator.decide.stages.publish import build_version
+
+
+def _ours(draft: Draft, version: AdapterVersion) -> bool:
+    origin = version.spec.origin
+    return (origin.uid, origin.run) == (draft.uid, draft.status.run)
+
+
+def complete(draft: Draft) -> None:
+    """Create the AdapterVersion; once it is seen, finish."""
+    if draft.finished or draft.status.results.publish is None or draft.status.version is None:
+        return
+    if not any(_ours(draft, version) for version in draft.observed.versions):
+        if draft.observed.adapter is None:
+            draft.adapter = new_adapter(draft)
+        draft.version = build_version(draft)
+        draft.set(phase="Publishing", reason="Recording", message=f"recording {draft.status.version.name}")
+        return
+    label = f"{draft.observed.job.spec.output.adapter_ref.name}@v{draft.status.version.number}"
+    results = draft.status.gates
+    if draft.status.verdict == "Failed":
+        failed = [gate for gate in results if gate.verdict == "Failed"]
+        told = "; ".join(f"{gate.gate} ({gate.message})" for gate in failed)
+        draft.finish(
+            "Succeeded",
+            "GateFailed",
+            f"{label} is published but may not be released: {told}",
+            "Look at the report; change data or settings and apply again.",
+        )
+    elif draft.status.verdict == "Inconclusive":
+        open_gates = [gate for gate in results if gate.verdict == "Inconclusive"]
+        told = "; ".join(f"{gate.gate} ({gate.message})" for gate in open_gates)
+        draft.finish(
+            "Succeeded",
+            "Inconclusive",
+            f"{label} waits for a person; open: {told}",
+            f"Add test rows, or look at the report and decide: kubectl finetune approve {label}",
+        )
+    else:
+        draft.finish(
+            "Succeeded",
+            "AwaitingApproval",
+            f"{label} passed every gate and waits for approval",
+            f"kubectl finetune approve {label}",
+        )

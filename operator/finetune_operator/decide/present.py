@@ -1,0 +1,57 @@
+"""What people see: the progress column and the Events of a transition. Pure."""
+
+from __future__ import annotations
+
+from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus
+from finetune_api.stages import Progress
+from finetune_operator.decide.attempts import is_active
+from finetune_operator.decide.stages import ORDER
+from finetune_operator.decide.types import Event
+
+EVENT_MESSAGE_LIMIT = 1000
+
+
+def progress_text(status: FineTuneJobStatus, live: Progress | None) -> str:
+    """For example `3/5 train 42%`."""
+    if status.phase == "Succeeded":
+        return "done" if status.reason in ("Unchanged", "BaselineSuffices") else f"{len(ORDER)}/{len(ORDER)}"
+    done = sum(1 for name in ORDER if getattr(status.results, name) is not None)
+    newest = status.stages[-1] if status.stages else None
+    if newest is None:
+        return f"0/{len(ORDER)}"
+    text = f"{min(done + 1, len(ORDER))}/{len(ORDER)} {newest.name}"
+    fits = live is not None and (live.stage, live.attempt) == (newest.name, newest.attempt)
+    if fits and live is not None and is_active(newest):
+        text += f" {live.percent:.0f}%"
+    return text
+
+
+def transition_events(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[Event]:
+    """Events for what changed between two statuses of one job."""
+    events = []
+    if after.run > before.run:
+        events.append(Event("Normal", "RunStarted", f"run {after.run} started"))
+        before = FineTuneJobStatus(run=after.run)
+    known = {(stage.name, stage.attempt): stage for stage in before.stages}
+    for stage in after.stages:
+        old = known.get((stage.name, stage.attempt))
+        where = f"{stage.name} attempt {stage.attempt}"
+        if old is None:
+            events.append(Event("Normal", "StageStarting", f"{where}: Job {stage.job_name}"))
+        if (old.state if old else "") == stage.state:
+            if old is not None and stage.cause and stage.cause != old.cause:
+                events.append(Event("Warning", stage.cause, f"{where}: {stage.message}"))
+        elif stage.state == "Succeeded":
+            events.append(Event("Normal", "StageSucceeded", where))
+        elif stage.state == "Failed":
+            retried = "" if stage.retry_at is None else "; it is tried again"
+            events.append(Event("Warning", stage.cause or "StageFailed", f"{where}: {stage.message}{retried}"))
+    changed = (before.phase, before.reason) != (after.phase, after.reason)
+    if changed and after.phase in FINISHED_PHASES:
+        bad = after.phase == "Failed" or after.reason == "GateFailed"
+        events.append(Event("Warning" if bad else "Normal", after.reason or after.phase, after.message))
+    elif changed and after.phase in ("Suspended", "Queued"):
+        events.append(Event("Normal", after.phase, after.message))
+    elif changed and after.resolved is None and after.reason:
+        events.append(Event("Warning", after.reason, after.message))
+    return [Event(event.type, event.reason, event.message[:EVENT_MESSAGE_LIMIT]) for event in events]
