@@ -207,7 +207,7 @@ def schema_of(kind: Kind) -> Schema:
     definitions = raw.get("$defs", {})
     schema = _structural(raw, definitions)
     properties = schema["properties"]
-    status = _without_defaults(properties["status"])
+    status = _as_status(properties["status"])
     return {
         **schema,
         "required": ["spec"],
@@ -347,14 +347,14 @@ def _written(bound: float, words: str) -> bool:
     return str(bound) in words or f"{bound:g}" in words or f"{bound:.0e}".replace("e-0", "e-") in words
 
 
-def _without_defaults(schema: Schema) -> Schema:
-    """A status is written by the operator in full: a default there would be noise the server adds to every object."""
-    result = {key: value for key, value in schema.items() if key != "default"}
+def _as_status(schema: Schema) -> Schema:
+    """Without defaults and rules: the operator writes a status in full, from values that were judged before."""
+    result = {key: value for key, value in schema.items() if key not in ("default", "x-kubernetes-validations")}
     if "properties" in result:
-        result["properties"] = {name: _without_defaults(value) for name, value in result["properties"].items()}
+        result["properties"] = {name: _as_status(value) for name, value in result["properties"].items()}
     for inner in ("items", "additionalProperties"):
         if isinstance(result.get(inner), dict):
-            result[inner] = _without_defaults(result[inner])
+            result[inner] = _as_status(result[inner])
     return result
 
 
