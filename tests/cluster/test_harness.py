@@ -7,11 +7,9 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError
 from kubernetes import client
 
 from tests.cluster.harness.binaries import binaries_dir, cache_root
@@ -19,7 +17,7 @@ from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer, ProcessKubelet
 from tests.cluster.harness.pod_files import Rewriter, expand
-from tests.cluster.harness.s3 import S3Server
+from tests.cluster.harness.process import free_ports
 from tests.cluster.harness.waiting import NotInTime, wait_for
 
 DEADLINE_S = 60
@@ -345,6 +343,34 @@ def test_a_missing_secret_keeps_the_pod_waiting_until_it_is_there(
     assert ended(cluster, namespace, "prepare") == "Complete"
 
 
+@pytest.mark.usefixtures("kubelet")
+def test_the_pods_of_a_gang_meet_at_the_name_of_the_first(
+    cluster: Cluster, namespace: str, player: PodPlayer, node: str
+) -> None:
+    [port] = free_ports(1)
+    program = (
+        "import os, pathlib, socket, sys, time\n"
+        "rank, address = int(os.environ['JOB_COMPLETION_INDEX']), (os.environ['MASTER_ADDR'], int(sys.argv[1]))\n"
+        "def join():\n"
+        "    while True:\n"
+        "        try: return socket.create_connection(address)\n"
+        "        except ConnectionRefusedError: time.sleep(0.1)\n"
+        "if rank == 0:\n"
+        "    said = socket.create_server(address).accept()[0].makefile().read()\n"
+        "    pathlib.Path(os.environ['FINETUNE_TERMINATION_LOG']).write_text(said)\n"
+        "else:\n"
+        "    join().sendall(b'rank 1 is here')\n"
+    )
+    container = {
+        "command": ["python", "-c", program, str(port)],
+        "env": [{"name": "MASTER_ADDR", "value": "train-0.train"}],
+    }
+    create(cluster, namespace, job("train", node, container, pods=2, gpus=4, subdomain="train"))
+    assert ended(cluster, namespace, "train") == "Complete"
+    first = player.pods(namespace, "train")[0]
+    assert first.status.container_statuses[0].state.terminated.message == "rank 1 is here"
+
+
 @pytest.mark.parametrize(
     ("text", "rewritten"),
     [
@@ -369,40 +395,6 @@ def test_container_paths_and_hosts_become_local_ones(text: str, rewritten: str) 
 )
 def test_variables_expand_as_in_kubernetes(text: str, expanded: str) -> None:
     assert expand(text, {"A": "1"}) == expanded
-
-
-# object storage
-
-
-def test_of_many_conditional_creates_exactly_one_wins(s3: S3Server) -> None:
-    bucket = s3.make_bucket()
-    stores = [s3.client() for _ in range(16)]
-
-    def claim(number: int) -> int:
-        try:
-            stores[number].put_object(
-                Bucket=bucket, Key="versions/v1/claim.json", Body=str(number).encode(), IfNoneMatch="*"
-            )
-        except ClientError as error:
-            return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
-        return 200
-
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(claim, range(16)))
-    assert sorted(answers) == [200, *[412] * 15]
-    assert (
-        s3.client().get_object(Bucket=bucket, Key="versions/v1/claim.json")["Body"].read()
-        == str(answers.index(200)).encode()
-    )
-
-
-def test_the_read_only_identity_reads_and_cannot_write(s3: S3Server) -> None:
-    bucket = s3.make_bucket()
-    s3.client().put_object(Bucket=bucket, Key="a", Body=b"1")
-    reader = s3.client(s3.read_only)
-    assert reader.get_object(Bucket=bucket, Key="a")["Body"].read() == b"1"
-    with pytest.raises(ClientError, match="AccessDenied"):
-        reader.put_object(Bucket=bucket, Key="a", Body=b"2")
 
 
 # the small parts
