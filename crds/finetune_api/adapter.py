@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Contract, Rule, Timestamp
-from finetune_api.common import Condition, Name, ObjectMeta, Storage
+from finetune_api.common import LABEL_NAME_RULE, Condition, Name, ObjectMeta, Storage
 from finetune_api.job.evaluation import Gate
 
 
@@ -73,6 +73,7 @@ class AdapterSpec(Contract):
         Rule(
             cel="self.storage == oldSelf.storage",
             message="an Adapter's storage is pinned; make a new Adapter for another storage",
+            field_path="storage",
         ),
     )
 
@@ -120,3 +121,5 @@ class Adapter(Contract):
     metadata: ObjectMeta
     spec: Annotated[AdapterSpec, Field(description="Wish of the owner.")]
     status: Annotated[AdapterStatus | None, Field(description="State, written by the operator.")] = None
+
+    RULES = (LABEL_NAME_RULE,)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
-from finetune_api.base import Contract, Timestamp
+from finetune_api.base import Contract, Rule, Timestamp
 from finetune_api.common import Condition, ObjectMeta
 from finetune_api.job.status import GateResult, Verdict
 
@@ -51,7 +52,7 @@ class AdapterVersionSpec(Contract):
     data_digest: Annotated[str, Field(description="sha256 of the prepared data.")]
     fingerprint: Annotated[str, Field(description="sha256 of all inputs.")]
     parent: Annotated[str, Field(description="The version it was compared with, for example v2.")] = ""
-    metrics: Annotated[dict[str, float], Field(description="Metrics of the served form.")]
+    metrics: Annotated[dict[str, float], Field(description="Metrics of the served form.", max_length=64)]
     verdict: Annotated[Verdict, Field(description="All gates together.")]
     gates: Annotated[list[GateResult], Field(description="Gates, judged.", max_length=40)] = Field(default_factory=list)
     created_at: Annotated[Timestamp, Field(description="When it was published.")]
@@ -63,6 +64,20 @@ class AdapterVersionSpec(Contract):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["by"]},
         ),
     ] = Field(default_factory=list)
+
+
+def _immutable() -> tuple[Rule, ...]:
+    """One transition rule per field but `decisions`, for fields that may be absent too."""
+    names = [to_camel(name) for name in AdapterVersionSpec.model_fields if name != "decisions"]
+    return tuple(
+        Rule(
+            cel=f"has(self.spec.{name}) == has(oldSelf.spec.{name}) && "
+            f"(!has(self.spec.{name}) || self.spec.{name} == oldSelf.spec.{name})",
+            message=f"spec.{name} cannot change: a version is immutable but for decisions; publish another version",
+            field_path=f"spec.{name}",
+        )
+        for name in names
+    )
 
 
 VersionPhase = Literal["PendingApproval", "Approved", "Rejected", "GateFailed"]
@@ -97,3 +112,5 @@ class AdapterVersion(Contract):
     metadata: ObjectMeta
     spec: Annotated[AdapterVersionSpec, Field(description="What the version is.")]
     status: Annotated[AdapterVersionStatus | None, Field(description="State, written by the operator.")] = None
+
+    RULES = _immutable()

@@ -44,7 +44,7 @@ class Storage(Contract):
             description="Root in object storage, `s3://bucket/prefix` (or `file:///path` without a cluster). "
             "Everything is written below `<root>/<namespace>/<adapter>/`.",
             max_length=512,
-            pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*/?|file://.*)$",
+            pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*/?|file://[^\x00-\x1f\x7f]+)$",
         ),
     ]
     endpoint: Annotated[
@@ -52,7 +52,7 @@ class Storage(Contract):
         Field(
             description="URL of an S3-compatible service, for example `https://minio.storage:9000`. Default: AWS.",
             max_length=512,
-            pattern=r"^https?://[^\s@]+$",
+            pattern=r"^https?://[^\x00-\x20\x7f@]+$",
         ),
     ] = None
     region: Annotated[str | None, Field(description="S3 region. Default: `us-east-1`.", max_length=64)] = None
@@ -71,6 +71,12 @@ class Storage(Contract):
             holds=lambda s: "/../" not in s.uri and not s.uri.endswith("/.."),
             field_path="uri",
         ),
+        Rule(
+            cel="self.uri.startsWith('s3://') || (!has(self.endpoint) && !has(self.region) && !has(self.secretRef))",
+            message="endpoint, region and secretRef belong to s3:// storage; leave them out for file://",
+            holds=lambda s: s.uri.startswith("s3://") or not (s.endpoint or s.region or s.secret_ref),
+            field_path="uri",
+        ),
     )
 
 
@@ -83,6 +89,17 @@ class Condition(Contract):
     message: Annotated[str, Field(description="One sentence for people.", max_length=1024)] = ""
     observed_generation: Annotated[int, Field(description="Generation this condition was computed for.")] = 0
     last_transition_time: Annotated[Timestamp, Field(description="When status last changed.")]
+
+
+LABEL_NAME_RULE = Rule(
+    cel="size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    message="metadata.name must be at most 63 characters of a-z, 0-9 and '-'; rename it, jobs refer to it by this name",
+    holds=lambda kind: (
+        not kind.metadata.name
+        or (len(kind.metadata.name) <= 63 and re.fullmatch(DNS_LABEL, kind.metadata.name) is not None)
+    ),
+)
+"""For kinds that other objects name in a field of type Name."""
 
 
 class ObjectMeta(Contract):

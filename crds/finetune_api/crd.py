@@ -33,7 +33,6 @@ _COPIED = (
     "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
     "x-kubernetes-preserve-unknown-fields",
-    "x-kubernetes-validations",
 )
 _STANDARD = {
     "apiVersion": {"type": "string", "description": f"`{API_GROUP}/{API_VERSION}`."},
@@ -205,23 +204,28 @@ def schema_of(kind: Kind) -> Schema:
     """The structural schema of a kind's whole object."""
     raw = kind.model.model_json_schema(by_alias=True)
     definitions = raw.get("$defs", {})
-    schema = _structural(raw, definitions)
-    properties = schema["properties"]
-    status = _as_status(properties["status"])
-    return {
-        **schema,
+    parts = raw["properties"]
+    schema = {
+        "description": raw["description"],
+        "type": "object",
         "required": ["spec"],
         "properties": {
             **_STANDARD,
             "kind": {"type": "string", "description": f"`{kind.name}`."},
-            "spec": properties["spec"],
-            "status": status,
+            "spec": _structural(parts["spec"], definitions),
+            "status": _structural(parts["status"], definitions, wish=False),
         },
     }
+    rules = raw.get("x-kubernetes-validations")
+    return {**schema, "x-kubernetes-validations": rules} if rules else schema
 
 
-def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
-    """One node of pydantic's schema as a node of a structural one."""
+def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish: bool = True) -> Schema:
+    """One node of pydantic's schema as a node of a structural one.
+
+    A status (`wish` is false) has neither defaults nor rules: the operator writes it in full, from values that were
+    judged before.
+    """
     node, optional = _resolve(raw, definitions)
     result: Schema = {}
     if node.get("x-kubernetes-int-or-string"):
@@ -229,20 +233,24 @@ def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
     elif "type" in node:
         result["type"] = node["type"]
     result |= {key: node[key] for key in _COPIED if key in node}
+    if wish and "x-kubernetes-validations" in node:
+        result["x-kubernetes-validations"] = node["x-kubernetes-validations"]
     if "const" in node:
         result["enum"] = [node["const"]]
     result |= _bounds(node)
     if "items" in node:
-        result["items"] = _structural(node["items"], definitions)
+        result["items"] = _structural(node["items"], definitions, wish=wish)
     if "properties" in node:
-        result["properties"] = {name: _structural(value, definitions) for name, value in node["properties"].items()}
+        result["properties"] = {
+            name: _structural(value, definitions, wish=wish) for name, value in node["properties"].items()
+        }
         if node.get("required"):
             result["required"] = list(node["required"])
     elif isinstance(node.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
-    if node.get("default") is not None:
+        result["additionalProperties"] = _structural(node["additionalProperties"], definitions, wish=wish)
+    if wish and node.get("default") is not None:
         result["default"] = _minimal(node["default"], node, definitions)
-    description = _described(node.get("description", ""), result, optional=optional)
+    description = _described(node.get("description", ""), result, optional=optional and wish)
     return {"description": description, **result} if description else result
 
 
@@ -278,7 +286,7 @@ def _tidy(number: float) -> float:
     return int(number) if float(number).is_integer() else number
 
 
-def _minimal(value: Any, raw: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+def _minimal(value: Any, raw: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
     """A default without what the defaults of its own fields say, so that those apply.
 
     What a rule of the object mentions stays: the API server judges a default before it fills in the rest.
@@ -301,7 +309,7 @@ def _minimal(value: Any, raw: Mapping[str, Any], definitions: Mapping[str, Any])
     return _tidy(value) if isinstance(value, float) else value
 
 
-def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nulls(member) for name, member in value.items() if member is not None}
     return [_without_nulls(member) for member in value] if isinstance(value, list) else value
@@ -345,17 +353,6 @@ def _says_range(said: str, schema: Schema) -> bool:
 
 def _written(bound: float, words: str) -> bool:
     return str(bound) in words or f"{bound:g}" in words or f"{bound:.0e}".replace("e-0", "e-") in words
-
-
-def _as_status(schema: Schema) -> Schema:
-    """Without defaults and rules: the operator writes a status in full, from values that were judged before."""
-    result = {key: value for key, value in schema.items() if key not in ("default", "x-kubernetes-validations")}
-    if "properties" in result:
-        result["properties"] = {name: _as_status(value) for name, value in result["properties"].items()}
-    for inner in ("items", "additionalProperties"):
-        if isinstance(result.get(inner), dict):
-            result[inner] = _as_status(result[inner])
-    return result
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from finetune_api.crd import KINDS, Kind, crd, fields, schema_of
+from finetune_api.crd import KINDS, FieldRow, Kind, Schema, crd, fields, schema_of
 
 ROOT = Path(__file__).resolve().parents[2]
 _HEADER = "# Generated from crds/finetune_api by `make generate`; edit the models, not this file.\n"
@@ -41,7 +41,7 @@ def reference() -> str:
         "<!-- Generated from crds/finetune_api by `make generate`; edit the models, not this file. -->",
         "",
         "Group `finetune.dev`, version `v1alpha1`. The same texts are shown by `kubectl explain`.",
-        "`[]` is an entry of a list, `.*` a value of a map. The API server fills in defaults when an object is applied.",
+        "`[]` is an entry of a list, `.*` a value of a map. The API server fills in the defaults.",
     ]
     for kind in KINDS:
         schema = schema_of(kind)
@@ -55,22 +55,19 @@ def reference() -> str:
                 "| field | type | default | description |",
                 "|---|---|---|---|",
             ]
-            lines += [
-                f"| `{row.path}` | {_cell(row.type)} | {_default_cell(row.default, required=row.required)} | {_cell(row.description)} |"
-                for row in fields(schema["properties"][part], part)
-            ]
-        rules = [(path, rule) for path, rule in _rules(schema)]
-        if rules:
+            lines += [_row(row) for row in fields(schema["properties"][part], part)]
+        if rules := _rules(schema):
             lines += ["", f"### {kind.name} rules", "", "| at | what is refused, and the fix |", "|---|---|"]
             lines += [f"| `{path}` | {_cell(message)} |" for path, message in rules]
     return "\n".join(lines) + "\n"
 
 
-def _rules(schema: dict[str, object], path: str = "") -> list[tuple[str, str]]:
-    found = []
-    for rule in schema.get("x-kubernetes-validations", []):  # type: ignore[attr-defined]
-        found.append(((path + rule.get("fieldPath", "")).lstrip(".") or "object", rule["message"]))
-    for name, member in schema.get("properties", {}).items():  # type: ignore[attr-defined]
+def _rules(schema: Schema, path: str = "") -> list[tuple[str, str]]:
+    found = [
+        ((path + rule.get("fieldPath", "")).lstrip(".") or "object", rule["message"])
+        for rule in schema.get("x-kubernetes-validations", [])
+    ]
+    for name, member in schema.get("properties", {}).items():
         if name != "status":
             found += _rules(member, f"{path}.{name}")
     if isinstance(items := schema.get("items"), dict):
@@ -78,10 +75,9 @@ def _rules(schema: dict[str, object], path: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def _default_cell(default: str, *, required: bool) -> str:
-    if required:
-        return "required"
-    return f"`{default}`" if default else ""
+def _row(row: FieldRow) -> str:
+    default = "required" if row.required else f"`{row.default}`" if row.default else ""
+    return f"| `{row.path}` | {_cell(row.type)} | {default} | {_cell(row.description)} |"
 
 
 def _cell(text: str) -> str:

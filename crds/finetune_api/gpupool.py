@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.base import Contract
-from finetune_api.common import Condition, Name, ObjectMeta, Storage
+from finetune_api.base import Contract, Rule
+from finetune_api.common import LABEL_NAME_RULE, Condition, Name, ObjectMeta, Storage
 
 
 class Price(Contract):
@@ -26,6 +26,21 @@ class Toleration(Contract):
     effect: Annotated[
         Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None, Field(description="Taint effect; empty = all.")
     ] = None
+
+    RULES = (
+        Rule(
+            cel="self.operator != 'Exists' || !has(self.value)",
+            message="a toleration with operator Exists has no value; leave value out, or use operator Equal",
+            holds=lambda t: t.operator != "Exists" or t.value is None,
+            field_path="value",
+        ),
+        Rule(
+            cel="has(self.key) || self.operator == 'Exists'",
+            message="a toleration without key tolerates everything; set key, or operator: Exists",
+            holds=lambda t: t.key is not None or t.operator == "Exists",
+            field_path="operator",
+        ),
+    )
 
 
 class PodResources(Contract):
@@ -54,7 +69,7 @@ class GPUPoolSpec(Contract):
         float, Field(description="Memory of one GPU in GiB, for example 80. 0 on a pool without GPUs.", ge=0, le=1024)
     ] = 0.0
     gpus_per_node: Annotated[int, Field(description="GPUs of a node; 0 makes this a CPU pool.", ge=0, le=16)]
-    node_selector: Annotated[dict[str, str], Field(description="Labels of the pool's nodes.")] = Field(
+    node_selector: Annotated[dict[str, str], Field(description="Labels of the pool's nodes.", max_length=32)] = Field(
         default_factory=dict
     )
     tolerations: Annotated[list[Toleration], Field(description="Taints of the pool's nodes.", max_length=16)] = Field(
@@ -111,3 +126,5 @@ class GPUPool(Contract):
     metadata: ObjectMeta
     spec: Annotated[GPUPoolSpec, Field(description="What the pool offers.")]
     status: Annotated[GPUPoolStatus | None, Field(description="State, written by the operator.")] = None
+
+    RULES = (LABEL_NAME_RULE,)

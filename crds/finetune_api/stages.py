@@ -42,20 +42,20 @@ class ModelFacts(Contract):
 class RowCounts(Contract):
     """Rows per split after cleaning."""
 
-    train: int = 0
-    validation: int = 0
-    test: int = 0
-    replay: int = 0
-    out_of_domain: int = 0
-    dropped: int = 0
+    train: Annotated[int, Field(description="Rows to learn from, replay not counted.")] = 0
+    validation: Annotated[int, Field(description="Rows that steer training.")] = 0
+    test: Annotated[int, Field(description="Rows that judge.")] = 0
+    replay: Annotated[int, Field(description="General rows mixed into training.")] = 0
+    out_of_domain: Annotated[int, Field(description="General rows that forgetting is watched on.")] = 0
+    dropped: Annotated[int, Field(description="Rows left out: unreadable, duplicate or leaking.")] = 0
 
 
 class TokenLengths(Contract):
     """Histogram of example lengths, in tokens."""
 
-    p50: int = 0
-    p95: int = 0
-    maximum: int = 0
+    p50: Annotated[int, Field(description="Median length in tokens.")] = 0
+    p95: Annotated[int, Field(description="Length that 95 % of the examples stay below.")] = 0
+    maximum: Annotated[int, Field(description="Longest example in tokens.")] = 0
     over_maximum: Annotated[int, Field(description="Examples longer than training.maxLength.")] = 0
 
 

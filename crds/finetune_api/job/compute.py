@@ -58,6 +58,12 @@ class Compute(Contract):
 
     RULES = (
         Rule(
+            cel="self.maxDuration.matches('[1-9]')",
+            message="compute.maxDuration is zero; write for example 24h or 1h30m",
+            holds=lambda c: any(digit in c.max_duration for digit in "123456789"),
+            field_path="maxDuration",
+        ),
+        Rule(
             cel="!(self.strategy in ['fsdp', 'deepspeed'])",
             message="strategy fsdp and deepspeed are not available in this version; use auto, single or ddp",
             holds=lambda c: c.strategy not in ("fsdp", "deepspeed"),
@@ -65,7 +71,7 @@ class Compute(Contract):
         ),
         Rule(
             cel="self.strategy != 'single' || (self.nodes == 1 && (!has(self.gpusPerNode) || self.gpusPerNode <= 1))",
-            message="strategy single means one process; set nodes: 1 and gpusPerNode: 1, or use strategy ddp",
+            message="strategy single means one process; set nodes: 1 and gpusPerNode: 1, or use strategy auto or ddp",
             holds=lambda c: c.strategy != "single" or (c.nodes == 1 and (c.gpus_per_node or 0) <= 1),
             field_path="strategy",
         ),

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_api.base import Contract, Rule
 from finetune_api.common import JSONPath, SecretRef
-from finetune_api.job.model import OCI_RULE, Source
+from finetune_api.job.model import Source, source_rules
 
 Format = Literal["auto", "chat", "alpaca", "promptCompletion", "preference"]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
@@ -35,6 +35,14 @@ class Columns(Contract):
         Column | None, Field(description="Column with the answer. Default `completion` (alpaca: `output`).")
     ] = None
     system: Annotated[Column | None, Field(description="Column with a system prompt per row. Default `system`.")] = None
+
+    RULES = (
+        Rule(
+            cel="!has(self.messages) || (!has(self.prompt) && !has(self.completion) && !has(self.system))",
+            message="columns.messages belongs to chat rows, prompt, completion and system to the others; keep one kind",
+            holds=lambda c: c.messages is None or (c.prompt is None and c.completion is None and c.system is None),
+        ),
+    )
 
 
 class Dataset(Contract):
@@ -66,15 +74,28 @@ class Dataset(Contract):
     columns: Annotated[Columns | None, Field(description="Column names that differ from the format's own.")] = None
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read this source with.")] = None
 
-    RULES = (OCI_RULE, PREFERENCE_RULE)
+    RULES = (*source_rules(), PREFERENCE_RULE)
 
 
 class _Holdout(Contract):
+    """A split of its own file, or a share of data.train."""
+
     source: Annotated[
         Source | None, Field(description="A file of its own for this split, instead of a share of data.train.")
     ] = None
     format: Annotated[Format, Field(description="Layout of a row of `source`; see data.train[].format.")] = "auto"
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read `source` with.")] = None
+
+    RULES = (
+        *source_rules(optional=True),
+        PREFERENCE_RULE,
+        Rule(
+            cel="has(self.source) || (self.format == 'auto' && !has(self.secretRef))",
+            message="format and secretRef of a split describe its own source; add source, or leave them out",
+            holds=lambda s: s.source is not None or (s.format == "auto" and s.secret_ref is None),
+            field_path="source",
+        ),
+    )
 
 
 class Validation(_Holdout):
@@ -82,7 +103,12 @@ class Validation(_Holdout):
 
     fraction: Annotated[
         float,
-        Field(description="Share of the clusters of data.train kept for validation. Default 0.1.", ge=0.01, le=0.3),
+        Field(
+            description="Share of the clusters of data.train kept for validation; without meaning beside `source`. "
+            "Range 0.01-0.3, default 0.1.",
+            ge=0.01,
+            le=0.3,
+        ),
     ] = 0.1
 
 
@@ -95,7 +121,7 @@ class Test(_Holdout):
         float,
         Field(
             description="Share of the clusters of data.train kept for test; raised towards 200 rows where the data "
-            "allow, never above 0.3. Default 0.15.",
+            "allow, never above 0.3; without meaning beside `source`. Range 0.01-0.3, default 0.15.",
             ge=0.01,
             le=0.3,
         ),
@@ -113,7 +139,7 @@ class Replay(Contract):
     ] = 0.15
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read this source with.")] = None
 
-    RULES = (OCI_RULE, PREFERENCE_RULE)
+    RULES = (*source_rules(), PREFERENCE_RULE)
 
 
 class Checks(Contract):
@@ -174,7 +200,8 @@ class Data(Contract):
 
     RULES = (
         Rule(
-            cel="has(self.validation.source) || has(self.test.source) || self.validation.fraction + self.test.fraction <= 0.5",
+            cel="has(self.validation.source) || has(self.test.source) || "
+            "self.validation.fraction + self.test.fraction <= 0.5",
             message="data.validation.fraction + data.test.fraction must not exceed 0.5; lower one of them",
             holds=lambda d: (
                 bool(d.validation.source or d.test.source) or d.validation.fraction + d.test.fraction <= 0.5

@@ -9,7 +9,7 @@ from pydantic import Field
 from finetune_api.base import Contract, Rule
 from finetune_api.common import JSONPath, SecretRef
 from finetune_api.job.data import PREFERENCE_RULE, Format
-from finetune_api.job.model import OCI_RULE, Source
+from finetune_api.job.model import Source, source_rules
 
 MetricName = Literal[
     "exactMatch",
@@ -57,6 +57,15 @@ class Task(Contract):
         ),
     ] = None
 
+    RULES = (
+        Rule(
+            cel="!has(self.labelPath) || self.type == 'classification'",
+            message="task.labelPath belongs to classification; set type: classification, or leave labelPath out",
+            holds=lambda t: t.label_path is None or t.type == "classification",
+            field_path="labelPath",
+        ),
+    )
+
 
 class Metric(Contract):
     """One number measured on test."""
@@ -71,6 +80,15 @@ class Metric(Contract):
     average: Annotated[
         Literal["macro", "micro"], Field(description="How f1 joins classes: `macro` (default) or `micro`. Only for f1.")
     ] = "macro"
+
+    RULES = (
+        Rule(
+            cel="self.average == 'macro' || self.name == 'f1'",
+            message="average belongs to metric f1; leave it out here",
+            holds=lambda m: m.average == "macro" or m.name == "f1",
+            field_path="average",
+        ),
+    )
 
 
 class Gate(Contract):
@@ -103,15 +121,15 @@ class Gate(Contract):
         Rule(
             cel="[has(self.minimum), has(self.maximum), has(self.minimumGain), has(self.maximumRegression)]"
             ".filter(x, x).size() == 1",
-            message="a gate has exactly one of minimum, maximum, minimumGain, maximumRegression; split it into two gates",
+            message="a gate has exactly one of minimum, maximum, minimumGain, maximumRegression; keep one per gate",
             holds=lambda g: (
                 sum(x is not None for x in (g.minimum, g.maximum, g.minimum_gain, g.maximum_regression)) == 1
             ),
         ),
         Rule(
             cel="has(self.over) == (has(self.minimumGain) || has(self.maximumRegression))",
-            message="minimumGain and maximumRegression need `over` (baseline, base or incumbent); minimum and maximum "
-            "must not have it",
+            message="minimumGain and maximumRegression are relative, minimum and maximum are not; set `over` "
+            "(baseline, base or incumbent) for the former only",
             holds=lambda g: (g.over is not None) == (g.minimum_gain is not None or g.maximum_regression is not None),
             field_path="over",
         ),
@@ -125,7 +143,7 @@ class OutOfDomain(Contract):
     format: Annotated[Format, Field(description="Layout of a row; see data.train[].format.")] = "auto"
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read this source with.")] = None
 
-    RULES = (OCI_RULE, PREFERENCE_RULE)
+    RULES = (*source_rules(), PREFERENCE_RULE)
 
 
 class HumanReview(Contract):
@@ -194,13 +212,13 @@ class Evaluation(Contract):
     RULES = (
         Rule(
             cel="!self.metrics.exists(m, m.name == 'f1') || self.task.type == 'classification'",
-            message="metric f1 needs evaluation.task.type: classification",
+            message="metric f1 needs classes; set evaluation.task.type: classification, or use another metric",
             holds=lambda e: e.task.type == "classification" or all(m.name != "f1" for m in e.metrics),
             field_path="metrics",
         ),
         Rule(
             cel="!self.metrics.exists(m, m.name == 'schemaValid') || has(self.task.schema)",
-            message="metric schemaValid needs evaluation.task.schema (a JSON Schema of the answer)",
+            message="metric schemaValid needs a schema; set evaluation.task.schema to a JSON Schema of the answer",
             holds=lambda e: e.task.schema_ is not None or all(m.name != "schemaValid" for m in e.metrics),
             field_path="metrics",
         ),
@@ -218,12 +236,13 @@ class Evaluation(Contract):
         ),
         Rule(
             cel="!has(self.gates) || has(self.outOfDomain) || !self.gates.exists(g, g.metric == 'outOfDomainLoss')",
-            message="a gate on outOfDomainLoss needs evaluation.outOfDomain.source",
+            message="a gate on outOfDomainLoss needs general text; set evaluation.outOfDomain.source",
             holds=lambda e: e.out_of_domain is not None or all(g.metric != "outOfDomainLoss" for g in e.gates or []),
             field_path="gates",
         ),
         Rule(
-            cel="!has(self.gates) || !self.gates.exists(g, g.metric == 'outOfDomainLoss' && has(g.over) && g.over == 'baseline')",
+            cel="!has(self.gates) || "
+            "!self.gates.exists(g, g.metric == 'outOfDomainLoss' && has(g.over) && g.over == 'baseline')",
             message="outOfDomainLoss is compared over base or incumbent, not over baseline; use over: base",
             holds=lambda e: all(not (g.metric == "outOfDomainLoss" and g.over == "baseline") for g in e.gates or []),
             field_path="gates",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
@@ -9,14 +11,56 @@ from pydantic import Field
 from finetune_api.base import Contract, Rule
 from finetune_api.common import SecretRef
 
-Source = Annotated[str, Field(min_length=6, max_length=1024, pattern=r"^(hf|s3|pvc|oci|file)://[^\s]+$")]
+SOURCE = r"^(hf|s3|pvc|oci|file)://[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"
+Source = Annotated[str, Field(min_length=6, max_length=1024, pattern=SOURCE)]
 
-OCI_RULE = Rule(
-    cel="!self.source.startsWith('oci://')",
-    message="oci:// sources are not available in this version; copy the files to s3:// or pvc://",
-    holds=lambda s: not s.source.startswith("oci://"),
-    field_path="source",
-)
+_HF_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_HF_MODEL = f"^hf://{_HF_NAME}/{_HF_NAME}$"
+_HF_DATASET = f"^hf://datasets/{_HF_NAME}/{_HF_NAME}(/.*)?$"
+_S3 = "^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$"
+_PVC = "^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$"
+
+
+def source_rules(hf: str = _HF_DATASET, *, optional: bool = False) -> tuple[Rule, ...]:
+    """What a `source` must look like, scheme by scheme. `hf` is the pattern of its hf:// form."""
+
+    def matches(prefix: str, pattern: str) -> tuple[str, Callable[[str], bool]]:
+        compiled = re.compile(pattern)
+        return (
+            f"!self.source.startsWith('{prefix}') || self.source.matches('{pattern}')",
+            lambda source: not source.startswith(prefix) or compiled.fullmatch(source) is not None,
+        )
+
+    def rule(judged: tuple[str, Callable[[str], bool]], message: str) -> Rule:
+        cel, holds = judged
+        return Rule(
+            cel=f"!has(self.source) || {cel}" if optional else cel,
+            message=message,
+            holds=lambda model: model.source is None or holds(model.source),
+            field_path="source",
+        )
+
+    hf_form = "hf://owner/name" if hf == _HF_MODEL else "hf://datasets/owner/name or hf://datasets/owner/name/file"
+    return (
+        rule(
+            ("!self.source.startsWith('oci://')", lambda source: not source.startswith("oci://")),
+            "oci:// sources are not available in this version; copy the files to s3:// or pvc://",
+        ),
+        rule(
+            (
+                "self.source.startsWith('file://') || (!self.source.contains('/../') && !self.source.endsWith('/..'))",
+                lambda source: source.startswith("file://") or ("/../" not in source and not source.endswith("/..")),
+            ),
+            "source must not contain '..'; name the file or folder itself",
+        ),
+        rule(matches("hf://", hf), f"an hf:// source names owner and name; write it as {hf_form}"),
+        rule(
+            matches("s3://", _S3),
+            "an s3:// source starts with a bucket of 3-63 lower-case letters, digits, '-' and '.'; "
+            "write it as s3://bucket/key",
+        ),
+        rule(matches("pvc://", _PVC), "a pvc:// source starts with the name of a claim; write it as pvc://claim/path"),
+    )
 
 
 class BaseModelSource(Contract):
@@ -43,4 +87,12 @@ class BaseModelSource(Contract):
         Field(description="Secret for a gated or private model: key `HF_TOKEN` for hf://, the AWS keys for s3://."),
     ] = None
 
-    RULES = (OCI_RULE,)
+    RULES = (
+        *source_rules(_HF_MODEL),
+        Rule(
+            cel="self.revision == 'main' || self.source.startsWith('hf://')",
+            message="model.revision belongs to hf:// sources; leave it out, the files' digest pins the model",
+            holds=lambda m: m.revision == "main" or m.source.startswith("hf://"),
+            field_path="revision",
+        ),
+    )

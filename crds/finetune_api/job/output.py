@@ -42,7 +42,7 @@ class Output(Contract):
     RULES = (
         Rule(
             cel="!has(self.exports) || self.exports.size() == 0",
-            message="exports are not available in this version; leave output.exports out and convert the published version",
+            message="exports are not available in this version; leave output.exports out",
             holds=lambda o: not o.exports,
             field_path="exports",
         ),

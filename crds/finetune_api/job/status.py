@@ -92,11 +92,11 @@ class VersionStatus(Contract):
 class RunSummary(Contract):
     """A finished earlier run."""
 
-    run: int
-    phase: Phase
-    reason: str = ""
-    version: str = ""
-    completed_at: Timestamp | None = None
+    run: Annotated[int, Field(description="Number of the run.")]
+    phase: Annotated[Phase, Field(description="How it ended.")]
+    reason: Annotated[str, Field(description="One CamelCase word why.")] = ""
+    version: Annotated[str, Field(description="Name of the AdapterVersion it published, if any.")] = ""
+    completed_at: Annotated[Timestamp | None, Field(description="When it ended.")] = None
 
 
 class FineTuneJobStatus(Contract):

@@ -85,9 +85,13 @@ class Training(Contract):
 
     RULES = (
         Rule(
-            cel="type(self.evalSteps) == int ? self.evalSteps >= 1 : self.evalSteps == 'auto'",
-            message="training.evalSteps must be 'auto' or a whole number of steps >= 1",
-            holds=lambda t: t.eval_steps >= 1 if isinstance(t.eval_steps, int) else t.eval_steps == "auto",
+            cel="type(self.evalSteps) == int ? self.evalSteps >= 1 && self.evalSteps <= 10000000 "
+            ": self.evalSteps == 'auto'",
+            message="training.evalSteps is neither 'auto' nor a number of steps; write auto, or a whole number from 1 "
+            "to 10000000 without quotes",
+            holds=lambda t: (
+                1 <= t.eval_steps <= 10_000_000 if isinstance(t.eval_steps, int) else t.eval_steps == "auto"
+            ),
             field_path="evalSteps",
         ),
     )
