@@ -1,0 +1,117 @@
+"""What a stage is given: its task, storage, folders, credentials, clock, and the ways to say how it goes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from finetune_api.common import SecretRef
+from finetune_api.stages import Progress, StageTask
+from finetune_runner.errors import interrupted
+from finetune_runner.fence import Fence
+from finetune_runner.secret_files import Secrets
+from finetune_runner.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The runner's environment variables, read once."""
+
+    termination_log: Path
+    """Receives the stage's report (at most 4,000 bytes)."""
+    progress_file: Path | None
+    """Receives the newest Progress."""
+    scratch: Path
+    model_cache: Path
+    secrets: Path
+    epoch: int
+    """Epoch that the launcher of this process has claimed; 0 = claim one."""
+    node_rank: int
+    """Of this pod in its gang: only rank 0 claims and reports to storage."""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], temporary: str) -> Environment:
+        """Read the variables; `temporary` is the system's folder for temporary files."""
+        scratch = Path(environ.get("FINETUNE_SCRATCH") or temporary)
+        progress_file = environ.get("FINETUNE_PROGRESS_FILE")
+        return cls(
+            termination_log=Path(environ.get("FINETUNE_TERMINATION_LOG") or "/dev/termination-log"),
+            progress_file=Path(progress_file) if progress_file else None,
+            scratch=scratch,
+            model_cache=Path(environ.get("FINETUNE_MODEL_CACHE") or scratch / "models"),
+            secrets=Path(environ.get("FINETUNE_SECRETS") or "/etc/finetune/secrets"),
+            epoch=int(environ.get("FINETUNE_EPOCH") or 0),
+            node_rank=int(environ.get("PET_NODE_RANK") or 0),
+        )
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything a stage needs. `stop` is set on SIGTERM: save, then raise `errors.interrupted()`."""
+
+    task: StageTask
+    storage: Storage
+    scratch: Path
+    model_cache: Path
+    secrets: Secrets
+    clock: Callable[[], datetime]
+    progress: Callable[[Progress], None]
+    fence: Fence
+    stop: threading.Event
+
+    def check_stop(self) -> None:
+        """Raise StageError (INTERRUPTED) when the process was asked to stop."""
+        if self.stop.is_set():
+            raise interrupted()
+
+    def report_progress(self, phase: str, done: int = 0, total: int = 0) -> None:
+        """Say how far the stage is, for stages that count something other than optimiser steps."""
+        self.progress(
+            Progress(
+                stage=self.task.stage,
+                attempt=self.task.attempt,
+                phase=phase,
+                step=done,
+                total_steps=total,
+                percent=round(100 * done / total, 1) if total else 0.0,
+                updated_at=self.clock(),
+            )
+        )
+
+    def open_source(self, uri: str, secret_ref: SecretRef | None) -> Storage:
+        """Storage to read a source with: the run's service and credentials unless the source names its own Secret."""
+        storage = self.task.storage
+        return open_storage(
+            uri,
+            self.secrets,
+            secret_ref=secret_ref or storage.secret_ref,
+            endpoint=None if secret_ref and "AWS_ENDPOINT_URL" in self.secrets.read(secret_ref) else storage.endpoint,
+            region=storage.region,
+        )
+
+
+def open_context(
+    task: StageTask,
+    environment: Environment,
+    *,
+    clock: Callable[[], datetime],
+    progress: Callable[[Progress], None],
+    stop: threading.Event,
+) -> StageContext:
+    """The context of a task. Makes no request; an epoch claimed by the launcher of this process is taken over."""
+    secrets = Secrets(environment.secrets)
+    storage = open_storage(task.storage, secrets)
+    return StageContext(
+        task=task,
+        storage=storage,
+        scratch=environment.scratch,
+        model_cache=environment.model_cache,
+        secrets=secrets,
+        clock=clock,
+        progress=progress,
+        fence=Fence(storage, task.run_uri, task.stage, environment.epoch),
+        stop=stop,
+    )

@@ -1,0 +1,1 @@
+"""From files to prepared splits: sources, containers, formats, checks, split."""
