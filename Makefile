@@ -52,8 +52,8 @@ test: env cluster-binaries ## Run every test, the cluster's included
 	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests
 
 .PHONY: test-unit
-test-unit: env ## Run the tests that need no cluster and train nothing
-	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests/unit
+test-unit: env ## Run the tests that need no cluster
+	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests --ignore=tests/cluster
 
 .PHONY: test-cluster
 test-cluster: env cluster-binaries ## Run the tests against a real control plane

@@ -164,6 +164,7 @@ def _waits(draft: Draft, run: StageRun) -> None:
         gang_is_partial = len(run.pods) > 1 and any(pod.phase != "Pending" or not pod.unschedulable for pod in run.pods)
         if gang_is_partial and not draft.observed.job.spec.compute.queue:
             if age_s >= GANG_DEADLINE_S:
+                fail_attempt(draft, waiting, run)
                 draft.stops.append(StopStage(run.job_name, run.uid))
             else:
                 draft.wake(created + timedelta(seconds=GANG_DEADLINE_S))
@@ -194,7 +195,8 @@ def absorb(draft: Draft) -> None:
     run = draft.observed.runs.get(attempt.job_name)
     if run is None:
         # Written ahead and not created yet, or gone: `continue_run` posts it again in the first case.
-        if attempt.state in ("Running", "Queued"):
+        spec = draft.observed.job.spec
+        if attempt.state in ("Running", "Queued") and not (spec.suspend or spec.cancel):
             cause = registry()["JobDeleted"]
             fail_attempt(draft, Diagnosis(cause, f"Job {attempt.job_name} disappeared", "", cause.hint), None)
         return

@@ -88,9 +88,9 @@ def _stop_active(draft: Draft) -> bool:
     if attempt is None or not is_active(attempt):
         return True
     run = draft.observed.runs.get(attempt.job_name)
-    if run is None:
+    if run is None or run.state in ("Succeeded", "Failed"):
         draft.set_stage(state="Stopped", finished_at=draft.now)
-        account(draft, None)
+        account(draft, run)
         return True
     if run.state != "Terminating":
         draft.stops.append(StopStage(run.job_name, run.uid, KINDS[attempt.name].stop_grace_s))

@@ -12,7 +12,7 @@ def _unschedulable(pod: PodState) -> str | None:
 
 CAUSE = Cause(
     name="Unschedulable",
-    retry="soon",
+    retry="backoff",
     counts=False,
     hint="Wait until GPUs are free, ask for fewer (compute.gpusPerNode, compute.nodes), or use another pool.",
     sign=_unschedulable,

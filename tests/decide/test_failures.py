@@ -1,0 +1,231 @@
+"""Every way a stage can end, and what the operator makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
+from finetune_operator.decide.causes import registry
+from finetune_operator.decide.diagnosis import diagnose_failure
+from finetune_operator.decide.types import PodState, StageRun
+from tests.decide.world import START, World, job_dict
+
+
+def test_every_cause_of_the_contract_has_a_module() -> None:
+    assert set(CAUSE_OF_EXIT_CODE.values()) <= set(registry())
+
+
+@pytest.mark.parametrize(
+    ("code", "then"),
+    [
+        (ExitCode.INVALID_SPEC, "fails"),
+        (ExitCode.INVALID_DATA, "fails"),
+        (ExitCode.SOURCE_NOT_FOUND, "fails"),
+        (ExitCode.ACCESS_DENIED, "fails"),
+        (ExitCode.DISK_FULL, "fails"),
+        (ExitCode.HOST_OUT_OF_MEMORY, "fails"),
+        (ExitCode.TRAINING_DIVERGED, "fails"),
+        (ExitCode.MODEL_UNUSABLE, "fails"),
+        (ExitCode.INTERRUPTED, "again at once"),
+        (ExitCode.FENCED, "again at once"),
+        (ExitCode.GPU_OUT_OF_MEMORY, "again at once"),
+        (ExitCode.STORAGE_UNAVAILABLE, "again later"),
+        (ExitCode.HUNG, "again later"),
+        (ExitCode.INTERNAL, "again later"),
+    ],
+)
+def test_a_reported_failure(code: ExitCode, then: str) -> None:
+    world = World()
+    world.run_to("train")
+    cause = CAUSE_OF_EXIT_CODE[code]
+    report = world.report(
+        outcome="Failed", exitCode=int(code), cause=cause, message="row 17 has no answer", evidence="line"
+    )
+    world.end(int(code), report)
+    failed = next(stage for stage in world.status.stages if stage.state == "Failed")
+    assert (failed.cause, failed.message.split(" (next")[0], failed.exit_code) == (
+        cause,
+        "row 17 has no answer",
+        int(code),
+    )
+    assert failed.hint
+    if then == "fails":
+        assert (world.status.phase, world.status.reason) == ("Failed", cause)
+        assert "row 17 has no answer" in world.status.message
+    elif then == "again at once":
+        assert [stage.attempt for stage in world.status.stages if stage.name == "train"] == [1, 2]
+    else:
+        assert world.status.reason == "Retrying"
+        wake = world.decide().wake_at
+        assert wake is not None
+        assert wake > world.now
+        world.now = wake
+        world.settle()
+        assert world.status.stages[-1].attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("pod", "cause"),
+    [
+        ({"exit_code": 137, "reason": "OOMKilled"}, "HostOutOfMemory"),
+        ({"exit_code": 137, "disruption": "PreemptionByScheduler"}, "Preempted"),
+        ({"exit_code": 143, "disruption": "EvictionByEvictionAPI"}, "Evicted"),
+        ({"exit_code": 137, "disruption": "DeletionByTaintManager"}, "NodeLost"),
+        ({"exit_code": 137, "reason": "Error"}, "Killed"),
+        ({"exit_code": 1, "reason": "Error", "message": "Traceback ... KeyError: 'x'"}, "InternalError"),
+        (
+            {
+                "exit_code": None,
+                "reason": "Evicted",
+                "message": "Usage of EmptyDir volume exceeds the limit: ephemeral",
+            },
+            "DiskFull",
+        ),
+        ({"exit_code": None, "reason": "Evicted", "message": "The node was low on resource: memory"}, "Evicted"),
+        ({"exit_code": 2, "message": '{"not": "a report"}'}, "InternalError"),
+    ],
+)
+def test_a_pod_that_died_without_a_report_is_diagnosed_from_its_status(pod: dict[str, Any], cause: str) -> None:
+    run = StageRun("job", "uid", "Failed", pods=(PodState("pod-0", phase="Failed", **pod),))
+    diagnosis = diagnose_failure(run, "uid-1", 1)
+    assert diagnosis.cause.name == cause
+    assert diagnosis.evidence
+
+
+def test_the_first_cause_wins_and_ranks_that_died_of_deletion_are_consequences() -> None:
+    world = World()
+    world.run_to("train")
+    report = world.report(outcome="Failed", exitCode=88, cause="TrainingDiverged", message="loss is NaN at step 12")
+    later = START.replace(hour=1)
+    first = PodState("p0", 0, "Failed", 143, "Error", terminating=True, finished_at=START)
+    second = PodState("p1", 1, "Failed", 88, "Error", report, finished_at=later)
+    diagnosis = diagnose_failure(StageRun("job", "uid", "Failed", pods=(first, second)), "uid-1", 1)
+    assert diagnosis.cause.name == "TrainingDiverged"
+
+
+def test_a_report_of_another_run_is_not_believed() -> None:
+    world = World()
+    world.run_to("train")
+    forged = world.report(outcome="Failed", exitCode=88, cause="TrainingDiverged", uid="somebody-else")
+    pod = PodState("p0", 0, "Failed", 1, "Error", forged)
+    assert diagnose_failure(StageRun("job", "uid", "Failed", pods=(pod,)), "uid-1", 1).cause.name == "InternalError"
+
+
+def test_retries_end_and_those_that_do_not_count_do_not_use_them_up() -> None:
+    world = World(job_dict(compute={"pool": "a100", "maxRetries": 1}))
+    world.run_to("train")
+    for _ in range(4):
+        world.end(137, disruption="PreemptionByScheduler")
+    assert world.status.phase == "Training"
+    for _ in range(2):
+        world.end(1, "boom")
+        wake = world.decide().wake_at
+        world.now = wake or world.now
+        world.settle()
+    assert (world.status.phase, world.status.reason) == ("Failed", "InternalError")
+
+
+def test_gpu_out_of_memory_climbs_the_ladder_with_the_same_effective_batch() -> None:
+    world = World()
+    world.run_to("train")
+    seen = []
+    while world.status.phase == "Training":
+        plan = world.status.plan
+        assert plan is not None
+        seen.append((plan.micro_batch_size, plan.gradient_accumulation, plan.gradient_checkpointing))
+        report = world.report(outcome="Failed", exitCode=86, cause="GPUOutOfMemory", message="CUDA out of memory")
+        world.end(86, report)
+    assert {micro * accumulation for micro, accumulation, _ in seen} == {16}
+    assert seen[-1][0] == 1
+    assert world.status.reason == "GPUOutOfMemory"
+
+
+def test_a_lost_report_is_read_again_from_storage() -> None:
+    world = World()
+    world.run_to("train")
+    world.end(0, "")
+    assert world.status.stages[-1].mode == "recover"
+    assert world.started[-1].gpus_per_node == 0
+    world.succeed()
+    assert world.status.stages[-1].name == "evaluate"
+
+
+def test_a_report_that_cannot_be_recovered_is_tried_as_a_whole_attempt() -> None:
+    world = World()
+    world.run_to("train")
+    world.end(0, "")
+    world.end(0, "")
+    wake = world.decide().wake_at
+    assert wake is not None
+    world.now = wake
+    world.settle()
+    assert [(stage.mode, stage.attempt) for stage in world.status.stages if stage.name == "train"] == [
+        ("run", 1),
+        ("recover", 2),
+        ("run", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "ends"),
+    [
+        ({"waiting_reason": "ImagePullBackOff", "waiting_message": "not found"}, "ImagePull", True),
+        (
+            {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "hf" not found'},
+            "ContainerConfig",
+            True,
+        ),
+        ({"unschedulable": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu"}, "Unschedulable", False),
+    ],
+)
+def test_a_pod_that_does_not_start_is_named_at_once(pod: dict[str, str], reason: str, ends: bool) -> None:
+    world = World()
+    world.settle()
+    world.set_run(pods=(PodState("pod-0", **pod),))
+    world.settle()
+    assert world.status.reason == reason
+    assert world.status.next_step
+    world.tick(3600)
+    world.settle()
+    assert (world.status.phase == "Failed") == ends
+
+
+def test_a_gang_that_does_not_fit_is_released_and_retried() -> None:
+    world = World(job_dict(compute={"pool": "a100", "nodes": 2, "gpusPerNode": 1}))
+    world.run_to("train")
+    pods = (PodState("p0", 0, "Running"), PodState("p1", 1, unschedulable="no node"))
+    world.set_run(pods=pods)
+    world.settle()
+    world.tick(301)
+    world.settle()
+    assert world.active.state == "Terminating"
+    wake = world.decide().wake_at
+    world.remove_terminated()
+    world.now = wake or world.now
+    world.settle()
+    assert world.status.stages[-1].attempt == 2
+    assert world.status.phase == "Training"
+
+
+def test_a_deleted_stage_job_is_started_again_under_another_name() -> None:
+    world = World()
+    world.run_to("train")
+    world.run_pods()
+    del world.runs[world.active.job_name]
+    world.settle()
+    assert world.status.stages[-1].attempt == 2
+    assert world.active.state == "Pending"
+
+
+def test_a_terminating_job_is_waited_for() -> None:
+    world = World()
+    world.run_to("train")
+    world.run_pods()
+    run = world.active
+    world.runs[run.job_name] = replace(run, state="Terminating")
+    decision = world.settle()
+    assert decision.starts == ()
+    assert world.status.reason == "Stopping"

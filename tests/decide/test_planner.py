@@ -1,0 +1,94 @@
+"""Steps, batches, method and memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.job.status import Resolved
+from finetune_api.job.training import Training
+from finetune_api.stages import ModelFacts, PrepareResult
+from finetune_operator.planner.memory import forecast_gpu_memory_gib
+from finetune_operator.planner.plan import make_plan
+from finetune_operator.planner.steps import PlanError, packs, plan_steps, split_batch
+from tests.decide.world import PREPARED, STORAGE, job_dict, pool
+
+
+@pytest.mark.parametrize(
+    ("training", "examples", "total", "eval_every"),
+    [
+        ({}, 800, 150, 12),
+        ({"epochs": 1.0}, 16, 1, 1),
+        ({"maxSteps": 10}, 800, 10, 10),
+        ({"evalSteps": 7}, 800, 150, 7),
+        ({}, 100_000, 18750, 50),
+        ({"epochs": 0.5}, 800, 25, 12),
+    ],
+)
+def test_steps(training: dict[str, Any], examples: int, total: int, eval_every: int) -> None:
+    steps = plan_steps(Training.from_wire(training), examples)
+    assert (steps.total, steps.eval_every) == (total, eval_every)
+
+
+def test_no_rows_is_an_error_that_names_the_field() -> None:
+    with pytest.raises(PlanError, match=r"data\.train"):
+        plan_steps(Training(), 0)
+
+
+@given(batch=st.integers(1, 4096), processes=st.integers(1, 64), largest=st.integers(1, 64))
+def test_the_global_batch_is_never_changed(batch: int, processes: int, largest: int) -> None:
+    try:
+        micro, accumulation = split_batch(batch, processes, largest)
+    except PlanError:
+        assert batch % processes
+        return
+    assert micro * accumulation * processes == batch
+    assert micro <= largest
+
+
+@pytest.mark.parametrize(
+    ("packing", "examples", "gpus", "expected"),
+    [
+        ("auto", 10_000, 1, True),
+        ("auto", 10_000, 0, False),
+        ("auto", 200, 1, False),
+        ("enabled", 200, 0, True),
+        ("disabled", 10_000, 8, False),
+    ],
+)
+def test_packing(packing: str, examples: int, gpus: int, expected: bool) -> None:
+    training = Training.from_wire({"packing": packing})
+    assert packs(training, plan_steps(training, examples), gpus) is expected
+
+
+def resolved(gpus: int, memory_gib: float) -> Resolved:
+    offered = pool(gpusPerNode=max(gpus, 0), gpuMemoryGib=memory_gib)
+    return Resolved.from_wire(
+        {"pool": "a100", "poolSpec": offered.spec.to_wire(), "gpusPerNode": gpus, "storage": STORAGE}
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory_gib", "asked", "method"),
+    [(1, 80.0, "auto", "lora"), (1, 16.0, "auto", "qlora"), (0, 0.0, "auto", "lora"), (1, 80.0, "qlora", "qlora")],
+)
+def test_method(gpus: int, memory_gib: float, asked: str, method: str) -> None:
+    spec = FineTuneJobSpec.from_wire(job_dict(method={"type": asked})["spec"])
+    plan = make_plan(spec, resolved(gpus, memory_gib), PrepareResult.from_wire(PREPARED))
+    assert plan.method == method
+    assert plan.micro_batch_size * plan.gradient_accumulation == 16
+    assert plan.precision == ("bf16" if gpus else "fp32")
+
+
+def test_forecast_is_near_published_rows() -> None:
+    """fms-acceleration's a100_80gb.csv, sequence 4096, checkpointing: reserved GB as published, in GiB."""
+    mistral = ModelFacts(
+        architecture="MistralForCausalLM", parameters=7_241_732_096, hidden_size=4096, layers=32, vocabulary=32000
+    )
+    for method, micro_batch, published_gib in (("lora", 4, 29.6e3 / 1024), ("qlora", 4, 20.67e9 / 2**30)):
+        forecast = forecast_gpu_memory_gib(mistral, method, 16, micro_batch, 4096)  # type: ignore[arg-type]
+        assert forecast == pytest.approx(published_gib, rel=0.2)
