@@ -1,0 +1,1 @@
+"""Generation, metrics, intervals and comparisons: what baseline and evaluate share."""

@@ -1,0 +1,80 @@
+"""Running a model over the rows: prompts in, outcomes out, with live progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetune_runner.context import StageContext
+from finetune_runner.data.rows import Message, Row
+from finetune_runner.evaluation.generation import GenerationSettings, generate, settings_for
+from finetune_runner.evaluation.likelihood import score
+from finetune_runner.evaluation.outcomes import Outcome
+from finetune_runner.evaluation.prompts import folded
+from finetune_runner.text import RenderError, encode_example, encode_prompt
+
+Prompt = Sequence[Message]
+
+
+def renderable(tokenizer: Any, prompt: Prompt) -> list[Message]:
+    """The prompt, with its system text moved into the user's turn when the template knows no system role."""
+    try:
+        encode_prompt(tokenizer, prompt)
+    except RenderError:
+        return folded(prompt)
+    return list(prompt)
+
+
+@dataclass(frozen=True)
+class Examinee:
+    """A loaded model that can be asked and scored."""
+
+    context: StageContext
+    model: Any
+    tokenizer: Any
+    max_length: int
+
+    @property
+    def settings(self) -> GenerationSettings:
+        """How it generates."""
+        return settings_for(self.model, self.tokenizer, self.context.task.spec.evaluation.max_new_tokens)
+
+    def ask(self, rows: Sequence[Row], prompts: Sequence[Prompt], phase: str) -> list[Outcome]:
+        """Generated answers to the prompts, one per row."""
+        encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        answers = generate(self.model, encoded, self.tokenizer, self.settings, self._watch(phase, len(rows)))
+        return [
+            Outcome(row.id, row.answer, text=answer.text, truncated=answer.truncated)
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+
+    def score(self, rows: Sequence[Row], prompts: Sequence[Prompt], phase: str) -> list[Outcome]:
+        """Likelihood of the expected answers after the prompts."""
+        examples = [
+            encode_example(self.tokenizer, [*prompt, row.messages[-1]], self.max_length)
+            for row, prompt in zip(rows, prompts, strict=True)
+        ]
+        scores = score(self.model, examples, self.tokenizer.pad_token_id, self._watch(phase, len(rows)))
+        return [
+            Outcome(row.id, row.answer, nll=float(nll), tokens=int(tokens))
+            for row, (nll, tokens) in zip(rows, scores, strict=True)
+        ]
+
+    def examine(self, rows: Sequence[Row], prompts: Sequence[Prompt], phase: str) -> list[Outcome]:
+        """Both: answers and likelihoods."""
+        asked = self.ask(rows, prompts, f"{phase}: answers")
+        likely = self.score(rows, prompts, f"{phase}: likelihoods")
+        return [replace(a, nll=b.nll, tokens=b.tokens) for a, b in zip(asked, likely, strict=True)]
+
+    def _watch(self, phase: str, total: int) -> Callable[[int], None]:
+        def on_batch(done: int) -> None:
+            self.context.check_stop()
+            self.context.report_progress(phase, done, total)
+
+        return on_batch
+
+
+def own_prompts(tokenizer: Any, rows: Sequence[Row]) -> list[list[Message]]:
+    """Each row's own conversation up to the answer."""
+    return [renderable(tokenizer, row.prompt) for row in rows]

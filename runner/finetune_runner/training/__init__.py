@@ -1,0 +1,1 @@
+"""LoRA and QLoRA training with TRL: loading, order, loop, checkpoints, strategies."""

@@ -1,0 +1,187 @@
+"""Checkpoints in storage: files first, checkpoint.json with their sha256 last, newest verified one wins.
+
+A checkpoint without checkpoint.json does not exist. Everything that is a pure function of the step (order of examples,
+learning rate, random numbers of dropout) is not saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import StageTask
+from finetune_runner.errors import StageError
+
+if TYPE_CHECKING:
+    from finetune_runner.context import StageContext
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "checkpoint.json"
+FORMAT = 1
+KEEP_NEWEST = 2
+
+
+@dataclass
+class Point:
+    """One evaluation on the loss curve."""
+
+    step: int
+    validation_loss: float
+    train_loss: float | None = None
+
+
+@dataclass
+class TrainingState:
+    """What a run remembers between attempts, besides tensors."""
+
+    step: int = 0
+    initial_validation_loss: float | None = None
+    best_step: int = 0
+    best_validation_loss: float | None = None
+    early_best: float | None = None
+    without_improvement: int = 0
+    initial_train_loss: float | None = None
+    elapsed_s: float = 0.0
+    ended_by: str = ""
+    recent_losses: list[float] = field(default_factory=list)
+    history: list[Point] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint."""
+
+    step: int
+    uri: str
+    files: dict[str, dict[str, Any]]
+    state: TrainingState
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def training_digest(task: StageTask) -> str:
+    """Identity of what is trained: a checkpoint of anything else must not be resumed from.
+
+    Micro-batch, accumulation, packing and the number of processes are left out on purpose: they do not change the
+    examples of a step, and a retry after running out of memory changes them.
+    """
+    if task.plan is None or task.results.prepare is None:
+        raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan and the result of prepare")
+    identity = {
+        "data": task.results.prepare.data_digest,
+        "model": task.results.prepare.model_digest,
+        "method": task.plan.method,
+        "adapter": task.spec.method.to_wire(),
+        "training": task.spec.training.to_wire(),
+        "totalSteps": task.plan.total_steps,
+        "evalSteps": task.plan.eval_steps,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, context: StageContext) -> None:
+        self._context = context
+        self._root = f"{context.task.run_uri}/train/checkpoints"
+        self._digest = training_digest(context.task)
+
+    def uri(self, step: int) -> str:
+        """Folder of the checkpoint of a step."""
+        return f"{self._root}/step-{step}"
+
+    def save(self, folder: Path, state: TrainingState) -> Checkpoint:
+        """Upload the files of `folder` as the checkpoint of `state.step`, its manifest last."""
+        uri = self.uri(state.step)
+        storage = self._context.storage
+        # An earlier attempt may have left this step half-written or corrupt: unmake it before its files change.
+        storage.delete(f"{uri}/{MANIFEST}")
+        files = {}
+        for path in sorted(folder.iterdir()):
+            files[path.name] = {"sha256": sha256_of(path), "size": path.stat().st_size}
+            storage.upload_file(path, f"{uri}/{path.name}")
+        manifest = {
+            "format": FORMAT,
+            "training": self._digest,
+            "step": state.step,
+            "files": files,
+            "state": asdict(state),
+        }
+        self._context.fence.check()
+        storage.write_bytes(f"{uri}/{MANIFEST}", json.dumps(manifest).encode())
+        return Checkpoint(state.step, uri, files, _copy(state))
+
+    def steps(self) -> list[int]:
+        """Steps that have a manifest, ascending; not yet verified."""
+        found = []
+        for item in self._context.storage.list(f"{self._root}/"):
+            folder, _, name = item.uri.rpartition("/")
+            step = folder.rpartition("/step-")[2]
+            if name == MANIFEST and step.isdecimal():
+                found.append(int(step))
+        return sorted(found)
+
+    def fetch(self, step: int, folder: Path) -> Checkpoint:
+        """Download and verify the checkpoint of a step. Raises ValueError saying what is wrong with it."""
+        uri = self.uri(step)
+        storage = self._context.storage
+        try:
+            manifest = json.loads(storage.read_bytes(f"{uri}/{MANIFEST}"))
+            if manifest["training"] != self._digest:
+                raise ValueError("it belongs to a training with other data or settings")
+            state = TrainingState(**manifest["state"])
+            state.history = [Point(**point) for point in manifest["state"]["history"]]
+            files: dict[str, dict[str, Any]] = dict(manifest["files"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{MANIFEST} is not a manifest: {error!r}") from error
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, facts in files.items():
+            if "/" in name or name in ("", ".", ".."):
+                raise ValueError(f"{name!r} is not a file name")
+            try:
+                storage.download_file(f"{uri}/{name}", folder / name)
+            except StageError as error:
+                if error.exit_code != ExitCode.SOURCE_NOT_FOUND:
+                    raise
+                raise ValueError(f"{name} is missing") from error
+            if sha256_of(folder / name) != facts["sha256"]:
+                raise ValueError(f"{name} does not have the recorded sha256")
+        return Checkpoint(step, uri, files, state)
+
+    def newest_verified(self, folder: Path) -> Checkpoint | None:
+        """The newest checkpoint whose files are all as recorded; broken ones are logged and skipped."""
+        for step in reversed(self.steps()):
+            try:
+                return self.fetch(step, folder)
+            except ValueError as error:
+                log.warning("checkpoint step-%d is skipped: %s", step, error)
+        return None
+
+    def prune(self, best_step: int) -> None:
+        """Keep the best and the newest two; delete the others, manifest first."""
+        steps = self.steps()
+        keep = {best_step, *steps[-KEEP_NEWEST:]}
+        for step in steps:
+            if step in keep:
+                continue
+            storage = self._context.storage
+            storage.delete(f"{self.uri(step)}/{MANIFEST}")
+            for item in storage.list(f"{self.uri(step)}/"):
+                storage.delete(item.uri)
+
+
+def _copy(state: TrainingState) -> TrainingState:
+    return replace(state, history=list(state.history), recent_losses=list(state.recent_losses))

@@ -1,0 +1,149 @@
+"""Base model and tokenizer in the precision of a method; adapters on and off it. Safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.job.method import Method
+from finetune_api.stages import StageTask, TrainPlan
+from finetune_runner.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
+
+MethodType = Literal["lora", "qlora"]
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def method_of(task: StageTask) -> MethodType:
+    """The method in force: the plan's, else the spec's, where `auto` without a plan means lora."""
+    if task.plan is not None:
+        return task.plan.method
+    return "qlora" if task.spec.method.type == "qlora" else "lora"
+
+
+def base_dtype(method: MethodType, device: torch.device, plan: TrainPlan | None) -> torch.dtype:
+    """What the unquantised weights are kept in: bf16 on GPUs and for QLoRA, fp32 for LoRA on the CPU."""
+    import torch
+
+    wants_bf16 = plan.precision == "bf16" if plan is not None else device.type == "cuda"
+    return torch.bfloat16 if method == "qlora" or wants_bf16 else torch.float32
+
+
+def load_tokenizer(model_path: Path) -> Any:
+    """The model's tokenizer with a padding token. Raises StageError when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            "the tokenizer of the base model cannot be loaded",
+            hint="model.source needs tokenizer.json and tokenizer_config.json beside the weights",
+            evidence=str(error)[:500],
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(model_path: Path, method: MethodType, device: torch.device, plan: TrainPlan | None) -> Any:
+    """The base model, frozen, in eval mode. Raises StageError when transformers cannot load it."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {
+        "dtype": base_dtype(method, device, plan),
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "attn_implementation": "sdpa",
+    }
+    if method == "qlora":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        # One replica per process; "auto" would spread it over all GPUs of the pod (transformers#31557).
+        options["device_map"] = {"": device}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(model_path), **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            "the base model cannot be loaded as a causal language model",
+            hint="model.source must be a transformers causal language model with safetensors weights",
+            evidence=str(error)[:500],
+        ) from error
+    if method == "lora":
+        model.to(device)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def lora_config(method: Method) -> Any:
+    """PEFT's configuration of the job's method. The head is never a target: `all-linear` leaves it out."""
+    from peft import LoraConfig
+
+    targets: str | list[str] = method.target_modules
+    if targets != "all-linear":
+        targets = method.target_modules.split(",")
+    return LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def new_adapter(base: Any, method: Method, seed: int) -> Any:
+    """The base with a fresh adapter, its initial values a function of the seed. Raises StageError on unknown targets."""
+    import torch
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    try:
+        model = get_peft_model(base, lora_config(method))
+    except ValueError as error:
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"method.targetModules: {method.target_modules!r} names no linear layer of this model",
+            hint="use all-linear, or module names such as q_proj,v_proj that the model has",
+            evidence=str(error)[:500],
+        ) from error
+    if any("lm_head" in name and parameter.requires_grad for name, parameter in model.named_parameters()):
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            "method.targetModules: lm_head cannot be a target",
+            hint="remove lm_head; the training loss reads the head's weight directly and would bypass the adapter",
+        )
+    return model
+
+
+def with_adapter(base: Any, folder: Path) -> Any:
+    """The base with a saved adapter, frozen, in eval mode."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=False).eval()
+
+
+def merged(base: Any, folder: Path, method: MethodType) -> Any:
+    """A plain model with the adapter added into the weights.
+
+    For QLoRA the base is de-quantised first: that is what the adapter was trained on. Merging into the original weights
+    changes 6 % of the next tokens and merging into 4-bit weights rounds small updates away.
+    """
+    from peft import PeftModel
+
+    if method == "qlora":
+        base = base.dequantize()
+    model = PeftModel.from_pretrained(base, str(folder), is_trainable=False).merge_and_unload(safe_merge=True)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.eval()

@@ -1,0 +1,382 @@
+"""One training in one process (of one or many): set up, loop, keep the best, prove it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import Progress, TrainPlan, TrainResult
+from finetune_runner.errors import StageError
+from finetune_runner.evaluation.likelihood import Encoded, score
+from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
+from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
+from finetune_runner.training.distributed import World
+from finetune_runner.training.loading import ADAPTER_FILE, load_base, load_tokenizer, method_of, new_adapter
+from finetune_runner.training.optimizer import load_optimizer, new_optimizer, save_optimizer, trainable
+from finetune_runner.training.order import example_stream, micro_batches
+from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune_runner.context import StageContext
+
+log = logging.getLogger(__name__)
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+PROGRESS_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows of the training mix and of validation."""
+
+    ids: list[str]
+    weights: list[float]
+    train: list[Encoded]
+    validation: list[Encoded]
+
+
+def load_rows(context: StageContext, tokenizer: Any) -> Rows:
+    """Train, replay and validation, tokenised and cut as prepare counted them."""
+    from finetune_runner.data.prepared import load_split
+    from finetune_runner.text import encode_example
+
+    max_length = context.task.spec.training.max_length
+    mix = load_split(context, "train") + load_split(context, "replay")
+    validation = load_split(context, "validation")
+    return Rows(
+        ids=[row.id for row in mix],
+        weights=[row.weight for row in mix],
+        train=[encode_example(tokenizer, row.messages, max_length) for row in mix],
+        validation=[encode_example(tokenizer, row.messages, max_length) for row in validation],
+    )
+
+
+class TrainingRun:
+    """The training of one stage task. Read `run` first."""
+
+    def __init__(self, context: StageContext, world: World) -> None:
+        if context.task.plan is None:
+            raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan")
+        self.context = context
+        self.world = world
+        self.plan: TrainPlan = context.task.plan
+        self.training = context.task.spec.training
+        self.device = pick_device(self.plan)
+        self.folder = context.scratch / f"train-{world.rank}"
+        self.store = CheckpointStore(context)
+        self.state = TrainingState()
+        self.resumed_from = 0
+        self._interrupted = False
+        self._in_steps_s = 0.0
+        self._tokens = 0
+        self._steps_s: list[float] = []
+        self._said_at = -math.inf
+
+    def run(self) -> TrainResult:
+        """Train to the end, or to where the budget, early stopping or a signal ends it."""
+        started = time.monotonic()
+        self._set_up()
+        if not self.state.ended_by:
+            self._loop()
+        if self._interrupted:
+            raise StageError(
+                ExitCode.INTERRUPTED,
+                f"training was asked to stop and saved a checkpoint at step {self.state.step}",
+                hint="the next attempt resumes there",
+            )
+        best = self._prove_best()
+        return self._result(best, time.monotonic() - started)
+
+    # -- set up ------------------------------------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        from finetune_runner.model_source import fetch_model
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        deterministic(self.training.seed)
+        self._say("loading the model")
+        model_path = fetch_model(self.context).path
+        self.tokenizer = load_tokenizer(model_path)
+        self.rows = load_rows(self.context, self.tokenizer)
+        base = load_base(model_path, method_of(self.context.task), self.device, self.plan)
+        self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)
+
+        checkpoint = self._newest_checkpoint()
+        if checkpoint is not None:
+            self.state = checkpoint.state
+            self.resumed_from = checkpoint.step
+            log.info("resuming from checkpoint step-%d", checkpoint.step)
+        self._make_trainer()
+        if checkpoint is not None:
+            self._load_adapter(self.folder / "resume")
+            load_optimizer(self.trainer.optimizer, self.model, self.folder / "resume" / OPTIMIZER_FILE)
+        self.early_stop = EarlyStop(
+            patience=self.training.early_stopping.patience,
+            minimum_delta=self.training.early_stopping.minimum_delta,
+            best=math.inf if self.state.early_best is None else self.state.early_best,
+            without_improvement=self.state.without_improvement,
+        )
+        self.divergence = DivergenceWatch(
+            warmup_steps=math.ceil(self.plan.total_steps * self.training.warmup_ratio),
+            initial=self.state.initial_train_loss,
+        )
+
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """The main process chooses, so that all resume from one step even while storage is written by nobody else."""
+        folder = self.folder / "resume"
+        found = self.store.newest_verified(folder) if self.world.main else None
+        step = self.world.from_main(found.step if found else None)
+        if step is None or self.world.main:
+            return found
+        return self.store.fetch(step, folder)
+
+    def _make_trainer(self) -> None:
+        import torch
+        from transformers import PrinterCallback
+
+        from finetune_runner.training.trainer import AdapterTrainer, StepWatch, as_dataset, trainer_settings
+
+        first = self.state.step
+        remaining = max(1, self.plan.total_steps - first)
+        self.trainer = AdapterTrainer(
+            batches=self._batches(first),
+            model=self.model,
+            args=trainer_settings(self.plan, remaining, self.training.seed, self.device, self.folder / "trainer"),
+            train_dataset=as_dataset(self.rows.train),
+            processing_class=self.tokenizer,
+            callbacks=[StepWatch(first, self._before_step, self._after_step)],
+        )
+        self.trainer.remove_callback(PrinterCallback)  # stdout stays free
+        # TRL rounds a QLoRA adapter to bf16 and keeps no fp32 master: at small learning rates updates would vanish.
+        for parameter in trainable(self.model).values():
+            parameter.data = parameter.data.to(torch.float32)
+        self.trainer.optimizer, self.trainer.lr_scheduler = new_optimizer(
+            self.model, self.training, self.plan.total_steps, first
+        )
+
+    def _batches(self, first_step: int) -> list[list[int]]:
+        """Micro-batches of this rank for the steps after `first_step`."""
+        size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
+        stream = example_stream(self.rows.ids, self.rows.weights, self.training.seed, self.plan.total_steps * size)
+        lengths = [len(ids) for ids, _ in self.rows.train]
+        batches: list[list[int]] = []
+        for step in range(first_step, self.plan.total_steps):
+            examples = stream[step * size : (step + 1) * size].tolist()
+            batches += micro_batches(
+                examples, lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
+            )
+        self._step_tokens = [sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.plan.total_steps)]
+        return batches
+
+    # -- loop --------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        if self.state.initial_validation_loss is None:
+            self._say("validating the untuned model")
+            loss = self._validation_loss()
+            self.state.initial_validation_loss = loss
+            self.state.history.append(Point(0, loss))
+            self.early_stop.observe(loss)
+        self.trainer.train()
+
+    def _before_step(self, step: int) -> None:
+        import torch
+
+        # Random numbers (dropout) are a function of seed, step and rank: nothing to save, nothing to restore.
+        torch.manual_seed((self.training.seed * 1_000_003 + step) * 4_099 + self.world.rank)
+        self._step_started = time.monotonic()
+
+    def _after_step(self, step: int) -> bool:
+        """Everything that happens between two optimiser steps. Returns whether training ends here."""
+        local_loss = float(self.trainer.take_step_loss())
+        took_s = time.monotonic() - self._step_started
+        budget_s = self.plan.time_budget_seconds
+        over_budget = budget_s is not None and self.state.elapsed_s + took_s >= budget_s
+        loss_sum, stop, budget = self.world.sum(
+            [local_loss, float(self.context.stop.is_set()), float(over_budget)], self.device
+        )
+        loss = loss_sum / self.world.size
+        self._note_step(step, loss, took_s)
+        self._refuse_divergence(step, loss)
+
+        last = step == self.plan.total_steps
+        if stop and not last:
+            self._interrupted = True
+            self._save()
+            return True
+        if last or budget or step % self.plan.eval_steps == 0:
+            self._evaluate(step, last=last, over_budget=bool(budget))
+        if time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
+            self._said_at = time.monotonic()
+            self._say("training", loss)
+        return bool(self.state.ended_by)
+
+    def _note_step(self, step: int, loss: float, took_s: float) -> None:
+        self.state.step = step
+        self.state.elapsed_s += took_s
+        self._in_steps_s += took_s
+        self._tokens += self._step_tokens[step - 1]
+        self._steps_s.append(took_s)
+        keep = max(1, self.plan.total_steps // 10)
+        self.state.recent_losses = [*self.state.recent_losses, loss][-keep:]
+
+    def _refuse_divergence(self, step: int, loss: float) -> None:
+        wrong = self.divergence.observe(step, loss)
+        self.state.initial_train_loss = self.divergence.initial
+        if not wrong:
+            return
+        recent = ", ".join(f"{value:.3g}" for value in self.state.recent_losses[-5:])
+        raise StageError(
+            ExitCode.TRAINING_DIVERGED,
+            wrong,
+            hint=f"lower training.learningRate (now {self.training.learning_rate:g}) or raise training.warmupRatio; "
+            f"the best checkpoint so far is step {self.state.best_step}",
+            evidence=f"losses of the last steps: {recent}",
+        )
+
+    def _evaluate(self, step: int, *, last: bool, over_budget: bool) -> None:
+        self._say("validating")
+        began = time.monotonic()
+        loss = self._validation_loss()
+        if not math.isfinite(loss):
+            self._refuse_divergence(step, loss)
+        state = self.state
+        since = self.plan.eval_steps
+        train_loss = statistics.fmean(state.recent_losses[-since:])
+        state.history.append(Point(step, loss, train_loss))
+        if state.best_validation_loss is None or loss < state.best_validation_loss:
+            state.best_step, state.best_validation_loss = step, loss
+        wait_is_over = self.early_stop.observe(loss)
+        state.early_best = self.early_stop.best
+        state.without_improvement = self.early_stop.without_improvement
+        if last:
+            state.ended_by = "completed"
+        elif wait_is_over:
+            state.ended_by = "earlyStopping"
+        elif over_budget:
+            state.ended_by = "budget"
+        state.elapsed_s += time.monotonic() - began
+        self._save()
+
+    def _validation_loss(self) -> float:
+        """Token-weighted mean over all validation rows; each process scores its share."""
+        self.model.eval()
+        share = self.rows.validation[self.world.rank :: self.world.size]
+        scores = score(self.model, share, self.tokenizer.pad_token_id)
+        nll, tokens = self.world.sum([float(scores[:, 0].sum()), float(scores[:, 1].sum())], self.device)
+        if tokens == 0:
+            raise StageError(
+                ExitCode.INVALID_DATA,
+                "no validation row has an answer within training.maxLength",
+                hint="raise training.maxLength or data.validation.fraction",
+            )
+        return nll / tokens
+
+    def _say(self, phase: str, loss: float | None = None) -> None:
+        """Live progress; the main process speaks for all."""
+        if not self.world.main:
+            return
+        step, total = self.state.step, self.plan.total_steps
+        pace_s = statistics.median(self._steps_s[-50:]) if self._steps_s else None
+        self.context.progress(
+            Progress(
+                stage="train",
+                attempt=self.context.task.attempt,
+                phase=phase,
+                step=step,
+                total_steps=total,
+                percent=round(100 * step / total, 1),
+                eta_seconds=None if pace_s is None else round(pace_s * (total - step), 1),
+                loss=loss,
+                validation_loss=self.state.history[-1].validation_loss if self.state.history else None,
+                updated_at=self.context.clock(),
+            )
+        )
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.world.main:
+            folder = self.folder / "save"
+            shutil.rmtree(folder, ignore_errors=True)
+            self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)
+            save_optimizer(self.trainer.optimizer, self.model, folder / OPTIMIZER_FILE)
+            self.store.save(folder, self.state)
+            self.store.prune(self.state.best_step)
+        self.world.barrier()
+
+    def _load_adapter(self, folder: Path) -> None:
+        """Overwrite every adapter weight with the file's. Raises StageError when the file does not hold all of them."""
+        import torch
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        for parameter in trainable(self.model).values():
+            parameter.data.fill_(torch.nan)
+        set_peft_model_state_dict(self.model, load_file(str(folder / ADAPTER_FILE)))
+        missing = [name for name, parameter in trainable(self.model).items() if bool(parameter.isnan().any())]
+        if missing:
+            raise StageError(
+                ExitCode.INTERNAL, "a saved adapter does not hold every weight", evidence=", ".join(missing)[:500]
+            )
+
+    def _prove_best(self) -> Checkpoint:
+        """Load the kept checkpoint back from storage and measure it again: what is handed on is what was measured."""
+        self._say("checking the kept checkpoint")
+        folder = self.folder / "best"
+        try:
+            best = self.store.fetch(self.state.best_step, folder)
+        except ValueError as error:
+            raise StageError(
+                ExitCode.STORAGE_UNAVAILABLE,
+                f"the kept checkpoint of step {self.state.best_step} cannot be read back: {error}",
+                hint="check that nothing else writes to the run's folder",
+            ) from error
+        self._load_adapter(folder)
+        if not any(bool(p.count_nonzero()) for name, p in trainable(self.model).items() if "lora_B" in name):
+            raise StageError(ExitCode.INTERNAL, "the kept adapter changes nothing: every lora_B is zero")
+        again = self._validation_loss()
+        recorded = self.state.best_validation_loss or 0.0
+        tolerance = 1e-5 if self.device.type == "cpu" else 1e-3
+        if not math.isclose(again, recorded, rel_tol=tolerance):
+            raise StageError(
+                ExitCode.INTERNAL,
+                f"the kept adapter has validation loss {again:.6g} after reloading, {recorded:.6g} before",
+            )
+        return best
+
+    def _result(self, best: Checkpoint, duration_s: float) -> TrainResult:
+        ended_by: dict[str, Literal["completed", "earlyStopping", "budget"]] = {
+            "earlyStopping": "earlyStopping",
+            "budget": "budget",
+        }
+        adapter = best.files[ADAPTER_FILE]
+        return TrainResult(
+            steps=self.state.step,
+            total_steps=self.plan.total_steps,
+            best_step=best.step,
+            stopped_by=ended_by.get(self.state.ended_by, "completed"),
+            train_loss=statistics.fmean(self.state.recent_losses),
+            initial_validation_loss=self.state.initial_validation_loss or 0.0,
+            best_validation_loss=self.state.best_validation_loss or 0.0,
+            checkpoint_uri=best.uri,
+            checkpoint_digest=adapter["sha256"],
+            trainable_parameters=sum(p.numel() for p in trainable(self.model).values()),
+            adapter_bytes=adapter["size"],
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,
+            duration_seconds=round(duration_s, 1),
+            resumed_from_step=self.resumed_from,
+        )

@@ -1,0 +1,63 @@
+"""Learning rate over steps, early stopping and divergence: pure arithmetic over numbers the loop hands in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_ratio: float) -> float:
+    """Share of the peak rate used by the step after `step` finished ones: linear warm-up, then a cosine to zero."""
+    warmup = math.ceil(total_steps * warmup_ratio)
+    if step < warmup:
+        return (step + 1) / warmup if warmup else 1.0
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+@dataclass
+class EarlyStop:
+    """Counts evaluations without improvement. `patience` 0 never stops."""
+
+    patience: int
+    minimum_delta: float
+    best: float = math.inf
+    without_improvement: int = 0
+
+    def observe(self, validation_loss: float) -> bool:
+        """Take one evaluation; returns whether training should stop now."""
+        if validation_loss < self.best - self.minimum_delta:
+            self.best = validation_loss
+            self.without_improvement = 0
+        else:
+            self.without_improvement += 1
+        return bool(self.patience) and self.without_improvement >= self.patience
+
+
+EXPLODED_FACTOR = 3.0
+EXPLODED_STEPS = 5
+
+
+@dataclass
+class DivergenceWatch:
+    """Notices a loss that is not a number, or that stays above three times its start after warm-up."""
+
+    warmup_steps: int
+    initial: float | None = None
+    steps_above: int = 0
+
+    def observe(self, step: int, loss: float) -> str:
+        """Take the loss of one step; returns what is wrong with it, or an empty text."""
+        if not math.isfinite(loss):
+            return f"the training loss became {loss} at step {step}"
+        if self.initial is None:
+            self.initial = loss
+        # A loss near zero at the start would make every later one an explosion.
+        limit = EXPLODED_FACTOR * max(self.initial, 1.0)
+        self.steps_above = self.steps_above + 1 if step > self.warmup_steps and loss > limit else 0
+        if self.steps_above >= EXPLODED_STEPS:
+            return (
+                f"the training loss stayed above {limit:.3g} (three times its start) for {EXPLODED_STEPS} steps "
+                f"until step {step}"
+            )
+        return ""
