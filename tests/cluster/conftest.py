@@ -31,6 +31,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def installed(cluster: Cluster) -> Cluster:
+    """The cluster with what `manifests/base` installs: CRDs, roles, admission policies (nothing runs the Deployment)."""
+    base = Path(__file__).parents[2] / "manifests" / "base"
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", base)
+    plurals = ("finetunejobs", "gpupools", "adapters", "adapterversions")
+    crds = [f"crd/{plural}.finetune.dev" for plural in plurals]
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *crds)
+    return cluster
+
+
+@pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """An S3 server for the session; tests take a bucket of their own with ``s3.make_bucket()``."""
     with S3Server() as server:
