@@ -397,6 +397,6 @@ def _type_name(schema: Schema) -> str:
 
 def _default_text(schema: Schema) -> str:
     default = schema.get("default")
-    if default is None or default in ({}, []):
+    if default is None or isinstance(default, dict) or default == []:
         return ""
     return str(default).lower() if isinstance(default, bool) else str(default)

@@ -27,7 +27,7 @@ class EarlyStopping(Contract):
 
 
 class Training(Contract):
-    """Hyper-parameters. Every default names the literature it comes from in docs/reference."""
+    """Hyper-parameters."""
 
     epochs: Annotated[
         float, Field(description="Passes over the training mix. Range 0.01-100, default 3.", ge=0.01, le=100)
