@@ -1,0 +1,64 @@
+"""Reading files that people made: gzip or not, a BOM or none, and bytes that are not UTF-8."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from finetune_runner.data.records import BadRow
+
+UTF8_HINT = "save the file as UTF-8"
+_BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
+"""What reading a broken gzip file raises."""
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file's content, unpacked when it is gzip, whatever its name."""
+    with path.open("rb") as stream:
+        packed = stream.read(2) == _GZIP
+    return cast(BinaryIO, gzip.open(path, "rb") if packed else path.open("rb"))
+
+
+def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
+    """Numbered lines from 1, without their line end and the file's BOM. A file that breaks off ends with a BadRow."""
+    number = 0
+    try:
+        with open_bytes(path) as stream:
+            for number, raw in enumerate(stream, start=1):
+                line = raw
+                if number == 1:
+                    if raw.startswith(_UTF16):
+                        yield 1, BadRow(name, "", "is UTF-16", UTF8_HINT)
+                        return
+                    line = raw.removeprefix(_BOM)
+                yield number, line.rstrip(b"\r\n")
+    except DAMAGED as error:
+        yield number + 1, damaged(name, number, error)
+
+
+def read_all(path: Path, name: str) -> bytes | BadRow:
+    """The whole content without BOM."""
+    try:
+        with open_bytes(path) as stream:
+            data = stream.read()
+    except DAMAGED as error:
+        return damaged(name, 0, error)
+    if data.startswith(_UTF16):
+        return BadRow(name, "", "is UTF-16", UTF8_HINT)
+    return data.removeprefix(_BOM)
+
+
+def damaged(name: str, lines: int, error: Exception) -> BadRow:
+    """The bad row that a broken gzip file ends with."""
+    return BadRow(name, f"after line {lines}", f"the gzip data are damaged: {error}", "pack or upload the file again")
+
+
+def what_is_wrong_with(error: UnicodeDecodeError) -> str:
+    """Words for a decoding error."""
+    return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the line"

@@ -1,0 +1,1 @@
+"""File types that hold rows: one module each, with EXTENSIONS and `read(path, name)`."""

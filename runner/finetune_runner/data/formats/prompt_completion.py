@@ -1,0 +1,29 @@
+"""promptCompletion: a prompt and its completion, optionally a system prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.job.data import Columns
+from finetune_runner.data.fields import conversation, optional_field, text_field
+from finetune_runner.data.rows import Message
+
+NAME = "promptCompletion"
+SHAPE = "prompt, completion"
+
+
+def _names(columns: Columns) -> tuple[str, str]:
+    return columns.prompt or "prompt", columns.completion or "completion"
+
+
+def matches(value: dict[str, Any], columns: Columns) -> bool:
+    """Whether a row looks like this format."""
+    return _names(columns)[0] in value and _names(columns)[1] in value
+
+
+def parse(value: dict[str, Any], columns: Columns) -> list[Message]:
+    """The row's messages. Raises RowError."""
+    prompt, completion = _names(columns)
+    return conversation(
+        text_field(value, prompt), text_field(value, completion), optional_field(value, columns.system or "system")
+    )

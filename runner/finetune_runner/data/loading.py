@@ -1,0 +1,214 @@
+"""From a source of the spec to examples: fetch, read, detect the format, parse; every bad row is counted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from finetune_api.common import SecretRef
+from finetune_api.exit_codes import ExitCode
+from finetune_api.job.data import Columns
+from finetune_api.stages import Finding
+from finetune_runner.context import StageContext
+from finetune_runner.data.json_path import value_at
+from finetune_runner.data.records import BadRow, BadRows, Record, RowError
+from finetune_runner.data.registry import modules_of
+from finetune_runner.data.rows import Message, Row, make_row
+from finetune_runner.errors import StageError
+
+_LOOKED_AT = 20
+_STOP_EVERY = 1000
+
+
+class Container(Protocol):
+    """A module of `data/containers`."""
+
+    EXTENSIONS: tuple[str, ...]
+
+    def read(self, path: Path, name: str) -> Iterator[Record | BadRow]:
+        """Rows of a file."""
+
+
+class RowFormat(Protocol):
+    """A module of `data/formats`."""
+
+    NAME: str
+    SHAPE: str
+
+    def matches(self, value: dict[str, Any], columns: Columns) -> bool:
+        """Whether a row looks like this format."""
+
+    def parse(self, value: dict[str, Any], columns: Columns) -> list[Message]:
+        """The row's messages. Raises RowError."""
+
+
+class SourceScheme(Protocol):
+    """A module of `data/sources`."""
+
+    SCHEMES: tuple[str, ...]
+
+    def fetch(self, context: StageContext, uri: str, secret_ref: SecretRef | None, folder: Path) -> dict[str, Path]:
+        """Names and paths of the files."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One source as the spec names it."""
+
+    field: str
+    """For example `data.train[0]`."""
+    source: str
+    format: str = "auto"
+    columns: Columns = field(default_factory=Columns)
+    secret_ref: SecretRef | None = None
+    group_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row and where it came from."""
+
+    row: Row
+    origin: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a source gave."""
+
+    examples: list[Example]
+    format: str
+    finding: Finding
+    files: list[dict[str, Any]]
+    """Name, bytes and sha256 of every file, for the lineage."""
+
+
+def load(context: StageContext, wanted: Wanted, folder: Path) -> Loaded:
+    """Read one source.
+
+    Args:
+        context: for storage, secrets and stopping.
+        wanted: what to read.
+        folder: where copies may be put.
+
+    Raises:
+        StageError: INVALID_DATA naming file, row and fix; SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE.
+    """
+    files = _data_files(context, wanted, folder)
+    records: list[Record] = []
+    bad = BadRows()
+    for name, path in files.items():
+        for number, item in enumerate(_container(name).read(path, name)):
+            if number % _STOP_EVERY == 0:
+                context.check_stop()
+            if isinstance(item, BadRow):
+                bad.add(item)
+            else:
+                records.append(item)
+    where = f"{wanted.field} ({wanted.source})"
+    if not records:
+        bad.raise_if_any(where)
+        raise StageError(ExitCode.INVALID_DATA, f"{where}: {', '.join(files)} has no rows", "give it at least 50 rows")
+    row_format, saw = choose_format(records, wanted, bad)
+    examples = []
+    for record in records:
+        try:
+            messages = row_format.parse(record.value, wanted.columns)
+            examples.append(Example(make_row(messages, _group(record, wanted.group_by)), record.origin))
+        except RowError as error:
+            bad.add(BadRow(record.file, record.position, error.message, error.hint))
+    bad.raise_if_any(where)
+    return Loaded(
+        examples,
+        row_format.NAME,
+        Finding(check="format", severity="info", message=f"{wanted.field}: {saw}"[:512], rows=len(examples)),
+        [_facts(name, path) for name, path in files.items()],
+    )
+
+
+def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[RowFormat, str]:
+    """The format asked for, or the one that most of the first rows look like, and words for what was seen.
+
+    Raises:
+        StageError: INVALID_DATA naming the columns that were seen, when no format fits.
+    """
+    formats = {
+        item.NAME: item for item in (cast(RowFormat, m) for m in modules_of("finetune_runner.data.formats").values())
+    }
+    columns = ", ".join(list(records[0].value)[:12]) or "none"
+    if wanted.format != "auto":
+        return formats[wanted.format], f"format {wanted.format} as asked for; columns: {columns}"
+    first = records[:_LOOKED_AT]
+    scores = {name: sum(item.matches(r.value, wanted.columns) for r in first) for name, item in formats.items()}
+    best = max(scores, key=lambda name: scores[name])
+    if scores[best] * 2 <= len(first):
+        bad.raise_if_any(f"{wanted.field} ({wanted.source})")
+        shapes = "; ".join(f"{item.NAME} ({item.SHAPE})" for item in formats.values())
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"{wanted.field} ({wanted.source}): {records[0].origin} has the columns {columns}, which is none of: {shapes}",
+            "rename the columns, or map them, for example columns: {prompt: question, completion: answer}",
+        )
+    return formats[
+        best
+    ], f"format {best}: {scores[best]} of the first {len(first)} rows have {formats[best].SHAPE}; columns: {columns}"
+
+
+def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> dict[str, Path]:
+    scheme = wanted.source.partition("://")[0]
+    sources = [cast(SourceScheme, module) for module in modules_of("finetune_runner.data.sources").values()]
+    source = next((item for item in sources if scheme in item.SCHEMES), None)
+    if source is None:
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"{wanted.field}.source {wanted.source}: unknown scheme",
+            f"use {', '.join(f'{s}://' for item in sources for s in item.SCHEMES)}",
+        )
+    try:
+        found = source.fetch(context, wanted.source, wanted.secret_ref, folder)
+    except StageError as error:
+        raise StageError(error.exit_code, f"{wanted.field}: {error.message}", error.hint, error.evidence) from error
+    readable = {name: found[name] for name in sorted(found) if _container_of(name) is not None}
+    if not readable:
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"{wanted.field} ({wanted.source}): no data file among {', '.join(sorted(found)[:5]) or 'nothing'}",
+            f"name files *{', *'.join(_extensions())}; JSONL, JSON and CSV also gzipped (.gz)",
+        )
+    return readable
+
+
+def _containers() -> list[Container]:
+    return [cast(Container, module) for module in modules_of("finetune_runner.data.containers").values()]
+
+
+def _extensions() -> list[str]:
+    return [extension for container in _containers() for extension in container.EXTENSIONS]
+
+
+def _container_of(name: str) -> Container | None:
+    plain = name.lower().removesuffix(".gz")
+    return next((item for item in _containers() if not name.startswith(".") and plain.endswith(item.EXTENSIONS)), None)
+
+
+def _container(name: str) -> Container:
+    found = _container_of(name)
+    assert found is not None, name  # noqa: S101 - _data_files let only readable names through
+    return found
+
+
+def _group(record: Record, path: str | None) -> str:
+    if path is None:
+        return ""
+    value = value_at(record.value, path)
+    if value is None or isinstance(value, dict | list):
+        raise RowError(f"has no value at data.groupBy {path}", "add it to every row, or leave data.groupBy out")
+    return str(value)
+
+
+def _facts(name: str, path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        return {"name": name, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
