@@ -270,12 +270,12 @@ def test_a_pod_runs_as_a_process_with_its_files_variables_and_last_words(
         "args": ["/etc/finetune/task.json", "/var/run/finetune/token"],
         "env": [
             {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            {"name": "WORK", "value": "/work"},
+            {"name": "WORK", "value": "/scratch"},
         ],
         "envFrom": [{"secretRef": {"name": "store"}}],
         "volumeMounts": [
             {"name": "task", "mountPath": "/etc/finetune"},
-            {"name": "work", "mountPath": "/work"},
+            {"name": "work", "mountPath": "/scratch"},
             {"name": "token", "mountPath": "/var/run/finetune"},
         ],
     }
