@@ -72,6 +72,22 @@ def validate_document(text: str) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
 
 
+def accepted_values(text: str) -> list[dict[str, Any]]:
+    """The objects of a text in which `validate_document` finds nothing, ready for `from_wire` of their kinds.
+
+    Empty fields that have a default are left out and 16.0 is 16, as in the API server; status is dropped.
+    """
+    values = []
+    for document in read_documents(text):
+        kind, _ = _identify(document.value)
+        if kind is None:
+            raise ValueError(f"{document.value.get('kind')} is not one of our kinds")
+        wish = {name: part for name, part in document.value.items() if name != "status"}
+        _metadata_faults(kind, wish)
+        values.append(_cleaned(wish, _schema(kind), (), []))
+    return values
+
+
 def _judge(document: Document) -> list[Problem]:
     problems = [_problem(error.position, show_path(path), error.message, error.fix) for path, error in document.errors]
     value = document.value
@@ -164,6 +180,8 @@ def _model_faults(kind: Kind, schema: Schema, value: dict[str, Any], told: set[P
         found: list[Fault] = []
         for detail in error.errors(include_url=False):
             path = _known_part(tuple(detail["loc"]), schema)
+            if path in told and detail["type"] != "rule":
+                continue
             if detail["type"] == "rule":
                 found += [_rule_fault(path, *broken) for broken in detail["ctx"]["broken"]]
             else:

@@ -1,0 +1,1 @@
+"""What people see: live progress, tables, and JSON or YAML for machines."""

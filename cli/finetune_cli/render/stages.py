@@ -1,0 +1,113 @@
+"""One line per stage and per progress, in words. Pure."""
+
+from __future__ import annotations
+
+from finetune_api.job.status import FineTuneJobStatus, StageStatus
+from finetune_api.stages import STAGES, Progress, Stage, StageResults
+
+
+def number(value: float | None) -> str:
+    """Three digits after the point, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s` or `2 h 05 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def newest_attempt(status: FineTuneJobStatus, stage: Stage) -> StageStatus | None:
+    """The newest attempt of a stage, if it was ever started."""
+    return next((attempt for attempt in reversed(status.stages) if attempt.name == stage), None)
+
+
+def stage_seconds(attempt: StageStatus | None) -> float | None:
+    """How long an ended attempt took."""
+    if attempt is None or attempt.started_at is None or attempt.finished_at is None:
+        return None
+    return (attempt.finished_at - attempt.started_at).total_seconds()
+
+
+def _prepare(results: StageResults) -> str:
+    prepared = results.prepare
+    if prepared is None:
+        return ""
+    rows = prepared.rows
+    parts = [f"{rows.train} train, {rows.validation} validation, {rows.test} test rows"]
+    parts += [f"{rows.replay} replay"] if rows.replay else []
+    parts += [f"{rows.dropped} dropped"] if rows.dropped else []
+    model = f"{prepared.model.architecture}, {prepared.model.parameters / 1e6:.4g} M parameters"
+    return f"{', '.join(parts)}; {model}"
+
+
+def _baseline(results: StageResults) -> str:
+    baseline = results.baseline
+    if baseline is None:
+        return ""
+    values = baseline.baselines.get(baseline.best, baseline.base)
+    told = ", ".join(f"{name} {value:.3f}" for name, value in list(values.items())[:3])
+    return f"best is {baseline.best}: {told}" + (" (from an earlier run)" if baseline.cached else "")
+
+
+def _train(results: StageResults) -> str:
+    trained = results.train
+    if trained is None:
+        return ""
+    ended = {"earlyStopping": ", stopped early", "budget": ", stopped by its budget"}.get(trained.stopped_by, "")
+    return (
+        f"{trained.steps}/{trained.total_steps} steps{ended}; validation loss {trained.initial_validation_loss:.3f} -> "
+        f"{trained.best_validation_loss:.3f} at step {trained.best_step}; adapter {size(trained.adapter_bytes)}"
+    )
+
+
+def _evaluate(results: StageResults) -> str:
+    evaluated = results.evaluate
+    if evaluated is None:
+        return ""
+    return f"{evaluated.rows} test rows, served as {evaluated.served_as}"
+
+
+def _publish(results: StageResults) -> str:
+    published = results.publish
+    return f"v{published.version}, {size(published.size_bytes)}" if published is not None else ""
+
+
+FACTS = {"prepare": _prepare, "baseline": _baseline, "train": _train, "evaluate": _evaluate, "publish": _publish}
+
+
+def stage_facts(stage: Stage, results: StageResults) -> str:
+    """What a finished stage found, in one line; empty while it has no result."""
+    return FACTS[stage](results)
+
+
+def stage_position(stage: Stage) -> str:
+    """`3/5`."""
+    return f"{STAGES.index(stage) + 1}/{len(STAGES)}"
+
+
+def progress_words(progress: Progress) -> str:
+    """Step, time left and losses of a running stage."""
+    parts = [progress.phase] if progress.phase else []
+    if progress.total_steps:
+        parts.append(f"{progress.step}/{progress.total_steps}")
+    if progress.eta_seconds is not None:
+        parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.validation_loss is not None:
+        parts.append(f"validation loss {progress.validation_loss:.3f}")
+    return "  ".join(parts)
