@@ -58,8 +58,8 @@ class SourceScheme(Protocol):
 class Wanted:
     """One source as the spec names it."""
 
-    field: str
-    """For example `data.train[0]`."""
+    place: str
+    """Field of the spec, for example `data.train[0]`."""
     source: str
     format: str = "auto"
     columns: Columns = field(default_factory=Columns)
@@ -108,7 +108,7 @@ def load(context: StageContext, wanted: Wanted, folder: Path) -> Loaded:
                 bad.add(item)
             else:
                 records.append(item)
-    where = f"{wanted.field} ({wanted.source})"
+    where = f"{wanted.place} ({wanted.source})"
     if not records:
         bad.raise_if_any(where)
         raise StageError(ExitCode.INVALID_DATA, f"{where}: {', '.join(files)} has no rows", "give it at least 50 rows")
@@ -124,7 +124,7 @@ def load(context: StageContext, wanted: Wanted, folder: Path) -> Loaded:
     return Loaded(
         examples,
         row_format.NAME,
-        Finding(check="format", severity="info", message=f"{wanted.field}: {saw}"[:512], rows=len(examples)),
+        Finding(check="format", severity="info", message=f"{wanted.place}: {saw}"[:512], rows=len(examples)),
         [_facts(name, path) for name, path in files.items()],
     )
 
@@ -145,11 +145,11 @@ def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[
     scores = {name: sum(item.matches(r.value, wanted.columns) for r in first) for name, item in formats.items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] * 2 <= len(first):
-        bad.raise_if_any(f"{wanted.field} ({wanted.source})")
+        bad.raise_if_any(f"{wanted.place} ({wanted.source})")
         shapes = "; ".join(f"{item.NAME} ({item.SHAPE})" for item in formats.values())
         raise StageError(
             ExitCode.INVALID_DATA,
-            f"{wanted.field} ({wanted.source}): {records[0].origin} has the columns {columns}, which is none of: {shapes}",
+            f"{wanted.place} ({wanted.source}): {records[0].origin} has columns {columns}, which is none of: {shapes}",
             "rename the columns, or map them, for example columns: {prompt: question, completion: answer}",
         )
     return formats[
@@ -164,18 +164,18 @@ def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> dict[str
     if source is None:
         raise StageError(
             ExitCode.INVALID_SPEC,
-            f"{wanted.field}.source {wanted.source}: unknown scheme",
+            f"{wanted.place}.source {wanted.source}: unknown scheme",
             f"use {', '.join(f'{s}://' for item in sources for s in item.SCHEMES)}",
         )
     try:
         found = source.fetch(context, wanted.source, wanted.secret_ref, folder)
     except StageError as error:
-        raise StageError(error.exit_code, f"{wanted.field}: {error.message}", error.hint, error.evidence) from error
+        raise StageError(error.exit_code, f"{wanted.place}: {error.message}", error.hint, error.evidence) from error
     readable = {name: found[name] for name in sorted(found) if _container_of(name) is not None}
     if not readable:
         raise StageError(
             ExitCode.INVALID_DATA,
-            f"{wanted.field} ({wanted.source}): no data file among {', '.join(sorted(found)[:5]) or 'nothing'}",
+            f"{wanted.place} ({wanted.source}): no data file among {', '.join(sorted(found)[:5]) or 'nothing'}",
             f"name files *{', *'.join(_extensions())}; JSONL, JSON and CSV also gzipped (.gz)",
         )
     return readable

@@ -74,5 +74,5 @@ def probe_conditional_writes(storage: Storage, uri: str) -> None:
         raise StageError(
             ExitCode.INVALID_SPEC,
             f"the object store behind {uri} ignores conditional writes (If-None-Match: *)",
-            "use a store that honours them (AWS S3, MinIO, Ceph, SeaweedFS, GCS); else two writers overwrite each other",
+            "use one that honours them (AWS S3, MinIO, Ceph, SeaweedFS); else two writers overwrite each other",
         )

@@ -1,0 +1,63 @@
+"""Answers against the task: they must satisfy its schema and have its label."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.job.evaluation import Task
+from finetune_runner.data.checking import TASK_SPLITS, Given, Phase, Seen
+from finetune_runner.data.json_path import value_at
+from finetune_runner.data.records import BadRow, BadRows
+from finetune_runner.errors import StageError
+
+PHASE: Phase = "rows"
+ORDER = 20
+
+
+def check(given: Given) -> Seen:
+    """Refuse answers that no correct model could give. Raises StageError: INVALID_DATA, INVALID_SPEC (the schema)."""
+    task = given.spec.evaluation.task
+    if task.schema_ is None and task.label_path is None:
+        return Seen()
+    validator = schema_validator(task.schema_) if task.schema_ is not None else None
+    bad = BadRows()
+    for split in TASK_SPLITS:
+        for example in given.splits.get(split, []):
+            wrong = wrong_answer(example.row.answer, task, validator)
+            if wrong:
+                bad.add(BadRow(example.origin, "", wrong, "correct or remove these rows, or change evaluation.task"))
+    bad.raise_if_any("answers against evaluation.task")
+    return Seen()
+
+
+def schema_validator(schema: dict[str, Any]) -> Draft202012Validator:
+    """A validator of the task's schema. Raises StageError (INVALID_SPEC) when it is no JSON Schema."""
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"evaluation.task.schema is not a JSON Schema: {error.message}"[:500],
+            "correct the schema (draft 2020-12)",
+        ) from error
+    return Draft202012Validator(schema)
+
+
+def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None) -> str:
+    """What is wrong with an expected answer; empty when nothing is."""
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError) as error:
+        return f"the answer is not JSON ({error})"
+    if validator is not None:
+        problem = next(iter(sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))), None)
+        if problem is not None:
+            return f"the answer does not satisfy the schema at {problem.json_path}: {problem.message}"
+    if task.label_path is not None and value_at(value, task.label_path) is None:
+        return f"the answer has nothing at labelPath {task.label_path}"
+    return ""
