@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from finetune_api.exit_codes import ExitCode
 from finetune_runner.data.rows import Row
-from finetune_runner.errors import StageError
 from finetune_runner.evaluation.outcomes import Outcome, from_record, to_record
+
+
+OUT_OF_DOMAIN_SUFFIX = "/ood"
 
 
 def to_jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:
@@ -41,22 +42,21 @@ def unpack_systems(data: bytes, rows: Mapping[str, Sequence[Row]]) -> dict[str, 
     """Outcomes by system. `rows[split]` gives the expected answers; a system named `x/ood` belongs to out_of_domain.
 
     Raises:
-        StageError: INVALID_DATA when the records are not those of these rows.
+        ValueError: the records are damaged, or not those of these rows.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for record in unpack(data):
-        found.setdefault(str(record["system"]), []).append(record)
-    result = {}
-    for name, records in found.items():
-        split = rows["out_of_domain" if name.endswith(OUT_OF_DOMAIN_SUFFIX) else "test"]
-        if [r["id"] for r in records] != [row.id for row in split]:
-            raise StageError(
-                ExitCode.INVALID_DATA,
-                f"stored outputs of {name} do not belong to this run's rows",
-                hint="start the run anew: its folder in storage was changed",
-            )
-        result[name] = [from_record(r, row.answer) for r, row in zip(records, split, strict=True)]
-    return result
-
-
-OUT_OF_DOMAIN_SUFFIX = "/ood"
+    found: dict[str, list[Outcome]] = {}
+    try:
+        for record in unpack(data):
+            name = str(record["system"])
+            split = rows["out_of_domain" if name.endswith(OUT_OF_DOMAIN_SUFFIX) else "test"]
+            outcomes = found.setdefault(name, [])
+            row = split[len(outcomes)]
+            if record["id"] != row.id:
+                raise ValueError(f"outputs of {name} belong to other rows")
+            outcomes.append(from_record(record, row.answer))
+    except (KeyError, TypeError, IndexError, OSError, EOFError) as error:
+        raise ValueError(f"stored outputs cannot be read: {error!r}") from error
+    for name, outcomes in found.items():
+        if len(outcomes) != len(rows["out_of_domain" if name.endswith(OUT_OF_DOMAIN_SUFFIX) else "test"]):
+            raise ValueError(f"outputs of {name} are incomplete")
+    return found

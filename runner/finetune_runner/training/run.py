@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+HISTORY = "train/history.json"
 PROGRESS_EVERY_S = 1.0
 
 
@@ -358,6 +359,13 @@ class TrainingRun:
         return best
 
     def _result(self, best: Checkpoint, duration_s: float) -> TrainResult:
+        if self.world.main:
+            # The kept checkpoint knows the curve only up to its own step.
+            self.context.fence.check()
+            self.context.storage.write_bytes(
+                f"{self.context.task.run_uri}/{HISTORY}",
+                json.dumps([asdict(point) for point in self.state.history]).encode(),
+            )
         ended_by: dict[str, Literal["completed", "earlyStopping", "budget"]] = {
             "earlyStopping": "earlyStopping",
             "budget": "budget",

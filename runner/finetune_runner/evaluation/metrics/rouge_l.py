@@ -9,9 +9,9 @@ from finetune_runner.evaluation.outcomes import Outcome
 
 
 def _rows(outcomes: Sequence[Outcome], _settings: Settings) -> Array:
-    from rouge_score import rouge_scorer
+    from rouge_score import rouge_scorer, tokenizers
 
-    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizers.DefaultTokenizer(use_stemmer=False))
     return mean_rows([scorer.score(o.expected, o.text or "")["rougeL"].fmeasure for o in outcomes])
 
 

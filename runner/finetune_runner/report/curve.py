@@ -1,0 +1,51 @@
+"""The loss curve as inline SVG. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH, HEIGHT = 720, 260
+LEFT, BOTTOM, TOP, RIGHT = 56, 34, 12, 12
+
+
+def loss_curve(points: Sequence[Mapping[str, Any]]) -> str:
+    """Validation (solid) and training (dashed) loss over optimiser steps."""
+    values = [p["validation_loss"] for p in points] + [
+        p["train_loss"] for p in points if p.get("train_loss") is not None
+    ]
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    last = max(p["step"] for p in points) or 1
+
+    def place(step: float, loss: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
+        y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (loss - low) / span)
+        return round(x, 1), round(y, 1)
+
+    def line(key: str, style: str) -> str:
+        path = " ".join("{},{}".format(*place(p["step"], p[key])) for p in points if p.get(key) is not None)
+        return f'<polyline points="{path}" fill="none" stroke-width="2" {style}/>'
+
+    dots = "".join(
+        '<circle cx="{}" cy="{}" r="3" fill="#2a7"/>'.format(*place(p["step"], p["validation_loss"])) for p in points
+    )
+    axes = "".join(
+        f'<text x="{LEFT - 8}" y="{place(0, value)[1] + 4}" text-anchor="end">{value:.3g}</text>'
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place(0, value)[1]}" y2="{place(0, value)[1]}" stroke="#8884"/>'
+        for value in (low, low + span / 2, low + span)
+    )
+    floor = HEIGHT - BOTTOM + 20
+    labels = (
+        f'<text x="{LEFT}" y="{floor}">0</text>'
+        f'<text x="{WIDTH - RIGHT}" y="{floor}" text-anchor="end">step {last}</text>'
+        f'<text x="{WIDTH / 2}" y="{floor}" text-anchor="middle">validation: solid, training: dashed</text>'
+    )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss over steps" font-size="12" '
+        f'fill="currentColor" font-family="system-ui, sans-serif">{axes}{labels}'
+        + line("validation_loss", 'stroke="#2a7"')
+        + line("train_loss", 'stroke="#77a" stroke-dasharray="5 4"')
+        + dots
+        + "</svg>"
+    )

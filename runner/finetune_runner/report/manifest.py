@@ -1,0 +1,75 @@
+"""manifest.json of a version: the deploy unit. All a server, an auditor or the next run needs to know. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from importlib import metadata
+from typing import Any
+
+from finetune_api.stages import EvaluateResult, PrepareResult, StageTask, TrainResult
+
+FORMAT = 1
+LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of what computed the version."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def version_manifest(
+    task: StageTask,
+    number: int,
+    now: datetime,
+    files: Mapping[str, Mapping[str, Any]],
+    template: str,
+    lineage: Any,
+    prepared: PrepareResult,
+    trained: TrainResult,
+    evaluated: EvaluateResult,
+) -> dict[str, Any]:
+    """The manifest. `base.weights` says which form of the base the adapter was judged on."""
+    spec, baseline = task.spec, task.results.baseline
+    method = task.plan.method if task.plan is not None else spec.method.type
+    return {
+        "format": FORMAT,
+        "adapter": {"namespace": task.job.namespace, "name": task.adapter, "version": f"v{number}"},
+        "createdAt": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "job": task.job.to_wire(),
+        "run": {"uri": task.run_uri},
+        "base": {
+            "source": spec.model.source,
+            "revision": prepared.revision,
+            "digest": prepared.model_digest,
+            "weights": "nf4-double-quant" if method == "qlora" else (task.plan.precision if task.plan else "fp32"),
+        },
+        "servedAs": evaluated.served_as,
+        "method": method,
+        "files": dict(files),
+        "promptTemplate": template,
+        "generation": {"greedy": True, "maxNewTokens": spec.evaluation.max_new_tokens},
+        "data": {
+            "digest": prepared.data_digest,
+            "testDigest": prepared.test_digest,
+            "rows": prepared.rows.to_wire(),
+            "lineage": lineage,
+        },
+        "hyperparameters": {**spec.method.to_wire(), **spec.training.to_wire()},
+        "seed": spec.training.seed,
+        "plan": task.plan.to_wire() if task.plan is not None else None,
+        "training": trained.to_wire(),
+        "evaluation": evaluated.to_wire(),
+        "baseline": baseline.to_wire() if baseline is not None else None,
+        "gates": [gate.to_wire() for gate in task.gates],
+        "parent": task.incumbent.version if task.incumbent is not None else None,
+        "image": task.image,
+        "libraries": library_versions(),
+        "fingerprint": task.fingerprint,
+    }

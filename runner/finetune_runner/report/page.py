@@ -1,0 +1,152 @@
+"""report.html: one page without scripts and without anything loaded from elsewhere. Pure: data in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from finetune_api.job.evaluation import LOWER_IS_BETTER
+from finetune_runner.report.curve import loss_curve
+from finetune_runner.report.document import CLASSES_SHOWN, Document
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --good: #2a7; --soft: #8882; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; margin: .5rem 0; } td, th { border: 1px solid var(--line); padding: .3rem .6rem; }
+th { text-align: left; background: var(--soft); font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.text { white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; max-width: 24rem; font-size: .9rem; }
+.wide { overflow-x: auto; } .note { color: #888; } svg { max-width: 100%; height: auto; }
+"""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def render(document: Document, samples: Sequence[Mapping[str, Any]]) -> str:
+    """The whole page. Every text that comes from data is escaped."""
+    job = document["job"]
+    title = f"{document['adapter']}: evaluation of {job['namespace']}/{job['name']}, run {job['run']}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        _summary(document),
+        "<h2>Metrics</h2>",
+        _metrics(document),
+        "<h2>Gates</h2>",
+        _gates(document),
+    ]
+    if "perClass" in document:
+        parts += ["<h2>F1 per class</h2>", _per_class(document["perClass"])]
+        parts += ["<h2>Confusion</h2>", _confusion(document["confusion"])]
+    if document["lossCurve"]:
+        parts += ["<h2>Loss</h2>", loss_curve(document["lossCurve"])]
+    if samples:
+        parts += ["<h2>Samples</h2>", _samples(samples)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _summary(document: Document) -> str:
+    incumbent = f", compared with {document['incumbent']}" if document["incumbent"] else ""
+    uses = document["testUses"]
+    often = "for the first time" if uses == 1 else f"for the {uses}th time"
+    return (
+        f"<p>Base {escape(document['base'])}, method {escape(document['method'])}, judged as "
+        f"<b>{escape(document['servedAs'])}</b>{escape(incumbent)}. Test split of {document['rows']} rows, used {often} "
+        f"by this adapter. Intervals are 90 %, by bootstrap over test rows.</p>"
+    )
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, a dash for none."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of ready-made cells."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _cell(text: str, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+
+
+def _metrics(document: Document) -> str:
+    references: Mapping[str, Mapping[str, float]] = document["references"]
+    other = document["otherForm"]
+    head = ["metric", *map(escape, references), "tuned", "90 % interval", *(["other form"] if other else [])]
+    rows = []
+    for name, found in document["metrics"].items():
+        better = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
+        cells = [f'<td title="{better}">{escape(name)}</td>']
+        cells += [_cell(number(values.get(name)), "n") for values in references.values()]
+        cells += [_cell(number(found["value"]), "n"), _cell(f"{number(found['low'])} to {number(found['high'])}", "n")]
+        if other:
+            cells.append(_cell(number(other.get(name)), "n"))
+        rows.append(cells)
+    return _table(head, rows)
+
+
+def _condition(gate: Mapping[str, Any]) -> str:
+    conditions = {"minimum": ">=", "maximum": "<=", "minimumGain": "gain >=", "maximumRegression": "regression <="}
+    said = next(f"{sign} {gate[key]}" for key, sign in conditions.items() if key in gate)
+    return f"{gate['metric']} {said}" + (f" over {gate['over']}" if "over" in gate else "")
+
+
+def _gates(document: Document) -> str:
+    if not document["gates"]:
+        return '<p class="note">This run has no gates.</p>'
+    rows = []
+    for item in document["gates"]:
+        evidence = item["evidence"]
+        reference = evidence.get("reference")
+        against = f"{number(reference)} ({evidence.get('referenceName', '')})" if reference is not None else "–"
+        interval = f"{number(evidence['low'])} to {number(evidence['high'])}"
+        rows.append(
+            [
+                _cell(_condition(item["gate"])),
+                _cell(number(evidence["candidate"]), "n"),
+                _cell(against, "n"),
+                _cell(("difference " if reference is not None else "") + interval, "n"),
+            ]
+        )
+    table = _table(["gate", "tuned", "compared with", "90 % interval"], rows)
+    return table + '<p class="note">The verdicts are in the status of the FineTuneJob.</p>'
+
+
+def _per_class(classes: Sequence[Mapping[str, Any]]) -> str:
+    rows = [[_cell(c["class"]), _cell(number(c["f1"]), "n"), _cell(str(c["rows"]), "n")] for c in classes]
+    return _table(["class", "f1", "test rows"], rows)
+
+
+def _confusion(confusion: Mapping[str, Any]) -> str:
+    classes = confusion["classes"]
+    if len(classes) > CLASSES_SHOWN:
+        return f'<p class="note">{len(classes)} classes; the matrix is in evaluation.json.</p>'
+    rows = []
+    for name, counts in zip(classes, confusion["counts"], strict=True):
+        total = max(1, sum(counts))
+        shaded = [
+            f'<td class="n" style="background: rgba(40, 160, 110, {count / total * 0.7:.2f})">{count}</td>' for count in counts
+        ]
+        rows.append([f"<th>{escape(name)}</th>", *shaded])
+    note = '<p class="note">Rows: expected. Columns: answered.</p>'
+    return _table(["", *map(escape, confusion["columns"])], rows) + note
+
+
+def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            _cell("\n".join(f"{m['role']}: {m['content']}" for m in sample["prompt"]), "text"),
+            _cell(sample["expected"], "text"),
+            _cell(sample["baseline"] if sample["baseline"] is not None else "–", "text"),
+            _cell(sample["tuned"] or "", "text"),
+        ]
+        for sample in samples
+    ]
+    return _table(["prompt", "expected", "baseline", "tuned"], rows)
