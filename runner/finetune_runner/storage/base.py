@@ -52,5 +52,7 @@ class Storage(Protocol):
 
 
 def join(uri: str, *parts: str) -> str:
-    """A URI below another."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    """A URI below another; a slash at its end stays, so that it can be listed as a folder."""
+    return "/".join(
+        [uri.rstrip("/"), *(part.strip("/") for part in parts[:-1]), *(part.lstrip("/") for part in parts[-1:])]
+    )

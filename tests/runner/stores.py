@@ -1,0 +1,107 @@
+"""Stores and tasks for the tests of storage, prepare and the process around a stage."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from finetune_api.stages import Progress, StageTask
+from finetune_runner.context import Environment, StageContext, open_context
+from tests.cluster.harness.s3 import Identity, S3Server
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def write_secret(folder: Path, name: str, identity: Identity) -> dict[str, str]:
+    """A Secret as a volume mounts it; returns the reference."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "AWS_ACCESS_KEY_ID").write_text(identity.access_key + "\n")
+    (folder / name / "AWS_SECRET_ACCESS_KEY").write_text(identity.secret_key)
+    return {"name": name}
+
+
+def s3_storage(server: S3Server, folder: Path, prefix: str = "", identity: Identity | None = None) -> dict[str, Any]:
+    """`storage` of a spec for a fresh bucket of a server, with its Secret below `folder/secrets`."""
+    return {
+        "uri": f"s3://{server.make_bucket()}{prefix}",
+        "endpoint": server.endpoint,
+        "secretRef": write_secret(folder / "secrets", "store", identity or server.writer),
+    }
+
+
+@dataclass
+class PrepareWorld:
+    """A folder with data files, a model and a store."""
+
+    folder: Path
+    model: str
+    storage: dict[str, Any] = field(default_factory=dict)
+    said: list[Progress] = field(default_factory=list)
+
+    def write(self, name: str, rows: list[dict[str, Any]]) -> str:
+        """Write JSON lines and return their source."""
+        (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return f"file://{self.folder}/{name}"
+
+    def task(self, data: dict[str, Any], stage: str = "prepare", **spec: Any) -> StageTask:
+        """A task with this `data` section."""
+        return StageTask.from_wire(
+            {
+                "stage": stage,
+                "job": {"namespace": "team", "name": "job", "uid": "uid-1", "run": 1},
+                "adapter": "triage",
+                "attempt": 1,
+                "storage": self.storage or {"uri": f"file://{self.folder}/store"},
+                "spec": {
+                    "model": {"source": self.model},
+                    "data": data,
+                    "output": {"adapterRef": {"name": "triage"}},
+                    **spec,
+                },
+                "createdAt": "2026-03-01T12:00:00Z",
+            }
+        )
+
+    def open(self, task: StageTask) -> StageContext:
+        """The context of a task."""
+        scratch = self.folder / "scratch"
+        environ = {"FINETUNE_SCRATCH": str(scratch), "FINETUNE_SECRETS": str(self.folder / "secrets")}
+        return open_context(
+            task,
+            Environment.of(environ, str(scratch)),
+            clock=lambda: NOW,
+            progress=self.said.append,
+            stop=threading.Event(),
+        )
+
+
+def exchange(prompt: str, answer: str) -> dict[str, str]:
+    """A row of format promptCompletion."""
+    return {"prompt": prompt, "completion": answer}
+
+
+_SUBJECTS = ("invoice", "parcel", "password", "refund", "charger", "receipt", "login", "box", "screen", "contract")
+_VERBS = ("is missing", "arrived broken", "does not work", "was sent twice", "is too late", "looks wrong")
+_WISHES = (
+    "please call me back",
+    "what shall I do",
+    "I want my money",
+    "send another",
+    "can you look",
+    "close my account",
+)
+LABELS = ("billing", "shipping", "access")
+
+
+def varied(count: int, start: int = 0) -> list[dict[str, str]]:
+    """Rows that are no near-duplicates of each other."""
+    rows = []
+    for number in range(start, start + count):
+        subject, verb = _SUBJECTS[number % 10], _VERBS[number // 10 % 6]
+        wish = _WISHES[number // 60 % 6]
+        rows.append(exchange(f"Case {number}: the {subject} {verb}, {wish} by day {number * 7}.", LABELS[number % 3]))
+    return rows
