@@ -12,6 +12,10 @@ from pathlib import Path
 from finetune_cli.errors import CliError
 
 
+class RunLockedError(CliError):
+    """Another process runs a job of this state."""
+
+
 @dataclass(frozen=True)
 class StateDir:
     """Names of the places inside the state folder."""
@@ -77,7 +81,7 @@ def open_state(folder: Path, *, create: bool) -> StateDir:
 
 @contextmanager
 def run_lock(state: StateDir) -> Iterator[None]:
-    """Held while jobs of this state are driven. Raises CliError at once when another process holds it."""
+    """Held while jobs of this state are driven. Raises RunLockedError at once when another process holds it."""
     path = state.root / "run.lock"
     with path.open("a+", encoding="utf-8") as file:
         try:
@@ -86,7 +90,7 @@ def run_lock(state: StateDir) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip()
             who = f"process {holder}" if holder else "another process"
-            raise CliError(
+            raise RunLockedError(
                 f"{state.root} is in use: {who} is running a job there",
                 "Wait until it ends, stop it with Ctrl-C, or use another folder with --state DIR.",
             ) from error

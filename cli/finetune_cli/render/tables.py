@@ -1,0 +1,83 @@
+"""Lists of objects as tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rich.table import Table
+from rich.text import Text
+
+from finetune_api.adapterversion import AdapterVersion
+from finetune_api.finetunejob import FineTuneJob
+from finetune_cli.render.stages import number
+
+STYLES = {
+    "Passed": "green",
+    "Succeeded": "green",
+    "Approved": "green",
+    "Failed": "red",
+    "GateFailed": "red",
+    "Rejected": "red",
+    "Inconclusive": "yellow",
+    "Suspended": "yellow",
+    "PendingApproval": "yellow",
+}
+
+
+def age(since: datetime | None, now: datetime) -> str:
+    """`5m`, `3h` or `2d`, as kubectl says it."""
+    if since is None:
+        return "-"
+    seconds = max(0, int((now - since).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, style=STYLES.get(word, ""))
+
+
+def jobs_table(jobs: list[FineTuneJob], now: datetime) -> Table:
+    """Jobs with the columns of `kubectl get finetunejobs`."""
+    table = _table("NAME", "RUN", "PHASE", "PROGRESS", "VERSION", "VERDICT", "METRIC", "AGE")
+    for job in jobs:
+        status = job.status
+        table.add_row(
+            job.metadata.name,
+            str(status.run) if status else "-",
+            _coloured(status.phase if status else "Pending"),
+            (status.progress if status else "") or "-",
+            status.version.name if status and status.version else "-",
+            _coloured((status.verdict if status else None) or "-"),
+            (status.metric if status else "") or "-",
+            age(job.metadata.creation_timestamp, now),
+        )
+    return table
+
+
+def versions_table(versions: list[AdapterVersion], now: datetime) -> Table:
+    """Versions of an Adapter, oldest first."""
+    table = _table("VERSION", "PHASE", "VERDICT", "METRICS", "PARENT", "SERVED BY", "DECISIONS", "AGE")
+    for version in versions:
+        spec, status = version.spec, version.status
+        decisions = ", ".join(f"{decision.decision} by {decision.by}" for decision in spec.decisions)
+        table.add_row(
+            f"v{spec.version}",
+            _coloured(status.phase if status else "-"),
+            _coloured(spec.verdict),
+            ", ".join(f"{name} {number(value)}" for name, value in list(spec.metrics.items())[:3]),
+            spec.parent or "-",
+            ", ".join(status.channels) if status and status.channels else "-",
+            decisions or "-",
+            age(spec.created_at, now),
+        )
+    return table

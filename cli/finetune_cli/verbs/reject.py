@@ -1,0 +1,18 @@
+"""Reject a version of the local registry: it is never released.
+
+In a cluster decisions are made with kubectl under the person's own name (docs/cli.md says how).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from finetune_cli.decision import EXAMPLES_OF, add_decision_arguments, decide_version
+
+EXAMPLES = EXAMPLES_OF["reject"]
+add_arguments = add_decision_arguments
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record the rejection."""
+    return decide_version(args, "reject")
