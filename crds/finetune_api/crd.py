@@ -238,6 +238,8 @@ def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish:
     if "const" in node:
         result["enum"] = [node["const"]]
     result |= _bounds(node)
+    if wish and (low := result.get("minimum", 0)) != int(low):
+        result["x-kubernetes-validations"] = [_fractional_minimum(low)]
     if "items" in node:
         result["items"] = _structural(node["items"], definitions, wish=wish)
     if "properties" in node:
@@ -279,6 +281,11 @@ def _bounds(node: Mapping[str, Any]) -> Schema:
         elif exclusive in node:
             result |= {bound: _tidy(node[exclusive]), exclusive: True}
     return result
+
+
+def _fractional_minimum(low: float) -> dict[str, str]:
+    """A bound such as 0.01, once more as CEL: the API server compares a whole number with the bound cut to 0."""
+    return {"rule": f"self >= {low}", "message": f"the number is too small; write at least {low:g}"}
 
 
 def _tidy(number: float) -> float:

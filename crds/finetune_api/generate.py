@@ -66,6 +66,7 @@ def _rules(schema: Schema, path: str = "") -> list[tuple[str, str]]:
     found = [
         ((path + rule.get("fieldPath", "")).lstrip(".") or "object", rule["message"])
         for rule in schema.get("x-kubernetes-validations", [])
+        if schema["type"] == "object"  # a number's rule repeats its range
     ]
     for name, member in schema.get("properties", {}).items():
         if name != "status":

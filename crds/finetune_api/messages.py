@@ -107,8 +107,8 @@ def _range(node: Schema) -> str:
 
 
 def _either(values: Iterable[object]) -> str:
-    words = [str(value) for value in values]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    *first, last = (str(value) for value in values)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _lower_first(text: str) -> str:
@@ -167,7 +167,7 @@ def _not_an_object(detail: ErrorDetails, path: Path, schema: Schema, node: Schem
 
 
 def _not_a_choice(detail: ErrorDetails, path: Path, schema: Schema, node: Schema) -> Said:
-    values = [str(value) for value in node.get("enum", [])]
+    values = [str(value) for value in node["enum"]]
     near = suggestion(str(detail["input"]), values)
     return f"is {shown(detail['input'])}", f"{near} Write {_either(values)}" if near else f"write {_either(values)}"
 

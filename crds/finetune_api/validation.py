@@ -149,7 +149,7 @@ def _metadata_faults(kind: Kind, value: dict[str, Any]) -> list[Fault]:
 def _cleaned(value: Any, schema: Schema, path: Path, faults: list[Fault]) -> Any:  # any JSON
     """The value as the API server sees it before its checks.
 
-    An empty field with a default is as if left out, one without is a fault; a whole number may be written as 16.0.
+    An empty field is as if left out (an empty entry of a list is a fault); a whole number may be written as 16.0.
     """
     if schema.get("x-kubernetes-preserve-unknown-fields") or path == ("metadata",):
         return value
@@ -166,10 +166,8 @@ def _cleaned(value: Any, schema: Schema, path: Path, faults: list[Fault]) -> Any
     result = {}
     for name, member in value.items():
         inner = member_of(schema, name)
-        if member is not None:
+        if member is not None or not inner:
             result[name] = _cleaned(member, inner, (*path, name), faults)
-        elif inner and "default" not in inner:
-            faults.append(((*path, name), "is empty", "write a value, or remove the line"))
     return result
 
 

@@ -1,0 +1,196 @@
+"""Reading YAML and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from finetune_api.validation import Problem, validate_document
+from finetune_api.yaml_document import UnreadableError, read_documents, scalar_value
+from tests.contract.corpus_files import BAD, FOLDER, GOOD
+
+SMALLEST = (FOLDER / "good" / "job-smallest.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("2e-4", 0.0002), ("1e3", 1000.0), ("1.", 1.0), (".5", 0.5), ("+.5", 0.5), ("1_0.5", 10.5), ("-0.5", -0.5),
+        ("16", 16), ("+5", 5), ("-7", -7), ("1_000", 1000), ("0x1F", 31), ("0o17", 15), ("017", 15), ("0b11", 3),
+        ("08", 8.0), ("-0x10", -16), ("-0", 0), ("5_", 5), ("99999999999999999999", 1e20),
+        ("yes", True), ("Y", True), ("on", True), ("True", True),
+        ("no", False), ("NO", False), ("off", False), ("n", False),
+        ("", None), ("~", None), ("null", None), ("NULL", None),
+        ("yEs", "yEs"), ("1:30", "1:30"), ("2026-01-01", "2026-01-01"), ("0o8", "0o8"), ("0x", "0x"), ("_1", "_1"),
+        (".", "."), ("=", "="), ("1e400", "1e400"), ("10%", "10%"), ("1e", "1e"), ("e5", "e5"), ("triage", "triage"),
+    ],
+)  # fmt: skip
+def test_an_unquoted_word_means_what_it_means_to_the_api_server(text: str, meaning: object) -> None:
+    value = scalar_value(text)
+    assert value == meaning
+    assert type(value) is type(meaning)
+
+
+def test_what_is_no_number_in_json() -> None:
+    assert math.isnan(scalar_value(".nan"))
+    assert scalar_value(".inf") == math.inf
+
+
+def test_quoted_words_stay_words() -> None:
+    (document,) = read_documents("a: '2e-4'\nb: \"yes\"\nc: |\n  5\nd: !!str 5\ne: !!int '5'\n")
+    assert document.value == {"a": "2e-4", "b": "yes", "c": "5\n", "d": "5", "e": 5}
+
+
+def test_anchors_and_merges_are_written_out() -> None:
+    (document,) = read_documents("a: &x {p: 1, q: [2]}\nb: *x\nc: {<<: *x, p: 3}\nd: {<<: [{r: 1}, *x]}\n")
+    assert document.value["b"] == {"p": 1, "q": [2]}
+    assert document.value["c"] == {"p": 3, "q": [2]}
+    assert document.value["d"] == {"r": 1, "p": 1, "q": [2]}
+
+
+def test_a_position_is_that_of_the_key_or_of_its_parent() -> None:
+    (document,) = read_documents("a:\n  b: [1,\n    {c: 2}]\n")
+    assert document.position_of(("a", "b")).line == 2
+    assert document.position_of(("a", "b", 1, "c")).line == 3
+    assert document.position_of(("a", "b", 1, "missing")).line == 3
+    assert document.position_of(("z",)).line == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", "is not valid YAML"),
+        ("a:\n\tb: 1", "is not valid YAML"),
+        ("a: *nowhere", "anchor nowhere"),
+        ("? [a]\n: b", "a key that is not a word"),
+        ("~: 1", "an empty key"),
+        ("a: !!binary aGk=", "the tag !!binary"),
+        ("<<: 5", "merges something that is not a mapping"),
+        ("[" * 100 + "]" * 100, "nested deeper than 64"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)), "aliases"),
+        ("\x00", "is not valid YAML"),
+        ("%YAML 9", "is not valid YAML"),
+    ],
+)  # fmt: skip
+def test_unreadable_text_is_refused_with_its_place(text: str, words: str) -> None:
+    with pytest.raises(UnreadableError, match=words):
+        read_documents(text)
+    (problem,) = validate_document(text)
+    assert words in problem.message
+    assert problem.line >= 1
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n---\n", "~"])
+def test_an_empty_file_is_a_problem(text: str) -> None:
+    (problem,) = validate_document(text)
+    assert "is empty" in problem.message
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_their_lines() -> None:
+    text = SMALLEST + "  training: {epochs: 0, packing: enable}\n  compute:\n    nodes: 0\n    pol: a100\n"
+    problems = validate_document(text)
+    assert [(p.path, p.line) for p in problems] == [
+        ("spec.training.epochs", 9),
+        ("spec.training.packing", 9),
+        ("spec.compute.nodes", 11),
+        ("spec.compute.pol", 12),
+    ]
+    assert problems[-1] == Problem("spec.compute.pol", 12, 5, "is not a field of spec.compute", "did you mean pool?")
+
+
+def test_all_broken_rules_of_one_object_are_told() -> None:
+    text = SMALLEST + "  evaluation: {metrics: [{name: f1}, {name: schemaValid}]}\n"
+    assert len(validate_document(text)) == 2
+
+
+def test_every_document_of_a_file_is_judged() -> None:
+    pool = (FOLDER / "good" / "pool-smallest.yaml").read_text(encoding="utf-8")
+    assert validate_document(f"{pool}---\n{SMALLEST}") == []
+    broken = SMALLEST.replace("hf://acme/base", "hf://acme")
+    (problem,) = validate_document(f"{pool}---\n{broken}")
+    assert problem.path == "spec.model.source"
+    assert problem.line == 5 + len(pool.splitlines()) + 1
+
+
+def test_a_byte_order_mark_and_windows_lines_are_read() -> None:
+    assert validate_document("\ufeff" + SMALLEST.replace("\n", "\r\n")) == []
+
+
+def test_a_status_from_kubectl_get_is_passed_over() -> None:
+    assert validate_document(SMALLEST + "status: {phase: Running, whatever: 1}\n") == []
+
+
+def test_a_long_value_is_shown_short() -> None:
+    (problem,) = validate_document(SMALLEST + f"  compute: {{pool: {'A' * 60}}}\n")
+    assert "AAA..." in problem.message
+    assert len(problem.message) < 120
+
+
+# The parser's own weak spots, found by this test and kept as examples.
+@given(st.text(max_size=80))
+@example("%")
+@example("\ufeff")
+@example("!<")
+@example("a: !<>\n")
+@example("\x85- ")
+@example('"\\xZZ"')
+@example('"\\U00110000"')
+@example("%TAG ! \n---")
+@example("&a *a")
+@example("a: &a {b: *a}")
+def test_no_text_raises(text: str) -> None:
+    assert all(problem.message and problem.fix for problem in validate_document(text))
+
+
+ALPHABET = st.sampled_from(
+    [
+        *"abc:-{}[]!&*|>%@`'\"#?,~ \n\t",
+        "- ",
+        ": ",
+        "\n  ",
+        "spec",
+        "kind: FineTuneJob\n",
+        "---\n",
+        "<<",
+        "1e5",
+        "\x85",
+        "\u2028",
+    ]
+)
+
+
+@given(st.lists(ALPHABET, max_size=40).map("".join))
+def test_no_text_that_looks_like_yaml_raises(text: str) -> None:
+    assert all(problem.message for problem in validate_document(text))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+LINES = [line for file in (*GOOD, *BAD) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=12))
+def test_no_mixture_of_real_lines_raises(lines: list[str]) -> None:
+    assert all(problem.message and problem.fix for problem in validate_document("\n".join(lines)))
+
+
+@given(st.data())
+def test_any_value_anywhere_is_judged_without_a_traceback(data: st.DataObject) -> None:
+    job: dict[str, Any] = read_documents(SMALLEST)[0].value
+    part: Any = job
+    for _ in range(data.draw(st.integers(0, 4))):
+        names = [name for name, value in part.items() if isinstance(value, dict)]
+        if not names:
+            break
+        part = part[data.draw(st.sampled_from(names))]
+    key = data.draw(st.sampled_from([*part, "training", "compute", "evaluation", "metadata", "x"]))
+    part[key] = data.draw(JSON)
+    assert all(problem.message and problem.fix for problem in validate_document(json.dumps(job)))
