@@ -144,7 +144,7 @@ def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[
     first = records[:_LOOKED_AT]
     scores = {name: sum(item.matches(r.value, wanted.columns) for r in first) for name, item in formats.items()}
     best = max(scores, key=lambda name: scores[name])
-    if scores[best] * 2 <= len(first):
+    if not scores[best] or scores[best] * 2 < len(first):
         bad.raise_if_any(f"{wanted.place} ({wanted.source})")
         shapes = "; ".join(f"{item.NAME} ({item.SHAPE})" for item in formats.values())
         raise StageError(

@@ -1,0 +1,336 @@
+"""Layouts and containers: what is accepted, and what is said about rows that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.job.data import Columns
+from finetune_runner.data.containers import jsonl
+from finetune_runner.data.loading import Loaded, Wanted, load
+from finetune_runner.data.records import BadRow, Record
+from finetune_runner.data.rows import Row, content_id, make_row, read_rows, write_rows
+from finetune_runner.errors import StageError
+from tests.runner.stores import PrepareWorld, exchange
+
+USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+GOOD = b'{"prompt": "p", "completion": "c"}'
+
+
+@pytest.fixture
+def load_file(tmp_path: Path) -> Any:
+    """Write one file and load it."""
+
+    def do(name: str, content: bytes, **wanted: Any) -> Loaded:
+        world = PrepareWorld(tmp_path, "file:///model")
+        (tmp_path / name).write_bytes(content)
+        source = f"file://{tmp_path}/{name}"
+        context = world.open(world.task({"train": [{"source": source}]}))
+        return load(context, Wanted("data.train[0]", source, **wanted), tmp_path / "copies")
+
+    return do
+
+
+def lines(*rows: Any) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def messages_of(loaded: Loaded) -> list[list[str]]:
+    return [[f"{m['role']}: {m['content']}" for m in example.row.messages] for example in loaded.examples]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "name", "messages"),
+    [
+        pytest.param({"messages": [USER, ASSISTANT]}, {}, "chat", ["user: Hi", "assistant: Hello"], id="chat"),
+        pytest.param(
+            {"messages": [{"role": "system", "content": "Be kind"}, USER, ASSISTANT, USER, ASSISTANT]},
+            {},
+            "chat",
+            ["system: Be kind", "user: Hi", "assistant: Hello", "user: Hi", "assistant: Hello"],
+            id="chat with system and turns",
+        ),
+        pytest.param(
+            {"talk": [USER, ASSISTANT], "system": "Be kind"},
+            {"messages": "talk"},
+            "chat",
+            ["system: Be kind", "user: Hi", "assistant: Hello"],
+            id="chat, mapped",
+        ),
+        pytest.param(
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ASSISTANT]},
+            {},
+            "chat",
+            ["user: Hi", "assistant: Hello"],
+            id="chat with text parts",
+        ),
+        pytest.param(
+            {"messages": json.dumps([USER, ASSISTANT])}, {}, "chat", ["user: Hi", "assistant: Hello"], id="chat as text"
+        ),
+        pytest.param(
+            {"instruction": "Add", "input": "1+1", "output": "2"},
+            {},
+            "alpaca",
+            ["user: Add\n\n1+1", "assistant: 2"],
+            id="alpaca",
+        ),
+        pytest.param(
+            {"instruction": "Add", "input": "", "output": "2"},
+            {},
+            "alpaca",
+            ["user: Add", "assistant: 2"],
+            id="alpaca, no input",
+        ),
+        pytest.param(
+            exchange("Hi", "Hello"), {}, "promptCompletion", ["user: Hi", "assistant: Hello"], id="promptCompletion"
+        ),
+        pytest.param(
+            {"text": "Hi", "label": "greeting", "id": 7},
+            {"prompt": "text", "completion": "label"},
+            "promptCompletion",
+            ["user: Hi", "assistant: greeting"],
+            id="promptCompletion, mapped",
+        ),
+    ],
+)
+def test_a_layout_is_detected_and_parsed(
+    load_file: Any, row: dict[str, Any], columns: dict[str, str], name: str, messages: list[str]
+) -> None:
+    loaded = load_file("a.jsonl", lines(row, row), columns=Columns.from_wire(columns))
+    assert loaded.format == name
+    assert messages_of(loaded) == [messages, messages]
+    assert f"format {name}: 2 of the first 2 rows" in loaded.finding.message
+
+
+def csv_bytes(delimiter: str) -> bytes:
+    target = io.StringIO()
+    writer = csv.writer(target, delimiter=delimiter)
+    writer.writerows([["prompt", "completion"], ["a, b; c\nd", 'say "e"'], ["f", "g"]])
+    return target.getvalue().encode()
+
+
+def parquet_bytes() -> bytes:
+    target = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["a, b; c\nd", "f"], "completion": ['say "e"', "g"]}), target)
+    return target.getvalue()
+
+
+ROWS = [exchange("a, b; c\nd", 'say "e"'), exchange("f", "g")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", lines(*ROWS)),
+        ("a.ndjson", lines(*ROWS)),
+        ("a.jsonl.gz", gzip.compress(lines(*ROWS))),
+        ("gzip-by-content.jsonl", gzip.compress(lines(*ROWS))),
+        ("bom.jsonl", b"\xef\xbb\xbf" + lines(*ROWS)),
+        ("crlf.jsonl", lines(*ROWS).replace(b"\n", b"\r\n")),
+        ("no-last-line-end.jsonl", lines(*ROWS).rstrip(b"\n")),
+        ("blank-lines.jsonl", b"\n\n" + lines(*ROWS).replace(b"\n", b"\n  \n")),
+        ("a.json", json.dumps(ROWS, indent=2).encode()),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("wrapped.json", json.dumps({"data": ROWS}).encode()),
+        ("lines.json", lines(*ROWS)),
+        ("a.csv", csv_bytes(",")),
+        ("semicolon.csv", csv_bytes(";")),
+        ("a.tsv", csv_bytes("\t")),
+        ("bom.csv", b"\xef\xbb\xbf" + csv_bytes(",")),
+        ("a.csv.gz", gzip.compress(csv_bytes(","))),
+        ("a.parquet", parquet_bytes()),
+    ],
+)
+def test_a_container_gives_the_same_rows(load_file: Any, name: str, content: bytes) -> None:
+    expected = [[f"user: {row['prompt']}", f"assistant: {row['completion']}"] for row in ROWS]
+    got = [[text.replace("\r\n", "\n") for text in row] for row in messages_of(load_file(name, content))]
+    assert got == expected
+
+
+def test_a_row_of_100_kb_is_fine(load_file: Any) -> None:
+    row = exchange("x" * 100_000, "y")
+    for name, content in (("a.jsonl", lines(row)), ("a.csv", f"prompt,completion\n{row['prompt']},y\n".encode())):
+        assert load_file(name, content).examples[0].row.messages[0]["content"] == row["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        pytest.param("a.jsonl", GOOD + b'\n{"prompt": "p"}\n', "a.jsonl line 2: has no `completion`", id="no answer"),
+        pytest.param(
+            "a.jsonl", lines(exchange("p", "c"), exchange("p", " ")), "line 2: `completion` is empty", id="empty answer"
+        ),
+        pytest.param(
+            "a.jsonl", GOOD + b'\n{"prompt": "p", "completion": null}', "line 2: `completion` is null", id="null answer"
+        ),
+        pytest.param(
+            "a.jsonl", GOOD + b'\n{"prompt": "p", "completion": 3}', "`completion` is a number, not text", id="number"
+        ),
+        pytest.param(
+            "a.jsonl", GOOD + b'\n{"prompt": "p", "completion": {}}', "`completion` is an object", id="object"
+        ),
+        pytest.param(
+            "a.jsonl",
+            GOOD + b'\n{"prompt": "p\xff", "completion": "c"}',
+            "line 2: not UTF-8: byte 0xff at byte 14",
+            id="not UTF-8",
+        ),
+        pytest.param("a.jsonl", "é".encode("utf-16"), "is UTF-16", id="UTF-16"),
+        pytest.param("a.jsonl", GOOD + b'\n{"prompt": "p", \n', "line 2: not JSON:", id="half a row"),
+        pytest.param("a.jsonl", GOOD + b"\n[1]\n", "line 2: is list, not an object", id="not an object"),
+        pytest.param("a.jsonl", GOOD + b"\n" + b"[" * 100_000, "line 2: not usable JSON", id="too deep"),
+        pytest.param("a.jsonl", rb'{"prompt": "\ud800", "completion": "c"}', "half a surrogate pair", id="surrogate"),
+        pytest.param("a.jsonl", b"", "has no rows", id="empty file"),
+        pytest.param("a.jsonl", b"\n \n", "has no rows", id="blank file"),
+        pytest.param("a.csv", b"prompt,completion\n", "has no rows", id="header only"),
+        pytest.param("a.csv", b"", "has no rows", id="empty CSV"),
+        pytest.param(
+            "a.csv", b"prompt,completion\np,c\np,c,d\n", "line 3: has 3 fields, the header has 2", id="too many fields"
+        ),
+        pytest.param(
+            "a.csv", b"prompt,completion\np,c\np,\n", "line 3: `completion` is empty", id="CSV without answer"
+        ),
+        pytest.param("a.csv", b"prompt,completion\np,c\n\xff,c\n", "line 3: not UTF-8", id="CSV not UTF-8"),
+        pytest.param("a.csv", b'prompt,completion\np,"c\n', "not CSV", id="open quote"),
+        pytest.param("a.csv", b"prompt,prompt\na,b\n", "two columns are named `prompt`", id="columns of one name"),
+        pytest.param("a.json", b'{"a": ', "line 1: not JSON", id="half JSON"),
+        pytest.param("a.json", b"3", "not a list of objects", id="a number"),
+        pytest.param(
+            "a.json", b'[{"prompt": "p", "completion": "c"}, 3]', "row 2: is int, not an object", id="list with number"
+        ),
+        pytest.param("a.json", b'["\xff"]', "line 1: not UTF-8", id="JSON not UTF-8"),
+        pytest.param("a.json", b"[]", "has no rows", id="empty list"),
+        pytest.param("a.parquet", b"PAR1 is not enough", "not a readable Parquet file", id="no Parquet"),
+        pytest.param("a.jsonl.gz", gzip.compress(GOOD * 99)[:60], "the gzip data are damaged", id="half gzip"),
+        pytest.param(
+            "a.jsonl", lines({"question": "q", "answer": "a"}), "has columns question, answer", id="unknown columns"
+        ),
+        pytest.param("a.jsonl", lines({"messages": []}), "`messages` is empty", id="no messages"),
+        pytest.param(
+            "a.jsonl", lines({"messages": [USER]}), "has no answer: `messages` ends with role user", id="chat no answer"
+        ),
+        pytest.param("a.jsonl", lines({"messages": [ASSISTANT]}), "no message of role user", id="answer only"),
+        pytest.param(
+            "a.jsonl", lines({"messages": [{"role": "bot", "content": "x"}]}), '.role is "bot"', id="unknown role"
+        ),
+        pytest.param("a.jsonl", lines({"messages": "nonsense"}), "is text that is not JSON", id="messages as prose"),
+        pytest.param(
+            "a.jsonl",
+            lines({"messages": [USER, {"role": "assistant", "content": ""}]}),
+            "`messages[1]`.content is empty",
+            id="blank",
+        ),
+        pytest.param(
+            "a.jsonl",
+            lines({"messages": [USER, {"role": "system", "content": "x"}, ASSISTANT]}),
+            "a system message that is not the first",
+            id="late system",
+        ),
+        pytest.param("a.txt", b"hello", "no data file among a.txt", id="unknown extension"),
+    ],
+)
+def test_bad_input_names_file_row_and_fix(load_file: Any, name: str, content: bytes, says: str) -> None:
+    with pytest.raises(StageError) as caught:
+        load_file(name, content)
+    assert caught.value.exit_code == ExitCode.INVALID_DATA
+    assert says in caught.value.message
+    assert name in caught.value.message
+    assert caught.value.message.startswith("data.train[0]")
+    assert caught.value.hint
+
+
+def test_of_many_bad_rows_five_are_shown_and_all_counted(load_file: Any) -> None:
+    with pytest.raises(StageError) as caught:
+        load_file("a.jsonl", lines(exchange("p", "c")) * 20 + lines({"prompt": "p"}) * 12)
+    assert "12 rows cannot be used" in caught.value.message
+    assert "line 25:" in caught.value.message
+    assert "line 26:" not in caught.value.message
+    assert "and 7 more" in caught.value.message
+
+
+def test_a_format_asked_for_is_not_second_guessed(load_file: Any) -> None:
+    with pytest.raises(StageError, match="has no `messages`"):
+        load_file("a.jsonl", lines(exchange("p", "c")), format="chat")
+
+
+def test_a_folder_is_all_its_data_files_by_name(tmp_path: Path) -> None:
+    world = PrepareWorld(tmp_path, "file:///model")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "b.jsonl").write_bytes(lines(exchange("second", "2")))
+    (folder / "a.csv").write_bytes(b"prompt,completion\nfirst,1\n")
+    (folder / "README.md").write_text("not data")
+    (folder / ".hidden.jsonl").write_text("not data either")
+    context = world.open(world.task({"train": [{"source": f"file://{folder}"}]}))
+    loaded = load(context, Wanted("data.train[0]", f"file://{folder}"), tmp_path / "copies")
+    assert [example.row.answer for example in loaded.examples] == ["1", "2"]
+    assert [example.origin for example in loaded.examples] == ["a.csv line 2", "b.jsonl line 1"]
+    assert [item["name"] for item in loaded.files] == ["a.csv", "b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("file:///no/such/file.jsonl", ExitCode.SOURCE_NOT_FOUND),
+        ("pvc://claim/no/such/file.jsonl", ExitCode.SOURCE_NOT_FOUND),
+        ("hf://owner/model", ExitCode.INVALID_SPEC),
+        ("file://relative.jsonl", ExitCode.INVALID_SPEC),
+    ],
+)
+def test_a_source_that_is_not_there_names_the_field(tmp_path: Path, source: str, code: ExitCode) -> None:
+    world = PrepareWorld(tmp_path, "file:///model")
+    context = world.open(world.task({"train": [{"source": "file:///other.jsonl"}]}))
+    with pytest.raises(StageError, match=r"^data\.train\[0\]: ") as caught:
+        load(context, Wanted("data.train[0]", source), tmp_path / "copies")
+    assert caught.value.exit_code == code
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1)
+raw_rows = st.dictionaries(texts, st.none() | st.booleans() | st.floats(allow_nan=False) | texts, max_size=4)
+
+
+@given(
+    st.lists(
+        st.dictionaries(texts, st.none() | st.booleans() | st.floats(allow_nan=False) | texts, max_size=4), max_size=8
+    )
+)
+def test_json_lines_survive_writing_and_reading(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    path.write_bytes(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+    assert list(jsonl.read(path, "a")) == [Record("a", f"line {n}", row) for n, row in enumerate(rows, start=1)]
+
+
+@given(st.lists(st.binary(max_size=60), max_size=6))
+def test_whatever_the_bytes_every_line_is_a_row_or_a_bad_row(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes]
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "a.jsonl"
+    path.write_bytes(b"\n".join([*chunks, GOOD]))
+    found = list(jsonl.read(path, "a"))
+    assert all(isinstance(item, Record | BadRow) for item in found)
+    assert not any(isinstance(item, BadRow) and not item.hint for item in found)
+
+
+@given(st.lists(st.tuples(texts, texts, texts), max_size=6))
+def test_prepared_rows_survive_and_the_same_rows_give_the_same_bytes(content: list[tuple[str, str, str]]) -> None:
+    rows: list[Row] = [
+        make_row([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], group)
+        for prompt, answer, group in content
+    ]
+    data = write_rows(rows)
+    assert read_rows(data) == rows
+    assert write_rows(rows) == data
+    assert all(row.id == content_id(row.messages) and len(row.id) == 16 for row in rows)
