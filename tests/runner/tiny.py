@@ -27,7 +27,14 @@ from finetune_runner.data.prepared import split_path
 from finetune_runner.data.rows import Row, make_row, write_rows
 from finetune_runner.model_source import model_digest
 
-WORDS = {"invoice": "billing", "refund": "billing", "crash": "defect", "error": "defect", "login": "access", "password": "access"}
+WORDS = {
+    "invoice": "billing",
+    "refund": "billing",
+    "crash": "defect",
+    "error": "defect",
+    "login": "access",
+    "password": "access",
+}
 OPENINGS = ("please look at my", "there is a", "again the", "we have one more", "urgent", "hello, our")
 ENDINGS = ("since monday", "thank you", "in the app", "on two machines", "it is late", "for all of us")
 TEMPLATE = (
@@ -67,7 +74,10 @@ def make_tiny_model(folder: Path) -> Path:
     inner.train_from_iterator(
         [m["content"] for row in tickets(400, 0) for m in row.messages],
         trainers.BpeTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=400,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     tokenizer = PreTrainedTokenizerFast(

@@ -6,7 +6,6 @@ product gives the sums of all resamples. Percentile intervals at 90 %, so that e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +61,7 @@ def interval(metric: Metric, terms: Array, settings: Settings, resamples: int = 
 def paired_difference(
     metric: Metric, candidate: Array, reference: Array, settings: Settings, resamples: int = RESAMPLES
 ) -> Interval:
-    """candidate - reference in the metric's own unit, both resampled with the same rows. Rows must be in one order.
+    """Difference candidate - reference in the metric's own unit, resampled with the same rows. Rows are in one order.
 
     Raises ValueError when the two have different numbers of rows.
     """
@@ -70,9 +69,10 @@ def paired_difference(
         raise ValueError(f"cannot pair {candidate.shape[0]} rows with {reference.shape[0]}")
     width = candidate.shape[1]
     sums = _resampled_sums(np.concatenate([candidate, reference], axis=1), resamples)
-    difference: Callable[[Array], Array] = lambda s: metric.value(s[..., :width], settings) - metric.value(  # noqa: E731
-        s[..., width:], settings
-    )
+
+    def difference(both: Array) -> Array:
+        return metric.value(both[..., :width], settings) - metric.value(both[..., width:], settings)
+
     value = float(difference(np.concatenate([candidate.sum(axis=0), reference.sum(axis=0)])))
     return _percentiles(difference(sums), value)
 
@@ -87,7 +87,7 @@ def minimum_detectable_gain(metric: Metric, terms: Array, settings: Settings) ->
     """Smallest true gain that a test of this size shows with 80 % power at one-sided 95 %.
 
     (z_0.95 + z_0.80) * SE of the difference (Card et al. 2020, "With Little Power Comes Great Responsibility"). Before
-    there is a candidate the SE of the paired difference is taken as that of the baseline, which is exact for two systems
+    there is a candidate the SE of the paired difference is taken as that of the baseline: exact for two systems
     of equal variance and correlation 0.5. A share that is 0 or 1 on every row has no spread of its own; it gets that of
     two successes and two failures more (Agresti and Coull 1998).
     """

@@ -27,7 +27,7 @@ class System:
 
 def measured_names(evaluation: Evaluation, gates: Sequence[Gate] = ()) -> list[str]:
     """Names of all metrics of a job, the primary one first."""
-    names = [m.name for m in evaluation.metrics]
+    names: list[str] = [m.name for m in evaluation.metrics]
     names += [gate.metric for gate in gates if gate.metric != OUT_OF_DOMAIN_LOSS]
     names += sorted(ALWAYS_MEASURED)
     return list(dict.fromkeys(names))
@@ -53,7 +53,9 @@ def values_of(system: System, names: Iterable[str], settings: Settings) -> dict[
     """Every metric the system has."""
     found = {name: terms_of(name, system, settings) for name in names}
     return {
-        name: float(known[0].value(known[1].sum(axis=0), settings)) for name, known in found.items() if known is not None
+        name: float(known[0].value(known[1].sum(axis=0), settings))
+        for name, known in found.items()
+        if known is not None
     }
 
 

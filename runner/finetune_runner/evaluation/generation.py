@@ -95,9 +95,9 @@ def generate(
             ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
             mask[row, width - len(prompts[index]) :] = 1
         with torch.no_grad():
-            output = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
-            )[:, width:]
+            output = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)[
+                :, width:
+            ]
         stops = torch.isin(output, ends)
         for row, index in enumerate(batch):
             ended = bool(stops[row].any())

@@ -1,4 +1,4 @@
-"""What the released version does on this test split: from its own evaluation when it saw the same rows, else by asking."""
+"""What the released version does on this test split: from its own evaluation of the same rows, else by asking it."""
 
 from __future__ import annotations
 

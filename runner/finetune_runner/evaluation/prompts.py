@@ -28,9 +28,7 @@ def folded(messages: Sequence[Message]) -> list[Message]:
     return rest
 
 
-def with_examples(
-    messages: Sequence[Message], examples: Sequence[Row], system: str | None
-) -> list[Message]:
+def with_examples(messages: Sequence[Message], examples: Sequence[Row], system: str | None) -> list[Message]:
     """The conversation after worked examples as earlier turns."""
     turns = [dict(m) for row in examples for m in row.messages if m["role"] != "system"]
     prompt = with_system(messages, system)

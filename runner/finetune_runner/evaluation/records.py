@@ -11,7 +11,6 @@ from typing import Any
 from finetune_runner.data.rows import Row
 from finetune_runner.evaluation.outcomes import Outcome, from_record, to_record
 
-
 OUT_OF_DOMAIN_SUFFIX = "/ood"
 
 

@@ -42,7 +42,13 @@ def fetch_adapter(context: StageContext, folder: Path) -> Path:
 
 
 def load_form(
-    form: Form, model_path: Path, adapter: Path, merged_folder: Path, method: MethodType, device: torch.device, plan: TrainPlan | None
+    form: Form,
+    model_path: Path,
+    adapter: Path,
+    merged_folder: Path,
+    method: MethodType,
+    device: torch.device,
+    plan: TrainPlan | None,
 ) -> Any:
     """The candidate as it is served. The merged form is written to `merged_folder` and loaded from there."""
     base = load_base(model_path, method, device, plan)
@@ -58,7 +64,7 @@ def load_plain(folder: Path, device: torch.device) -> Any:
     """A model in the precision in which it was saved."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
     )
     return model.to(device).eval()

@@ -21,7 +21,9 @@ def read_manifest(storage: Storage, uri: str) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(storage.read_bytes(join(uri, MANIFEST)))
     except ValueError as error:
         raise StageError(
-            ExitCode.INVALID_DATA, f"{uri}/{MANIFEST} is damaged: {error}", hint="restore it from a backup of the bucket"
+            ExitCode.INVALID_DATA,
+            f"{uri}/{MANIFEST} is damaged: {error}",
+            hint="restore it from a backup of the bucket",
         ) from error
     return manifest
 
@@ -32,7 +34,9 @@ def download_version(storage: Storage, uri: str, manifest: dict[str, Any], folde
     folder.mkdir(parents=True)
     for name, facts in manifest["files"].items():
         if "/" in name or name in ("", ".", ".."):
-            raise StageError(ExitCode.INVALID_DATA, f"{uri}: {name!r} is not a file name", hint="the manifest was changed")
+            raise StageError(
+                ExitCode.INVALID_DATA, f"{uri}: {name!r} is not a file name", hint="the manifest was changed"
+            )
         storage.download_file(join(uri, name), folder / name)
         if sha256_of(folder / name) != facts["sha256"]:
             raise StageError(

@@ -88,9 +88,7 @@ def _confusion(outcomes: Sequence[Outcome], settings: Settings) -> dict[str, Any
 
 def review_rows(test: Sequence[Row], systems: Field, samples: int, seed: int) -> list[dict[str, Any]]:
     """Samples for people: prompt, expected answer, best baseline's and tuned answer. Chosen by seed and content."""
-    order = sorted(
-        range(len(test)), key=lambda i: hashlib.sha256(f"{seed}:review:{test[i].id}".encode()).hexdigest()
-    )
+    order = sorted(range(len(test)), key=lambda i: hashlib.sha256(f"{seed}:review:{test[i].id}".encode()).hexdigest())
     best = systems.baselines.get(systems.best)
     return [
         {

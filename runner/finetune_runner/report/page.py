@@ -15,10 +15,12 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .5rem 0; } td, th { border: 1px solid var(--line); padding: .3rem .6rem; }
-th { text-align: left; background: var(--soft); font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th { text-align: left; background: var(--soft); font-weight: 600; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
 td.text { white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; max-width: 24rem; font-size: .9rem; }
 .wide { overflow-x: auto; } .note { color: #888; } svg { max-width: 100%; height: auto; }
 """
+NOTHING = "-"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -55,14 +57,14 @@ def _summary(document: Document) -> str:
     often = "for the first time" if uses == 1 else f"for the {uses}th time"
     return (
         f"<p>Base {escape(document['base'])}, method {escape(document['method'])}, judged as "
-        f"<b>{escape(document['servedAs'])}</b>{escape(incumbent)}. Test split of {document['rows']} rows, used {often} "
-        f"by this adapter. Intervals are 90 %, by bootstrap over test rows.</p>"
+        f"<b>{escape(document['servedAs'])}</b>{escape(incumbent)}. Test split of {document['rows']} rows, used "
+        f"{often} by this adapter. Intervals are 90 %, by bootstrap over test rows.</p>"
     )
 
 
 def number(value: float | None) -> str:
     """Four significant digits, a dash for none."""
-    return "–" if value is None else f"{value:.4g}"
+    return NOTHING if value is None else f"{value:.4g}"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -105,7 +107,7 @@ def _gates(document: Document) -> str:
     for item in document["gates"]:
         evidence = item["evidence"]
         reference = evidence.get("reference")
-        against = f"{number(reference)} ({evidence.get('referenceName', '')})" if reference is not None else "–"
+        against = f"{number(reference)} ({evidence.get('referenceName', '')})" if reference is not None else NOTHING
         interval = f"{number(evidence['low'])} to {number(evidence['high'])}"
         rows.append(
             [
@@ -132,7 +134,8 @@ def _confusion(confusion: Mapping[str, Any]) -> str:
     for name, counts in zip(classes, confusion["counts"], strict=True):
         total = max(1, sum(counts))
         shaded = [
-            f'<td class="n" style="background: rgba(40, 160, 110, {count / total * 0.7:.2f})">{count}</td>' for count in counts
+            f'<td class="n" style="background: rgba(40, 160, 110, {count / total * 0.7:.2f})">{count}</td>'
+            for count in counts
         ]
         rows.append([f"<th>{escape(name)}</th>", *shaded])
     note = '<p class="note">Rows: expected. Columns: answered.</p>'
@@ -144,7 +147,7 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
         [
             _cell("\n".join(f"{m['role']}: {m['content']}" for m in sample["prompt"]), "text"),
             _cell(sample["expected"], "text"),
-            _cell(sample["baseline"] if sample["baseline"] is not None else "–", "text"),
+            _cell(sample["baseline"] if sample["baseline"] is not None else NOTHING, "text"),
             _cell(sample["tuned"] or "", "text"),
         ]
         for sample in samples

@@ -203,9 +203,7 @@ def _cache_uri(
     return join(task.adapter_uri, "cache", "baseline", f"{digest}.jsonl.gz")
 
 
-def _from_cache(
-    context: StageContext, uri: str, rows: Mapping[str, Sequence[Row]]
-) -> dict[str, list[Outcome]] | None:
+def _from_cache(context: StageContext, uri: str, rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Outcome]] | None:
     """Outputs of an earlier run, or None when there are none that can be read."""
     if not context.storage.exists(uri):
         return None

@@ -74,7 +74,7 @@ def run(context: StageContext) -> StageResults:
     names = [*measured_names(task.spec.evaluation, task.gates), OUT_OF_DOMAIN_LOSS]
     systems = Field(candidate, baselines, task.results.baseline.best, base, incumbent)
     comparisons = [_comparison(gate_index, systems, settings, context) for gate_index in range(len(task.gates))]
-    other = next((name for name in forms if name not in (served, served + OUT_OF_DOMAIN_SUFFIX) and "/" not in name), "")
+    other = next((name for name in forms if "/" not in name and name != served), "")
     other_values: dict[str, float] = {}
     if other:
         other_system = System(other, forms[other], forms.get(other + OUT_OF_DOMAIN_SUFFIX, []))

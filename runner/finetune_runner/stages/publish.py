@@ -94,7 +94,12 @@ def _claims(storage: Storage, task: StageTask) -> dict[int, dict[str, Any]]:
 
 
 def _publish(
-    context: StageContext, number: int, uri: str, prepared: PrepareResult, trained: TrainResult, evaluated: EvaluateResult
+    context: StageContext,
+    number: int,
+    uri: str,
+    prepared: PrepareResult,
+    trained: TrainResult,
+    evaluated: EvaluateResult,
 ) -> None:
     folder = _collect(context, evaluated)
     evaluation = json.loads((folder / "evaluation.json").read_bytes())

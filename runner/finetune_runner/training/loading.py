@@ -71,7 +71,7 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
         # One replica per process; "auto" would spread it over all GPUs of the pod (transformers#31557).
         options["device_map"] = {"": device}
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(model_path), **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(model_path), **options)
     except (OSError, ValueError, KeyError) as error:
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
@@ -103,7 +103,7 @@ def lora_config(method: Method) -> Any:
 
 
 def new_adapter(base: Any, method: Method, seed: int) -> Any:
-    """The base with a fresh adapter, its initial values a function of the seed. Raises StageError on unknown targets."""
+    """The base with a fresh adapter, its values a function of the seed. Raises StageError on unknown targets."""
     import torch
     from peft import get_peft_model
 

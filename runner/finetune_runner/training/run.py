@@ -25,8 +25,6 @@ from finetune_runner.training.order import example_stream, micro_batches
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
 
 if TYPE_CHECKING:
-    import torch
-
     from finetune_runner.context import StageContext
 
 log = logging.getLogger(__name__)
@@ -177,7 +175,9 @@ class TrainingRun:
             batches += micro_batches(
                 examples, lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
             )
-        self._step_tokens = [sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.plan.total_steps)]
+        self._step_tokens = [
+            sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.plan.total_steps)
+        ]
         return batches
 
     # -- loop --------------------------------------------------------------------------------------------------------

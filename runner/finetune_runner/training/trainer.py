@@ -34,7 +34,7 @@ class _FixedBatches(Sampler[list[int]]):
         return len(self._batches)
 
 
-class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
+class AdapterTrainer(SFTTrainer):
     """SFTTrainer whose data order, optimiser and schedule are given, and which remembers the loss of the step."""
 
     def __init__(self, *, batches: Sequence[list[int]], **arguments: Any) -> None:
@@ -44,11 +44,12 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The remaining micro-batches of this rank, each example list exactly as planned."""
-        return DataLoader(self.train_dataset, batch_sampler=_FixedBatches(self._batches), collate_fn=self.data_collator)
+        rows: Any = self.train_dataset
+        return DataLoader(rows, batch_sampler=_FixedBatches(self._batches), collate_fn=self.data_collator)
 
     def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """One micro-batch; its share of the step's loss is kept for `take_step_loss`."""
-        loss: torch.Tensor = super().training_step(*arguments, **keywords)
+        loss: torch.Tensor = super().training_step(*arguments, **keywords)  # type: ignore[no-untyped-call]
         self._step_loss += loss
         return loss
 
@@ -58,7 +59,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         return loss
 
 
-class StepWatch(TrainerCallback):  # type: ignore[misc]
+class StepWatch(TrainerCallback):
     """Calls `before(step)` and `after(step)` with steps counted over all attempts; `after` returns whether to stop."""
 
     def __init__(self, first_step: int, before: Callable[[int], None], after: Callable[[int], bool]) -> None:

@@ -40,12 +40,11 @@ class Settings:
 class Metric:
     """One number measured on test.
 
-    `rows(outcomes, settings)` -> [rows, k] terms; `value(sums, settings)` maps sums [..., k] to numbers [...], NaN where
-    the metric is not defined. `needs` says whether it reads answers or likelihoods. Raise `version` when numbers change.
+    `rows(outcomes, settings)` -> [rows, k] terms; `value(sums, settings)` maps sums [..., k] to numbers [...], NaN
+    where the metric is not defined. `needs` says whether it reads answers or likelihoods.
     """
 
     name: str
-    version: int
     needs: Literal["answers", "likelihoods"]
     rows: Callable[[Sequence[Outcome], Settings], Array]
     value: Callable[[Array, Settings], Array]
@@ -63,4 +62,5 @@ def mean_rows(values: Sequence[float]) -> Array:
 def ratio(sums: Array, _settings: Settings) -> Array:
     """First sum over second, NaN for 0/0."""
     numerator, denominator = sums[..., 0], sums[..., 1]
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+    quotient: Array = np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+    return quotient

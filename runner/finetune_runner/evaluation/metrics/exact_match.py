@@ -20,4 +20,4 @@ def _rows(outcomes: Sequence[Outcome], _settings: Settings) -> Array:
     return mean_rows([float(_matches(o.expected, o.text or "")) for o in outcomes])
 
 
-METRIC = Metric(name="exactMatch", version=1, needs="answers", rows=_rows, value=ratio)
+METRIC = Metric(name="exactMatch", needs="answers", rows=_rows, value=ratio)

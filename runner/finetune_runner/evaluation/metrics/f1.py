@@ -40,7 +40,10 @@ def _rows(outcomes: Sequence[Outcome], settings: Settings) -> Array:
 
 def _f1(true_positive: Array, false_positive: Array, false_negative: Array) -> Array:
     denominator = 2 * true_positive + false_positive + false_negative
-    return np.divide(2 * true_positive, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)
+    values: Array = np.divide(
+        2 * true_positive, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0
+    )
+    return values
 
 
 def per_class(sums: Array, settings: Settings) -> Array:
@@ -58,7 +61,8 @@ def _value(sums: Array, settings: Settings) -> Array:
     defined = ~np.isnan(values)
     count = defined.sum(axis=-1)
     total = np.where(defined, values, 0.0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    mean: Array = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
 
 
-METRIC = Metric(name="f1", version=1, needs="answers", rows=_rows, value=_value)
+METRIC = Metric(name="f1", needs="answers", rows=_rows, value=_value)

@@ -14,4 +14,4 @@ def _rows(outcomes: Sequence[Outcome], _settings: Settings) -> Array:
     return np.array([[o.nll, float(o.tokens)] for o in outcomes]).reshape(len(outcomes), 2)
 
 
-METRIC = Metric(name="loss", version=1, needs="likelihoods", rows=_rows, value=ratio, share=False)
+METRIC = Metric(name="loss", needs="likelihoods", rows=_rows, value=ratio, share=False)

@@ -23,4 +23,4 @@ def _rows(outcomes: Sequence[Outcome], _settings: Settings) -> Array:
     return mean_rows([_repeated_share(o.text or "") for o in outcomes])
 
 
-METRIC = Metric(name="repetitionRate", version=1, needs="answers", rows=_rows, value=ratio)
+METRIC = Metric(name="repetitionRate", needs="answers", rows=_rows, value=ratio)

@@ -15,4 +15,4 @@ def _rows(outcomes: Sequence[Outcome], _settings: Settings) -> Array:
     return mean_rows([scorer.score(o.expected, o.text or "")["rougeL"].fmeasure for o in outcomes])
 
 
-METRIC = Metric(name="rougeL", version=1, needs="answers", rows=_rows, value=ratio)
+METRIC = Metric(name="rougeL", needs="answers", rows=_rows, value=ratio)

@@ -24,4 +24,4 @@ def _rows(outcomes: Sequence[Outcome], settings: Settings) -> Array:
     return mean_rows([float(valid(o.text or "")) for o in outcomes])
 
 
-METRIC = Metric(name="schemaValid", version=1, needs="answers", rows=_rows, value=ratio)
+METRIC = Metric(name="schemaValid", needs="answers", rows=_rows, value=ratio)

@@ -12,4 +12,4 @@ def _rows(outcomes: Sequence[Outcome], _settings: Settings) -> Array:
     return mean_rows([float(o.truncated) for o in outcomes])
 
 
-METRIC = Metric(name="truncationRate", version=1, needs="answers", rows=_rows, value=ratio)
+METRIC = Metric(name="truncationRate", needs="answers", rows=_rows, value=ratio)
