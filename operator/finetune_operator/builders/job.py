@@ -1,0 +1,36 @@
+"""The Job of one attempt of one stage. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.builders.names import QUEUE_LABEL, child_labels, owner_reference
+from finetune_operator.builders.pod import is_heavy, pod_template
+from finetune_operator.decide.types import StartStage
+
+
+def stage_job(start: StartStage) -> dict[str, Any]:
+    """One failed rank ends the gang, and retries belong to the operator: hence no back-off of the Job's own."""
+    task = start.task
+    labels = child_labels(task)
+    queue = task.spec.compute.queue if is_heavy(start) else None
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": start.job_name,
+            "namespace": task.job.namespace,
+            "labels": labels | ({QUEUE_LABEL: queue} if queue else {}),
+            "ownerReferences": [owner_reference(task)],
+        },
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": start.nodes,
+            "parallelism": start.nodes,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            # Kueue admits a queued Job by clearing this; the operator never writes it again.
+            **({"suspend": True} if queue else {}),
+            "template": pod_template(start),
+        },
+    }

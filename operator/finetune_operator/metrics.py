@@ -1,0 +1,90 @@
+"""Prometheus metrics of the operator."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from finetune_api.job.status import FineTuneJobStatus
+from finetune_operator.decide.types import Key
+
+_STAGE_BUCKETS_S = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
+
+
+class Metrics:
+    """One registry per process; label values come from small closed sets, never from names of users."""
+
+    def __init__(self) -> None:
+        """Create the metrics."""
+        self.registry = CollectorRegistry()
+        self._reconciles = Histogram(
+            "finetune_reconcile_seconds", "Duration of one reconcile.", ("kind", "result"), registry=self.registry
+        )
+        self._queue = Gauge("finetune_queue_depth", "Keys that are due and not yet worked on.", registry=self.registry)
+        self._requests = Counter(
+            "finetune_api_requests", "Answers of the API server.", ("verb", "resource", "code"), registry=self.registry
+        )
+        self._jobs = Gauge("finetune_jobs", "FineTuneJobs by phase.", ("phase",), registry=self.registry)
+        self._stages = Histogram(
+            "finetune_stage_seconds",
+            "Duration of a finished attempt of a stage, pods running.",
+            ("stage", "state"),
+            buckets=_STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "finetune_stage_failures", "Failed attempts by cause.", ("stage", "cause"), registry=self.registry
+        )
+        self._leader = Gauge("finetune_leader", "1 on the replica that acts.", registry=self.registry)
+        self._restarts = Counter(
+            "finetune_watch_restarts", "How often the watches were started anew.", registry=self.registry
+        )
+        self._phases: dict[Key, str] = {}
+
+    def reconciled(self, kind: str, result: str, seconds: float) -> None:
+        """One reconcile has ended."""
+        self._reconciles.labels(kind, result).observe(seconds)
+
+    def queue_depth(self, depth: int) -> None:
+        """Keys that are due."""
+        self._queue.set(depth)
+
+    def leading(self, leads: bool) -> None:
+        """Whether this replica acts."""
+        self._leader.set(1 if leads else 0)
+
+    def watches_restarted(self) -> None:
+        """The watches had to be started anew."""
+        self._restarts.inc()
+
+    def request(self, method: str, path: str, status: int) -> None:
+        """One answer of the API server; the path is reduced to its resource."""
+        parts = path.strip("/").split("/")
+        parts = parts[3:] if parts[0] == "apis" else parts[2:]
+        if len(parts) > 2 and parts[0] == "namespaces":
+            parts = parts[2:]
+        resource = "/".join([parts[0], *parts[2:]]) if parts else "discovery"
+        self._requests.labels(method, resource, str(status)).inc()
+
+    def decided(self, key: Key, before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> None:
+        """A job got its next status."""
+        old = self._phases.get(key)
+        if old != after.phase:
+            if old is not None:
+                self._jobs.labels(old).dec()
+            self._jobs.labels(after.phase).inc()
+            self._phases[key] = after.phase
+        known = {(stage.name, stage.attempt): stage.state for stage in before.stages} if before else {}
+        for stage in after.stages:
+            if stage.state == known.get((stage.name, stage.attempt)) or stage.finished_at is None:
+                continue
+            if stage.started_at is not None:
+                seconds = (stage.finished_at - stage.started_at).total_seconds()
+                self._stages.labels(stage.name, stage.state).observe(max(0.0, seconds))
+            if stage.state == "Failed":
+                self._failures.labels(stage.name, stage.cause).inc()
+
+    def forget(self, key: Key) -> None:
+        """A job is gone."""
+        phase = self._phases.pop(key, None)
+        if phase is not None:
+            self._jobs.labels(phase).dec()

@@ -1,0 +1,191 @@
+"""What the watches have told: projections in memory, found by name and along the chain of owner uids. No I/O.
+
+Answers to the operator's own writes are put here too, and an older version never replaces a newer one: that is how a
+key sees its own writes at once, without waiting for the watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from finetune_api.adapter import Adapter
+from finetune_api.adapterversion import AdapterVersion
+from finetune_api.base import Contract
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.gpupool import GPUPool
+from finetune_operator.decide.types import Key
+from finetune_operator.views import JobView, PodView, controller_uid, job_view, pod_view
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Contract)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One object."""
+
+    key: Key
+    uid: str
+    version: int
+    """resourceVersion as a number (they are ordered since Kubernetes 1.35); 0 when it is not one."""
+    owner: str
+    """What the table groups by: a controller's uid, or an adapter's name."""
+    value: T
+
+
+class Table(Generic[T]):
+    """Objects of one kind."""
+
+    def __init__(self, project: Callable[[Mapping[str, Any]], T], owner: Callable[[Mapping[str, Any]], str]) -> None:
+        """`project` reduces an object; `owner` says what it is grouped by."""
+        self._project = project
+        self._owner = owner
+        self._entries: dict[Key, Entry[T]] = {}
+        self._by_owner: dict[str, set[Key]] = {}
+        self._by_uid: dict[str, Key] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return iter(list(self._entries.values()))
+
+    def get(self, key: Key) -> Entry[T] | None:
+        """The object of this name."""
+        return self._entries.get(key)
+
+    def find(self, uid: str) -> Entry[T] | None:
+        """The object of this uid."""
+        key = self._by_uid.get(uid)
+        return self._entries.get(key) if key is not None else None
+
+    def owned_by(self, owner: str) -> list[Entry[T]]:
+        """All objects of this group, by name."""
+        return [self._entries[key] for key in sorted(self._by_owner.get(owner, ()))]
+
+    def put(self, body: Mapping[str, Any]) -> Entry[T]:
+        """Take an object over unless a newer version of it is known; returns what is known now."""
+        metadata = body["metadata"]
+        key = Key(metadata.get("namespace", ""), metadata["name"])
+        version = number(metadata.get("resourceVersion"))
+        known = self._entries.get(key)
+        if known is not None and known.version > version > 0:
+            return known
+        entry = Entry(key, metadata["uid"], version, self._owner(body), self._project(body))
+        self._forget(key)
+        self._entries[key] = entry
+        self._by_owner.setdefault(entry.owner, set()).add(key)
+        self._by_uid[entry.uid] = key
+        return entry
+
+    def remove(self, key: Key, uid: str) -> None:
+        """The object of this uid is gone; a successor of the same name stays."""
+        known = self._entries.get(key)
+        if known is not None and known.uid == uid:
+            self._forget(key)
+
+    def missing_from(self, seen: Mapping[str, int], list_version: int) -> list[Entry[T]]:
+        """Objects that a list of (uid, version) no longer has although it is newer than what is known of them."""
+        return [entry for entry in self if entry.uid not in seen and 0 < entry.version <= list_version]
+
+    def behind(self, seen: Mapping[str, int]) -> list[str]:
+        """Uids of a list that are unknown here, or known in an older version only."""
+        known = {entry.uid: entry.version for entry in self}
+        return [uid for uid, version in seen.items() if known.get(uid, -1) < version]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._by_owner.clear()
+        self._by_uid.clear()
+
+    def _forget(self, key: Key) -> None:
+        known = self._entries.pop(key, None)
+        if known is not None:
+            self._by_uid.pop(known.uid, None)
+            group = self._by_owner[known.owner]
+            group.discard(key)
+            if not group:
+                del self._by_owner[known.owner]
+
+
+class Parsed(Generic[C]):
+    """An object of ours: the wire form without what we never read, parsed when first asked for."""
+
+    def __init__(self, kind: type[C], body: Mapping[str, Any]) -> None:
+        """Keep a copy without managedFields."""
+        self._kind = kind
+        metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+        self.wire: dict[str, Any] = {**body, "metadata": metadata}
+
+    @cached_property
+    def model(self) -> C:
+        """The parsed object. Raises pydantic.ValidationError for one of an older contract."""
+        return self._kind.from_wire(self.wire)
+
+
+def number(resource_version: object) -> int:
+    """A resourceVersion as a number; 0 when it is not one (then the latest arrival counts)."""
+    return int(resource_version) if isinstance(resource_version, str) and resource_version.isdigit() else 0
+
+
+def _group(*parts: object) -> str:
+    return "/".join(str(part) for part in parts)
+
+
+def adapter_group(namespace: str, adapter: str) -> str:
+    """The group of everything that names this Adapter."""
+    return _group(namespace, adapter)
+
+
+def _by_adapter_of_job(body: Mapping[str, Any]) -> str:
+    reference = body.get("spec", {}).get("output", {}).get("adapterRef", {})
+    return adapter_group(body["metadata"].get("namespace", ""), reference.get("name", ""))
+
+
+def _by_adapter_of_version(body: Mapping[str, Any]) -> str:
+    return adapter_group(body["metadata"].get("namespace", ""), body.get("spec", {}).get("adapter", ""))
+
+
+class Store:
+    """All tables."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.finetune_jobs: Table[Parsed[FineTuneJob]] = Table(
+            lambda body: Parsed(FineTuneJob, body), _by_adapter_of_job
+        )
+        self.pools: Table[Parsed[GPUPool]] = Table(lambda body: Parsed(GPUPool, body), lambda body: "")
+        self.adapters: Table[Parsed[Adapter]] = Table(lambda body: Parsed(Adapter, body), lambda body: "")
+        self.versions: Table[Parsed[AdapterVersion]] = Table(
+            lambda body: Parsed(AdapterVersion, body), _by_adapter_of_version
+        )
+        self.jobs: Table[JobView] = Table(job_view, controller_uid)
+        self.pods: Table[PodView] = Table(pod_view, controller_uid)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        tables: Iterable[Table[Any]] = (
+            self.finetune_jobs,
+            self.pools,
+            self.adapters,
+            self.versions,
+            self.jobs,
+            self.pods,
+        )
+        for table in tables:
+            table.clear()
+
+    def owner_of_job(self, body: Mapping[str, Any]) -> Key | None:
+        """The FineTuneJob whose uid controls this Job."""
+        owner = self.finetune_jobs.find(controller_uid(body))
+        return owner.key if owner is not None else None
+
+    def owner_of_pod(self, body: Mapping[str, Any]) -> Key | None:
+        """The FineTuneJob a pod belongs to: pod -> uid of its Job -> uid of that Job's controller."""
+        job = self.jobs.find(controller_uid(body))
+        owner = self.finetune_jobs.find(job.owner) if job is not None else None
+        return owner.key if owner is not None else None

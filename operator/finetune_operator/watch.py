@@ -1,0 +1,144 @@
+"""kopf's watches feed the store and the queue. Handlers change nothing in the cluster: no annotation, no finalizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import kopf
+
+from finetune_operator.api import ADAPTER_VERSIONS, ADAPTERS, FINETUNE_JOBS, GPU_POOLS, JOBS, PODS, Resource
+from finetune_operator.connection import Connection
+from finetune_operator.decide.types import Key
+from finetune_operator.reconcile import Item
+from finetune_operator.store import Entry, Store, Table, adapter_group
+
+logger = logging.getLogger(__name__)
+
+CREDENTIALS_LIFETIME = timedelta(minutes=5)
+"""Service account tokens are rotated within the hour: they are read again this often."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One watched kind: where it is kept, and which keys a change of it concerns."""
+
+    resource: Resource
+    table: Table[Any]
+    concerns: Callable[[Mapping[str, Any]], list[Item]]
+
+
+class Watches:
+    """What is watched, and what follows from a change."""
+
+    def __init__(self, store: Store, enqueue: Callable[[Item], None]) -> None:
+        """Changes go into the store; the keys they concern are handed to `enqueue`."""
+        self._store = store
+        self._enqueue = enqueue
+        self.sources = (
+            Source(GPU_POOLS, store.pools, self._of_pool),
+            Source(ADAPTERS, store.adapters, self._of_adapter),
+            Source(ADAPTER_VERSIONS, store.versions, self._of_version),
+            Source(FINETUNE_JOBS, store.finetune_jobs, self._of_finetune_job),
+            Source(JOBS, store.jobs, self._of_job),
+            Source(PODS, store.pods, self._of_pod),
+        )
+
+    def put(self, source: Source, body: Mapping[str, Any]) -> None:
+        """An object exists."""
+        source.table.put(body)
+
+    def changed(self, source: Source, kind: str | None, body: Mapping[str, Any]) -> None:
+        """An object appeared, changed or went: update the store, then wake whom it concerns."""
+        if kind == "DELETED":
+            items = source.concerns(body)
+            metadata = body["metadata"]
+            source.table.remove(Key(metadata.get("namespace", ""), metadata["name"]), metadata["uid"])
+        else:
+            source.table.put(body)
+            items = source.concerns(body)
+        for item in items:
+            self._enqueue(item)
+
+    def registry(self, connection: Connection) -> kopf.OperatorRegistry:
+        """Handlers for one start of kopf. Indexing ends before any event is handled: no key is worked on half-read."""
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry, id="login")
+        def login(**_: Any) -> kopf.ConnectionInfo:
+            return login_info(connection)
+
+        for source in self.sources:
+            self._register(registry, source)
+        return registry
+
+    def _register(self, registry: kopf.OperatorRegistry, source: Source) -> None:
+        resource = source.resource
+        where = (resource.group, resource.version, resource.plural)
+
+        @kopf.index(*where, registry=registry, id=f"index-{resource.plural}")
+        async def index(body: kopf.Body, **_: Any) -> None:
+            self.put(source, dict(body))
+
+        @kopf.on.event(*where, registry=registry, id=f"event-{resource.plural}")
+        async def event(event: Mapping[str, Any], **_: Any) -> None:
+            self.changed(source, event.get("type"), event["object"])
+
+    def owner(self, source: Source, entry: Entry[Any]) -> Key | None:
+        """The FineTuneJob that an entry of jobs or pods belongs to, along the owner uids."""
+        owner = entry.owner
+        if source.resource == PODS:
+            job = self._store.jobs.find(owner)
+            owner = job.owner if job is not None else ""
+        found = self._store.finetune_jobs.find(owner)
+        return found.key if found is not None else None
+
+    def _of_finetune_job(self, body: Mapping[str, Any]) -> list[Item]:
+        metadata = body["metadata"]
+        return [Item("job", Key(metadata["namespace"], metadata["name"]))]
+
+    def _of_job(self, body: Mapping[str, Any]) -> list[Item]:
+        key = self._store.owner_of_job(body)
+        return [Item("job", key)] if key is not None else []
+
+    def _of_pod(self, body: Mapping[str, Any]) -> list[Item]:
+        key = self._store.owner_of_pod(body)
+        return [Item("job", key)] if key is not None else []
+
+    def _of_pool(self, body: Mapping[str, Any]) -> list[Item]:
+        """Jobs that wait to be accepted; the others froze their pool."""
+        return [
+            Item("job", entry.key)
+            for entry in self._store.finetune_jobs
+            if not entry.value.wire.get("status", {}).get("resolved")
+        ]
+
+    def _of_adapter(self, body: Mapping[str, Any]) -> list[Item]:
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        jobs = self._store.finetune_jobs.owned_by(adapter_group(namespace, name))
+        return [Item("adapter", Key(namespace, name)), *(Item("job", entry.key) for entry in jobs)]
+
+    def _of_version(self, body: Mapping[str, Any]) -> list[Item]:
+        namespace, spec = body["metadata"]["namespace"], body.get("spec", {})
+        items = [Item("adapter", Key(namespace, spec.get("adapter", "")))]
+        job = self._store.finetune_jobs.find(spec.get("origin", {}).get("uid", ""))
+        return [*items, Item("job", job.key)] if job is not None else items
+
+
+def login_info(connection: Connection) -> kopf.ConnectionInfo:
+    """Our connection as kopf wants it."""
+    token = connection.token()
+    return kopf.ConnectionInfo(
+        server=connection.server,
+        ca_data=connection.ca,
+        insecure=connection.insecure,
+        certificate_data=connection.certificate,
+        private_key_data=connection.key,
+        scheme="Bearer" if token else None,
+        token=token or None,
+        default_namespace=connection.namespace,
+        expiration=datetime.now(UTC) + CREDENTIALS_LIFETIME if connection.token_file is not None else None,
+    )
