@@ -20,7 +20,11 @@ _NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
 def _immutable_while_running() -> tuple[Rule, ...]:
-    """One transition rule per field of the spec, so that the refusal names the field that was changed."""
+    """One transition rule per field of the spec, so that the refusal names the field that was changed.
+
+    Known limit of CEL's equality in the API server: keys renamed inside the free-form `evaluation.task.schema`, their
+    number unchanged, pass as equal.
+    """
     finished = ", ".join(f"'{phase}'" for phase in sorted(FINISHED_PHASES))
     editable = f"!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase in [{finished}]"
     names = [to_camel(name) for name in FineTuneJobSpec.model_fields]

@@ -75,7 +75,7 @@ def validate_document(text: str) -> list[Problem]:
 def accepted_values(text: str) -> list[dict[str, Any]]:
     """The objects of a text in which `validate_document` finds nothing, ready for `from_wire` of their kinds.
 
-    Empty fields that have a default are left out and 16.0 is 16, as in the API server; status is dropped.
+    Empty fields are left out and 16.0 is 16, as in the API server; status is dropped.
     """
     values = []
     for document in read_documents(text):

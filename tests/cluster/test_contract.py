@@ -15,14 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from kubernetes.client import ApiClient
 
-from finetune_api.base import Contract
 from finetune_api.crd import KINDS, fields, kind_named, schema_of
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.generate import ROOT
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Phase
-from finetune_api.validation import validate_document
-from finetune_api.yaml_document import read_documents
+from finetune_api.validation import accepted_values, validate_document
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.contract.corpus_files import BAD, FOLDER, GOOD
@@ -128,20 +126,7 @@ def test_the_api_server_reads_and_completes_a_file_as_we_do(server: Server, file
     kind = kind_named(_kind_of(text))
     assert kind is not None
     stored = kind.model.from_wire(server.judge(file).body)
-    assert stored.spec.to_wire() == _parsed(text, kind.model).spec.to_wire()
-
-
-def _parsed(text: str, model: type[Contract]) -> Any:
-    """Our reading of a file; what is null there is as if left out."""
-
-    def full(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: full(member) for name, member in value.items() if member is not None}
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        return [full(member) for member in value] if isinstance(value, list) else value
-
-    return model.from_wire(full(read_documents(text)[0].value))
+    assert stored.spec == kind.model.from_wire(accepted_values(text)[0]).spec
 
 
 def test_the_api_servers_defaults_are_the_models(server: Server) -> None:

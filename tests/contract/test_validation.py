@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from finetune_api.validation import Problem, validate_document
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.validation import Problem, accepted_values, validate_document
 from finetune_api.yaml_document import UnreadableError, read_documents, scalar_value
 from tests.contract.corpus_files import BAD, FOLDER, GOOD
 
@@ -123,6 +124,53 @@ def test_a_byte_order_mark_and_windows_lines_are_read() -> None:
 
 def test_a_status_from_kubectl_get_is_passed_over() -> None:
     assert validate_document(SMALLEST + "status: {phase: Running, whatever: 1}\n") == []
+
+
+COMPLETE = """\
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: support-triage, namespace: team-a}
+spec:
+  serviceAccountName: finetune-runner
+  model: {source: hf://meta-llama/Llama-3.1-8B-Instruct, revision: main, secretRef: {name: hf}}
+  data:
+    train: [{source: s3://team-a/support/train.jsonl, format: chat}]
+    validation: {fraction: 0.10}
+    test: {fraction: 0.15}
+    replay: {source: s3://shared/general.jsonl, fraction: 0.15}
+    checks: {minimumRows: 200, duplicates: drop, pii: redact}
+  method: {type: qlora, rank: 16, alpha: 32, dropout: 0, targetModules: all-linear}
+  training: {epochs: 3, learningRate: 2e-4, globalBatchSize: 16, maxLength: 2048, packing: auto, evalSteps: auto, earlyStopping: {patience: 3}, seed: 42}
+  compute: {pool: a100-80, nodes: 1, gpusPerNode: 2, strategy: auto, queue: team-a, maxCost: 200, maxDuration: 24h}
+  evaluation:
+    task: {type: classification, labelPath: $.category, schema: {type: object}}
+    baselinePrompt: "Classify the ticket. Answer with one JSON object: ..."
+    metrics: [{name: f1, average: macro}, {name: schemaValid}]
+    outOfDomain: {source: s3://shared/general-eval.jsonl}
+    gates:
+    - {metric: f1, minimum: 0.85}
+    - {metric: f1, over: baseline, minimumGain: 0.05}
+    - {metric: outOfDomainLoss, over: base, maximumRegression: "10%"}
+    humanReview: {samples: 50}
+  output: {adapterRef: {name: support-triage}, servedAs: adapter, exports: [gguf]}
+"""  # noqa: E501 - as people write it
+
+
+def test_of_the_complete_job_only_what_is_not_built_yet_is_refused() -> None:
+    assert [(problem.path, problem.fix) for problem in validate_document(COMPLETE)] == [
+        ("spec.data.checks.pii", "redact before upload and set pii: ignore"),
+        ("spec.output.exports", "leave output.exports out"),
+    ]
+
+
+def test_an_accepted_text_becomes_plain_values_for_the_models() -> None:
+    text = SMALLEST + "  training: {epochs: 2e0, globalBatchSize: 8.0}\n  compute:\nstatus: {phase: Failed}\n"
+    assert validate_document(text) == []
+    (job,) = accepted_values(text)
+    assert job["spec"]["training"] == {"epochs": 2, "globalBatchSize": 8}
+    assert "compute" not in job["spec"]
+    assert "status" not in job
+    assert FineTuneJob.from_wire(job).spec.training.epochs == 2.0
 
 
 def test_a_long_value_is_shown_short() -> None:
