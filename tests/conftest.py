@@ -25,3 +25,8 @@ class OneControlPlane(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
     """Let xdist use the scheduler above, whatever `--dist` says."""
     return OneControlPlane(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` rewrites the expected files of golden tests with what the code makes now."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite golden files")

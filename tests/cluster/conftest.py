@@ -13,6 +13,8 @@ from kubernetes import client
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
+from tests.cluster.harness.operator_process import grant_lease
+from tests.cluster.harness.runs import NODE_LABEL, Runs, pool_manifest
 from tests.cluster.harness.s3 import S3Server
 from tests.cluster.harness.waiting import wait_for
 
@@ -70,3 +72,17 @@ def namespace(cluster: Cluster, player: PodPlayer) -> Iterator[str]:
     core.delete_namespace(name)
     for pod in player.pods(name):  # no kubelet ends them, and the namespace would wait for them for ever
         player.lose(pod)
+
+
+@pytest.fixture
+def runs(installed: Cluster, namespace: str, player: PodPlayer) -> Iterator[Runs]:
+    """A namespace ready for FineTuneJobs: Pod Security restricted, a node with 8 GPUs, a pool; operators end with it."""
+    installed.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    grant_lease(installed, namespace)
+    player.add_node(namespace, gpus=8, labels={NODE_LABEL: namespace})
+    installed.apply(pool_manifest(namespace))
+    playing = Runs(installed, namespace, player)
+    yield playing
+    playing.close()
+    installed.kubectl("delete", "gpupool", namespace, "--ignore-not-found", "--wait=false")
+    player.remove_node(namespace)

@@ -1,0 +1,147 @@
+"""The operator is killed, doubled, stopped and cut off; the run ends the same, and nothing happens twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+
+import pytest
+
+from finetune_operator.builders.names import job_name
+from finetune_operator.leader import LOST_LEASE_EXIT_CODE
+from tests.cluster.harness.operator_process import OperatorProcess
+from tests.cluster.harness.runs import Runs
+
+STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
+
+
+def assert_happened_once(runs: Runs, uid: str) -> None:
+    """One Job per stage, one version, one Event per transition."""
+    assert sorted(job.metadata.name for job in runs.jobs()) == sorted(job_name("support", uid, 1, s, 1) for s in STAGES)
+    assert [item["metadata"]["name"] for item in runs.objects("adapterversions")] == ["triage-v1"]
+    told = Counter(runs.events())
+    assert max(count for (reason, _), count in told.items() if reason.startswith("Stage")) == 1
+
+
+@pytest.mark.parametrize("moment", ["pending", "running", "ended"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_operator_changes_nothing(runs: Runs, stage: str, moment: str) -> None:
+    operator = runs.operator()
+    uid = runs.apply().metadata.uid
+    for earlier in STAGES[: STAGES.index(stage)]:
+        runs.succeed(earlier)
+    status = runs.wait_stage(stage)
+    [pod] = runs.pods(status)
+    if moment == "pending":
+        operator.kill()
+        runs.player.running(pod)
+    else:
+        runs.player.running(pod)
+        runs.wait_stage(stage, state="Running")
+        if moment == "running":
+            operator.kill()
+    runs.player.succeed(pod, runs.report(pod))
+    if moment == "ended":
+        operator.kill()
+    runs.operator()
+    rest = STAGES[STAGES.index(stage) + 1 :]
+    final = runs.succeed_from(rest[0]) if rest else runs.wait_phase("Succeeded")
+    assert [(s.name, s.attempt, s.state) for s in final.stages] == [(name, 1, "Succeeded") for name in STAGES]
+    assert_happened_once(runs, uid)
+
+
+def test_of_two_operators_one_acts_and_the_other_takes_over(runs: Runs) -> None:
+    first = runs.operator()
+    runs.wait(first.leads, "the first operator to lead")
+    second = runs.operator()
+    uid = runs.apply().metadata.uid
+    runs.succeed("prepare")
+    assert not second.leads()
+    first.kill()
+    runs.wait(second.leads, "the second operator to take over")
+    runs.succeed_from("baseline")
+    assert_happened_once(runs, uid)
+
+
+def test_an_operator_asked_to_stop_hands_over_at_once(runs: Runs) -> None:
+    first = runs.operator(extra=("--lease-seconds", "600"))
+    runs.wait(first.leads, "the first operator to lead")
+    second = runs.operator(extra=("--lease-seconds", "3"))
+    first.signal(signal.SIGTERM)
+    assert first.wait(30) == 0, first.log_tail()
+    runs.wait(second.leads, "the second operator to take over long before the lease runs out")
+
+
+def test_a_stopped_leader_that_wakes_up_writes_nothing_and_leaves(runs: Runs) -> None:
+    first = runs.operator()
+    runs.wait(first.leads, "the first operator to lead")
+    uid = runs.apply().metadata.uid
+    runs.begin("prepare")
+    first.signal(signal.SIGSTOP)
+    second = runs.operator()
+    runs.wait(second.leads, "the second operator to take over")
+    [pod] = runs.pods(runs.wait_stage("prepare"))
+    runs.player.succeed(pod, runs.report(pod))
+    runs.wait_stage("baseline")
+    before = written_by(first, runs)
+    first.signal(signal.SIGCONT)
+    assert first.wait(30) == LOST_LEASE_EXIT_CODE, first.log_tail()
+    assert written_by(first, runs) == before
+    runs.succeed_from("baseline")
+    assert_happened_once(runs, uid)
+
+
+def written_by(operator: OperatorProcess, runs: Runs) -> int:
+    """Writes in the namespace from this process: Events carry its name, every transition has one."""
+    line = next(line for line in operator.log.read_text().splitlines() if '"identity"' in line)
+    identity = line.split('"identity": "')[1].split('"')[0]
+    shown = runs.cluster.kubectl("get", "events.events.k8s.io", "-n", runs.namespace, "-o", "yaml").stdout
+    return shown.count(identity)
+
+
+def test_missing_rights_are_named_and_their_return_is_noticed(runs: Runs) -> None:
+    rules = runs.cluster.kubectl("get", "clusterrole", "finetune-operator", "-o", "json").stdout
+    operator = OperatorProcess(runs.cluster, runs.namespace)
+    runs.operators.append(operator)
+    runs.cluster.kubectl("delete", "clusterrole", "finetune-operator")
+    try:
+        operator.start()
+        said = runs.wait(lambda: told(operator), "the operator to say what is missing")
+        assert "gpupools.finetune.dev" in said
+        assert "RBAC" in said
+    finally:
+        runs.cluster.apply(without_history(rules))
+    runs.wait(lambda: operator.get("readyz")[0] == 200, "the operator to be ready again")
+    runs.apply()
+    runs.wait_stage("prepare")
+
+
+def test_rights_lost_while_running_are_survived(runs: Runs) -> None:
+    operator = runs.operator()
+    runs.apply()
+    runs.begin("prepare")
+    rules = runs.cluster.kubectl("get", "clusterrole", "finetune-operator", "-o", "json").stdout
+    runs.cluster.kubectl("delete", "clusterrole", "finetune-operator")
+    [pod] = runs.pods(runs.wait_stage("prepare"))
+    runs.player.succeed(pod, runs.report(pod))
+    runs.wait(lambda: "Forbidden" in operator.log.read_text(), "a refused write")
+    runs.cluster.apply(without_history(rules))
+    runs.succeed_from("baseline")
+
+
+def told(operator: OperatorProcess) -> str:
+    """Why the operator is not ready; nothing while it does not answer or has not looked yet."""
+    operator.check()
+    try:
+        status, text = operator.get("readyz")
+    except OSError:
+        return ""
+    return text if status == 503 and "not started yet" not in text else ""
+
+
+def without_history(text: str) -> str:
+    """An object as it can be applied again."""
+    body = json.loads(text)
+    body["metadata"] = {"name": body["metadata"]["name"]}
+    return json.dumps(body)
