@@ -227,7 +227,7 @@ def _shop(rng: random.Random) -> Document:
         return _chat(f"Which team looks after the {noun}?", f"The {category} team looks after the {noun}.")
     urgency = rng.choice(list(URGENCY_CUES))
     note = rng.choice(NOTE_FORMS).replace("{noun}", noun)
-    parts = [note, rng.choice(URGENCY_CUES[urgency]), *rng.sample(FILLERS, rng.randrange(3))]
+    parts = [note, rng.choice(URGENCY_CUES[urgency]), *rng.sample(FILLERS, rng.randrange(4))]
     rng.shuffle(parts)
     slots = {
         "person": rng.choice(PEOPLE),

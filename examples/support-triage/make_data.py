@@ -37,7 +37,7 @@ SIDE_REMARK_SHARE = 0.18  # mentions a second, settled topic
 TWO_PROBLEMS_SHARE = 0.04  # two open problems; the label is the first one's: truly ambiguous
 TERSE_SHARE = 0.15
 TYPO_SHARE = 0.35  # of the tickets; within one, about one word in fourteen
-LABEL_NOISE = 0.05
+LABEL_NOISE = 0.055
 QUESTION_WORDS = set("how can when do does is are why where who which what could".split())
 # Whom a hurried clerk mixes up: wrong labels are not uniform.
 CONFUSABLE = {
