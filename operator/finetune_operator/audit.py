@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from finetune_operator.api import JOBS, PODS, Api
-from finetune_operator.builders.names import MANAGED_BY, OPERATOR
+from finetune_operator.api import Api
 from finetune_operator.reconcile import Item
 from finetune_operator.store import number
 from finetune_operator.watch import Source, Watches
 
 logger = logging.getLogger(__name__)
-
-SELECTED = f"{MANAGED_BY}={OPERATOR}"
 
 
 class Audit:
@@ -37,7 +34,6 @@ class Audit:
         return dead
 
     async def _one(self, source: Source, namespaces: list[str] | None) -> set[str]:
-        selector = SELECTED if source.resource in (JOBS, PODS) else ""
         seen: dict[str, int] = {}
         versions = []
         places: list[str | None] = [None]
@@ -45,7 +41,7 @@ class Audit:
             places = list(namespaces)
         for namespace in places:
             first = True
-            async for page in self._api.pages(source.resource, namespace, selector):
+            async for page in self._api.pages(source.resource, namespace, source.selector):
                 if first:
                     # Later pages are of the same moment or newer: the first one's version is the safe one.
                     versions.append(number(page.get("metadata", {}).get("resourceVersion")))
@@ -56,11 +52,6 @@ class Audit:
         for entry in source.table.missing_from(seen, min(versions)):
             logger.warning("deletion was missed", extra={"resource": source.resource.plural, "key": str(entry.key)})
             source.table.remove(entry.key, entry.uid)
-            if source.resource in (JOBS, PODS):
-                job = self._watches.owner(source, entry)
-                items = [Item("job", job)] if job is not None else []
-            else:
-                items = [Item("adapter", entry.key), Item("job", entry.key)]
-            for item in items:
+            for item in self._watches.concerned(source, entry):
                 self._enqueue(item)
         return set(source.table.behind(seen))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_api.adapter import Adapter
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.common import ObjectMeta
+from finetune_api.gpupool import GPUPool
 from finetune_operator.api import (
     ADAPTER_VERSIONS,
     ADAPTERS,
@@ -72,11 +75,21 @@ class ClusterExecutor:
         group = adapter_group(key.namespace, job.spec.output.adapter_ref.name)
         return Observed(
             job=job,
-            pools=tuple(pool.value.model for pool in self._store.pools),
+            pools=tuple(self._pools()),
             adapter=adapter.value.model if adapter is not None else None,
             versions=tuple(version.value.model for version in self._store.versions.owned_by(group)),
             runs={run.job_name: run for run in await self._runs(entry.uid)},
         )
+
+    def _pools(self) -> Iterator[GPUPool]:
+        """Pools that fit the contract: one that does not must not stop the jobs of the others."""
+        for entry in self._store.pools:
+            try:
+                yield entry.value.model
+            except ValidationError as error:
+                logger.error(
+                    "pool does not fit the contract", extra={"pool": entry.key.name, "error": str(error)[:500]}
+                )
 
     async def _runs(self, uid: str) -> list[StageRun]:
         runs = []

@@ -75,7 +75,6 @@ class Reconciler:
         now = self._clock()
         decision = decide(observed, now)
         before = observed.job.status
-        self._metrics.decided(key, before, decision.status)
         metadata = observed.job.metadata
         if before is None or (before.phase, before.reason) != (decision.status.phase, decision.status.reason):
             logger.info(
@@ -90,6 +89,7 @@ class Reconciler:
                 },
             )
         await self._executor.act(observed, decision)
+        self._metrics.decided(key, before, decision.status)
         if decision.wake_at is None:
             return None
         return max(0.1, (decision.wake_at - now).total_seconds())

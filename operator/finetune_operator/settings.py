@@ -12,6 +12,7 @@ from finetune_operator.builders.names import MANAGED_BY, OPERATOR
 
 REQUEST_TIMEOUT_S = 30.0
 LARGEST_BACKOFF_S = 30.0
+MANAGED_SELECTOR = f"{MANAGED_BY}={OPERATOR}"
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 10
     settings.watching.inactivity_timeout = 70
     settings.watching.chunk_size = 500
-    selector = f"{MANAGED_BY}={OPERATOR}"
-    settings.watching.label_selectors["batch", "v1", "jobs"] = selector
-    settings.watching.label_selectors["", "v1", "pods"] = selector
+    settings.watching.label_selectors["batch", "v1", "jobs"] = MANAGED_SELECTOR
+    settings.watching.label_selectors["", "v1", "pods"] = MANAGED_SELECTOR
     # No worker limit: with indexes a limit below the number of objects never gets past the start.
     settings.queueing.worker_limit = None
     settings.queueing.idle_timeout = 1.0

@@ -14,6 +14,7 @@ from finetune_operator.api import ADAPTER_VERSIONS, ADAPTERS, FINETUNE_JOBS, GPU
 from finetune_operator.connection import Connection
 from finetune_operator.decide.types import Key
 from finetune_operator.reconcile import Item
+from finetune_operator.settings import MANAGED_SELECTOR
 from finetune_operator.store import Entry, Store, Table, adapter_group
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Source:
     resource: Resource
     table: Table[Any]
     concerns: Callable[[Mapping[str, Any]], list[Item]]
+    selector: str = ""
+    """Label selector: only our own Jobs and pods are looked at. Whose they are is still a matter of owner uids."""
 
 
 class Watches:
@@ -43,8 +46,8 @@ class Watches:
             Source(ADAPTERS, store.adapters, self._of_adapter),
             Source(ADAPTER_VERSIONS, store.versions, self._of_version),
             Source(FINETUNE_JOBS, store.finetune_jobs, self._of_finetune_job),
-            Source(JOBS, store.jobs, self._of_job),
-            Source(PODS, store.pods, self._of_pod),
+            Source(JOBS, store.jobs, self._of_job, MANAGED_SELECTOR),
+            Source(PODS, store.pods, self._of_pod, MANAGED_SELECTOR),
         )
 
     def put(self, source: Source, body: Mapping[str, Any]) -> None:
@@ -87,14 +90,17 @@ class Watches:
         async def event(event: Mapping[str, Any], **_: Any) -> None:
             self.changed(source, event.get("type"), event["object"])
 
-    def owner(self, source: Source, entry: Entry[Any]) -> Key | None:
-        """The FineTuneJob that an entry of jobs or pods belongs to, along the owner uids."""
+    def concerned(self, source: Source, entry: Entry[Any]) -> list[Item]:
+        """Whom it concerns that an entry is gone, found out without the object itself."""
+        if source.resource in (ADAPTERS, ADAPTER_VERSIONS):
+            name = entry.owner.partition("/")[2] if source.resource == ADAPTER_VERSIONS else entry.key.name
+            return [Item("adapter", Key(entry.key.namespace, name))]
         owner = entry.owner
         if source.resource == PODS:
             job = self._store.jobs.find(owner)
             owner = job.owner if job is not None else ""
         found = self._store.finetune_jobs.find(owner)
-        return found.key if found is not None else None
+        return [Item("job", found.key)] if found is not None else []
 
     def _of_finetune_job(self, body: Mapping[str, Any]) -> list[Item]:
         metadata = body["metadata"]

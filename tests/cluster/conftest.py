@@ -13,7 +13,7 @@ from kubernetes import client
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
-from tests.cluster.harness.operator_process import grant_lease
+from tests.cluster.harness.operator_process import OperatorProcess, grant_lease
 from tests.cluster.harness.runs import NODE_LABEL, Runs, pool_manifest
 from tests.cluster.harness.s3 import S3Server
 from tests.cluster.harness.waiting import wait_for
@@ -76,7 +76,7 @@ def namespace(cluster: Cluster, player: PodPlayer) -> Iterator[str]:
 
 @pytest.fixture
 def runs(installed: Cluster, namespace: str, player: PodPlayer) -> Iterator[Runs]:
-    """A namespace ready for FineTuneJobs: Pod Security restricted, a node with 8 GPUs, a pool; operators end with it."""
+    """A namespace ready for FineTuneJobs: Pod Security restricted, a node with 8 GPUs, a pool."""
     installed.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     grant_lease(installed, namespace)
     player.add_node(namespace, gpus=8, labels={NODE_LABEL: namespace})
@@ -86,3 +86,19 @@ def runs(installed: Cluster, namespace: str, player: PodPlayer) -> Iterator[Runs
     playing.close()
     installed.kubectl("delete", "gpupool", namespace, "--ignore-not-found", "--wait=false")
     player.remove_node(namespace)
+
+
+@pytest.fixture(scope="module")
+def operator(installed: Cluster) -> Iterator[OperatorProcess]:
+    """One operator for the whole cluster and a whole module: starting one takes longer than most tests."""
+    process = OperatorProcess(installed).started()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def operated(operator: OperatorProcess, runs: Runs) -> Runs:
+    """A namespace served by the module's operator."""
+    operator.check()
+    runs.operators.append(operator)
+    return runs

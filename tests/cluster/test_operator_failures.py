@@ -13,13 +13,6 @@ STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 CODES = [code for code in ExitCode if code is not ExitCode.SUCCEEDED]
 
 
-@pytest.fixture
-def operated(runs: Runs) -> Runs:
-    """A namespace with one operator."""
-    runs.operator()
-    return runs
-
-
 def reach(runs: Runs, stage: str) -> None:
     """Let everything before a stage end well."""
     for earlier in STAGES[: STAGES.index(stage)]:

@@ -1,4 +1,4 @@
-"""Golden manifests: `input/*.yaml` says what is started, `output/*.yaml` is what is created. `--update-golden` rewrites."""
+"""Golden manifests: `input/*.yaml` says what is started, `output/*.yaml` what is created; `--update-golden` rewrites."""
 
 from __future__ import annotations
 

@@ -45,6 +45,8 @@ class Runs:
         self.namespace = namespace
         self.player = player
         self.operators: list[OperatorProcess] = []
+        """Whose logs explain a failure."""
+        self._own: list[OperatorProcess] = []
         self._custom = client.CustomObjectsApi(cluster.api())
         self._batch = client.BatchV1Api(cluster.api())
 
@@ -218,14 +220,15 @@ class Runs:
             self.succeed(stage, name=name, run=run)
         return self.wait_phase("Succeeded", name)
 
-    def operator(self, number: int = 0, **options: Any) -> OperatorProcess:
+    def operator(self, **options: Any) -> OperatorProcess:
         """Start (another) operator for the namespace and wait until it is ready."""
-        name = f"operator-{number or len(self.operators)}"
+        name = f"operator-{len(self.operators)}"
         process = OperatorProcess(self.cluster, self.namespace, name=name, **options)
         self.operators.append(process)
+        self._own.append(process)
         return process.started()
 
     def close(self) -> None:
-        """End the operators."""
-        for process in self.operators:
+        """End the operators of this namespace."""
+        for process in self._own:
             process.kill()
