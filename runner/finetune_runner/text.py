@@ -90,16 +90,15 @@ def check_chat_template(tokenizer: Any, model: str) -> None:
             f"{model}: the tokenizer has no chat template",
             "use the model's instruct or chat variant, or put a chat_template.jinja beside its tokenizer",
         )
+    example: list[Message] = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"}]
     try:
-        _, labels = encode_example(
-            tokenizer, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"}], 1 << 20
-        )
+        encode_example(tokenizer, example, 1 << 20)
     except RenderError as error:
         raise StageError(
             ExitCode.MODEL_UNUSABLE, f"{model}: {error}", "mend the chat template beside the tokenizer"
         ) from error
-    if all(label == IGNORED for label in labels):
-        raise _no_answer(model)
+    except StageError as error:
+        raise StageError(error.exit_code, f"{model}: {error.message}", error.hint) from error
 
 
 def _split_tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
@@ -111,20 +110,16 @@ def _split_tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int
     encoded = tokenizer.apply_chat_template(list(messages), return_dict=True, return_assistant_tokens_mask=True)
     ids, mask = list(encoded["input_ids"]), list(encoded.get("assistant_masks", []))
     if 1 not in mask:
-        raise _no_answer(str(getattr(tokenizer, "name_or_path", "the model")))
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            "the model's chat template does not say where the assistant's answer is",
+            "mark it with {% generation %} ... {% endgeneration %} in the chat template beside the tokenizer",
+        )
     end = len(mask) - mask[::-1].index(1)
     start = end
     while start > 0 and mask[start - 1] == 1:
         start -= 1
     return ids[:start], ids[start:end]
-
-
-def _no_answer(model: str) -> StageError:
-    return StageError(
-        ExitCode.MODEL_UNUSABLE,
-        f"{model}: its chat template does not say where the assistant's answer is",
-        "mark the answer with {% generation %} ... {% endgeneration %} in the chat template beside the tokenizer",
-    )
 
 
 def _cut(tokenizer: Any, ids: list[int], max_length: int) -> list[int]:

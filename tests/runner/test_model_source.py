@@ -1,0 +1,197 @@
+"""The base model's files: where they come from, what is refused, and how they are known again."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import PrepareResult, StageResults
+from finetune_runner import hub
+from finetune_runner.errors import StageError
+from finetune_runner.model_source import fetch_model, model_digest, model_facts
+from tests.cluster.harness.s3 import S3Server
+from tests.runner.stores import PrepareWorld, s3_storage
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may change."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def context_of(world: PrepareWorld, results: StageResults | None = None) -> Any:
+    task = world.task({"train": [{"source": "file:///a.jsonl"}]})
+    return world.open(task.model_copy(update={"results": results or StageResults()}))
+
+
+def pinned(digest: str) -> StageResults:
+    return StageResults(
+        prepare=PrepareResult.from_wire(
+            {
+                "revision": digest,
+                "modelDigest": digest,
+                "model": {"architecture": "A", "parameters": 1},
+                "rows": {},
+                "trainTokens": 1,
+                "lengths": {},
+                "dataDigest": "d",
+                "testDigest": "t",
+            }
+        )
+    )
+
+
+def test_a_model_on_disk_is_used_in_place(world: PrepareWorld, model: Path) -> None:
+    world.model = f"file://{model}"
+    path, revision, digest = fetch_model(context_of(world))
+    assert path == model
+    assert revision == digest == model_digest(model)
+
+
+def test_code_and_notes_do_not_count_as_the_model(world: PrepareWorld, model: Path) -> None:
+    before = model_digest(model)
+    (model / "modeling_custom.py").write_text("raise SystemExit")
+    (model / "README.md").write_text("read me")
+    assert model_digest(model) == before
+    (model / "tokenizer_config.json").write_text("{}")
+    assert model_digest(model) != before
+
+
+def test_a_model_that_changed_after_prepare_is_refused(world: PrepareWorld, model: Path) -> None:
+    world.model = f"file://{model}"
+    with pytest.raises(StageError, match="no longer those that stage prepare saw") as caught:
+        fetch_model(context_of(world, pinned("0" * 64)))
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert fetch_model(context_of(world, pinned(model_digest(model)))).path == model
+
+
+def test_a_model_on_s3_is_fetched_once(world: PrepareWorld, model: Path, s3: S3Server, tmp_path: Path) -> None:
+    world.storage = s3_storage(s3, tmp_path)
+    bucket = s3.make_bucket()
+    (model / "pytorch_model.bin").write_bytes(b"a pickle nobody fetches")
+    for item in model.iterdir():
+        s3.client().upload_file(str(item), bucket, f"tiny/{item.name}")
+    world.model = f"s3://{bucket}/tiny/"
+    fetched = fetch_model(context_of(world))
+    assert fetched.digest == model_digest(model)
+    assert not (fetched.path / "pytorch_model.bin").exists()
+    s3.client().put_object(Bucket=bucket, Key="tiny/model.safetensors", Body=(model / "model.safetensors").read_bytes())
+    again = fetch_model(context_of(world, pinned(fetched.digest)))
+    assert again == fetched
+    assert [path.name for path in fetched.path.parent.iterdir()] == [fetched.path.name]
+
+
+@pytest.mark.parametrize(
+    ("remove", "add", "code", "says"),
+    [
+        ("model.safetensors", "", ExitCode.MODEL_UNUSABLE, "has no *.safetensors"),
+        ("model.safetensors", "pytorch_model.bin", ExitCode.MODEL_UNUSABLE, "(only pytorch_model.bin)"),
+        ("config.json", "", ExitCode.MODEL_UNUSABLE, "has no config.json"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(
+    world: PrepareWorld, model: Path, remove: str, add: str, code: ExitCode, says: str
+) -> None:
+    (model / remove).unlink()
+    if add:
+        (model / add).write_bytes(b"")
+    world.model = f"file://{model}"
+    with pytest.raises(StageError) as caught:
+        fetch_model(context_of(world))
+    assert caught.value.exit_code == code
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_missing_folder_is_source_not_found(world: PrepareWorld) -> None:
+    world.model = "file:///no/such/model"
+    with pytest.raises(StageError) as caught:
+        fetch_model(context_of(world))
+    assert caught.value.exit_code == ExitCode.SOURCE_NOT_FOUND
+
+
+def test_facts_come_from_config_and_weights(model: Path) -> None:
+    facts = model_facts(model, "file:///model")
+    assert (facts.architecture, facts.hidden_size, facts.layers, facts.context_length) == (
+        "LlamaForCausalLM",
+        64,
+        2,
+        512,
+    )
+    attention = 64 * 64 + 2 * 64 * 32 + 64 * 64
+    layer = attention + 3 * 64 * 128 + 2 * 64
+    assert facts.parameters == facts.vocabulary * 64 + 2 * layer + 64  # embeddings and head are tied
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", b"{"), ("model.safetensors", b"\xff" * 20), ("model.safetensors", b"abc"), ("config.json", b"[]")],
+)
+def test_damaged_files_are_refused(model: Path, name: str, content: bytes) -> None:
+    (model / name).write_bytes(content)
+    with pytest.raises(StageError, match="damaged") as caught:
+        model_facts(model, "file:///model")
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """A hub that refuses in the real one's words: the repository's name says how."""
+
+    def do_GET(self) -> None:
+        status, code = {
+            "gated": (403, "GatedRepo"),
+            "missing": (401, "RepoNotFound"),
+            "revision": (404, "RevisionNotFound"),
+            "broken": (500, ""),
+        }[self.path.split("/")[4]]
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("repo", "code", "says"),
+    [
+        ("owner/gated", ExitCode.ACCESS_DENIED, "is gated or private"),
+        ("owner/missing", ExitCode.SOURCE_NOT_FOUND, "does not exist, or is private"),
+        ("owner/revision", ExitCode.SOURCE_NOT_FOUND, "has no revision v7"),
+        ("owner/broken", ExitCode.STORAGE_UNAVAILABLE, "does not answer"),
+        ("not a/name", ExitCode.INVALID_SPEC, "is not a name on the hub"),
+    ],
+)
+@pytest.mark.usefixtures("fake_hub")
+def test_the_hubs_refusals_are_typed(repo: str, code: ExitCode, says: str) -> None:
+    with pytest.raises(StageError) as caught:
+        hub.resolve_revision(repo, "v7", "model", None)
+    assert caught.value.exit_code == code
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_hub_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(StageError) as caught:
+        hub.resolve_revision("owner/name", "main", "model", None)
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
