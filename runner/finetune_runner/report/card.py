@@ -30,7 +30,7 @@ def model_card(task: StageTask, version: int, evaluation: dict[str, Any], traine
     front: dict[str, Any] = {"library_name": "peft" if evaluation["servedAs"] == "adapter" else "transformers"}
     if scheme == "hf":
         front["base_model"] = path
-    front["tags"] = ["lora", evaluation["method"]]
+    front["tags"] = sorted({"lora", evaluation["method"]})
     rows = [f"| metric | tuned | 90 % interval | {evaluation['best'] or 'base'} |", "|---|---|---|---|"]
     reference = evaluation["references"].get(evaluation["best"] or "base", {})
     for name, found in evaluation["metrics"].items():

@@ -47,7 +47,7 @@ class TrainingState:
     best_validation_loss: float | None = None
     early_best: float | None = None
     without_improvement: int = 0
-    initial_train_loss: float | None = None
+    lowest_train_loss: float | None = None
     elapsed_s: float = 0.0
     ended_by: str = ""
     recent_losses: list[float] = field(default_factory=list)

@@ -128,7 +128,7 @@ class TrainingRun:
         )
         self.divergence = DivergenceWatch(
             warmup_steps=math.ceil(self.plan.total_steps * self.training.warmup_ratio),
-            initial=self.state.initial_train_loss,
+            lowest=self.state.lowest_train_loss,
         )
 
     def _newest_checkpoint(self) -> Checkpoint | None:
@@ -234,7 +234,7 @@ class TrainingRun:
 
     def _refuse_divergence(self, step: int, loss: float) -> None:
         wrong = self.divergence.observe(step, loss)
-        self.state.initial_train_loss = self.divergence.initial
+        self.state.lowest_train_loss = self.divergence.lowest
         if not wrong:
             return
         recent = ", ".join(f"{value:.3g}" for value in self.state.recent_losses[-5:])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_ratio: float) -> float:
@@ -36,28 +38,34 @@ class EarlyStop:
 
 EXPLODED_FACTOR = 3.0
 EXPLODED_STEPS = 5
+SMALLEST_REFERENCE = 1.0
+"""In nats: a loss near zero would make every later one an explosion."""
 
 
 @dataclass
 class DivergenceWatch:
-    """Notices a loss that is not a number, or that stays above three times its start after warm-up."""
+    """Notices a loss that is not a number, or that stays above three times the lowest so far after warm-up.
+
+    `lowest` is of means over five steps, so that one lucky step is not the measure.
+    """
 
     warmup_steps: int
-    initial: float | None = None
+    lowest: float | None = None
     steps_above: int = 0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=EXPLODED_STEPS))
 
     def observe(self, step: int, loss: float) -> str:
         """Take the loss of one step; returns what is wrong with it, or an empty text."""
         if not math.isfinite(loss):
             return f"the training loss became {loss} at step {step}"
-        if self.initial is None:
-            self.initial = loss
-        # A loss near zero at the start would make every later one an explosion.
-        limit = EXPLODED_FACTOR * max(self.initial, 1.0)
+        self.recent.append(loss)
+        mean = statistics.fmean(self.recent)
+        self.lowest = mean if self.lowest is None else min(self.lowest, mean)
+        limit = EXPLODED_FACTOR * max(self.lowest, SMALLEST_REFERENCE)
         self.steps_above = self.steps_above + 1 if step > self.warmup_steps and loss > limit else 0
         if self.steps_above >= EXPLODED_STEPS:
             return (
-                f"the training loss stayed above {limit:.3g} (three times its start) for {EXPLODED_STEPS} steps "
+                f"the training loss stayed above {limit:.3g} (three times its lowest) for {EXPLODED_STEPS} steps "
                 f"until step {step}"
             )
         return ""
