@@ -137,7 +137,7 @@ def documents(seed: int, *, shop_share: float = 0.0, evaluation: bool = False) -
         shop_share: probability of a shop note (``SHOP_NOTES``) instead of a general document, 0..1.
         evaluation: yield the documents reserved for evaluation instead of those for training.
     """
-    rng = random.Random(seed)  # noqa: S311 - data generation, not cryptography
+    rng = random.Random(seed)
     writers = [_prose, _prose, _reading, _opposite, _list, _job, _sum, _colour_swap, _other_desk, _other_desk]
     while True:
         document = _shop(rng) if rng.random() < shop_share else rng.choice(writers)(rng)

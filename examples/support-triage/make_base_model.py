@@ -2,8 +2,8 @@
 
     python make_base_model.py --output DIR
 
-A Llama of about half a million parameters learns the general chats of ``general_corpus.py`` from scratch and is saved in
-Hugging Face format (safetensors, tokenizer, chat template), so everything that loads a model from a folder loads this one.
+A Llama of about half a million parameters learns the general chats of ``general_corpus.py`` from scratch. It is saved
+in Hugging Face format (safetensors, tokenizer, chat template), so whatever loads a model from a folder loads this one.
 With the same seed on the same machine and library versions the files are byte-identical. If ``--output`` already holds
 a model of the same recipe nothing is done.
 """
@@ -18,6 +18,7 @@ import random
 import shutil
 import sys
 import time
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,21 +32,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).resolve().parent
 RECIPE_FILE = "recipe.json"
-RECIPE = {
-    "hidden": 128,
-    "layers": 2,
-    "heads": 4,
-    "feed_forward": 384,
-    "vocabulary": 1200,
-    "context": 1024,
-    "init_std": 0.02,
-    "steps": 1200,
-    "batch": 16,
-    "learning_rate": 3e-3,
-    "warmup_fraction": 0.05,
-    "weight_decay": 0.1,
-    "shop_share": 0.5,
-}
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 ROLES = ["<|system|>", "<|user|>", "<|assistant|>"]
 # {% generation %} marks what the assistant wrote: trainers compute the loss there and nowhere else.
@@ -57,10 +43,32 @@ CHAT_TEMPLATE = (
 )
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Shape and optimisation of the model; sizes in tokens, steps and units, rates per step."""
+
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 4
+    feed_forward: int = 384
+    vocabulary: int = 1200
+    context: int = 1024
+    init_std: float = 0.02
+    steps: int = 1200
+    batch: int = 16
+    learning_rate: float = 3e-3
+    warmup_fraction: float = 0.05
+    weight_decay: float = 0.1
+    shop_share: float = 0.5
+
+
+RECIPE = Recipe()
+
+
 def recipe_digest(seed: int) -> str:
     """Digest of everything that decides the result: recipe, seed, the two source files, library versions."""
     facts = {
-        "recipe": RECIPE,
+        "recipe": asdict(RECIPE),
         "seed": seed,
         "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "sources": [(HERE / name).read_text(encoding="utf-8") for name in ("make_base_model.py", "general_corpus.py")],
@@ -93,7 +101,7 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast
         eos_token=END,
         additional_special_tokens=ROLES,
         chat_template=CHAT_TEMPLATE,
-        model_max_length=RECIPE["context"],
+        model_max_length=RECIPE.context,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
@@ -122,9 +130,9 @@ def pretrain(model: LlamaForCausalLM, batches: list[list[list[int]]], pad: int) 
     """Train on every batch once; prints progress; returns the mean loss of the last 50 steps (nats per token)."""
     steps = len(batches)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=RECIPE["learning_rate"], betas=(0.9, 0.95), weight_decay=RECIPE["weight_decay"]
+        model.parameters(), lr=RECIPE.learning_rate, betas=(0.9, 0.95), weight_decay=RECIPE.weight_decay
     )
-    warmup = round(steps * RECIPE["warmup_fraction"])
+    warmup = round(steps * RECIPE.warmup_fraction)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup))
     losses: list[float] = []
     began = time.monotonic()
@@ -158,20 +166,20 @@ def make(output: Path, seed: int) -> None:
         sys.exit(f"{output} is not empty and holds no base model of this script: name another --output")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    count = RECIPE["steps"] * RECIPE["batch"]
-    corpus = list(itertools.islice(documents(seed, shop_share=RECIPE["shop_share"]), count))
+    count = RECIPE.steps * RECIPE.batch
+    corpus = list(itertools.islice(documents(seed, shop_share=RECIPE.shop_share), count))
     texts = [render(document) for document in corpus]
-    tokenizer = make_tokenizer(texts[:8000], RECIPE["vocabulary"])
+    tokenizer = make_tokenizer(texts[:8000], RECIPE.vocabulary)
     token_ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=RECIPE["hidden"],
-        intermediate_size=RECIPE["feed_forward"],
-        num_hidden_layers=RECIPE["layers"],
-        num_attention_heads=RECIPE["heads"],
-        num_key_value_heads=RECIPE["heads"],
-        max_position_embeddings=RECIPE["context"],
-        initializer_range=RECIPE["init_std"],
+        hidden_size=RECIPE.hidden,
+        intermediate_size=RECIPE.feed_forward,
+        num_hidden_layers=RECIPE.layers,
+        num_attention_heads=RECIPE.heads,
+        num_key_value_heads=RECIPE.heads,
+        max_position_embeddings=RECIPE.context,
+        initializer_range=RECIPE.init_std,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -180,13 +188,13 @@ def make(output: Path, seed: int) -> None:
     model = LlamaForCausalLM(config)
     tokens = sum(map(len, token_ids))
     print(f"pre-training {model.num_parameters():,} parameters on {count:,} documents, {tokens:,} tokens", flush=True)
-    batches = make_batches(token_ids, RECIPE["batch"], random.Random(seed))  # noqa: S311 - not cryptography
+    batches = make_batches(token_ids, RECIPE.batch, random.Random(seed))
     loss = pretrain(model, batches, tokenizer.pad_token_id)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    recipe = {"digest": digest, "seed": seed, **RECIPE, "finalLoss": round(loss, 4)}
+    recipe = {"digest": digest, "seed": seed, **asdict(RECIPE), "finalLoss": round(loss, 4)}
     (partial / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)

@@ -2,8 +2,8 @@
 
     python make_data.py
 
-Deterministic: the same script writes the same bytes. The tickets are synthetic, and as imperfect as an export from a real
-help desk: typos, terse tickets, tickets that mention a second topic, about five percent of the rows labelled wrongly (in
+Deterministic: the same script writes the same bytes. The tickets are synthetic, and as imperfect as an export from a
+real help desk: typos, terse tickets, tickets that mention a second topic, four percent of the rows labelled wrongly (in
 test as well as in train), and a few tickets that were sent twice.
 """
 
@@ -54,7 +54,8 @@ def fill(text: str, rng: random.Random) -> str:
     values = {name: rng.choice(words) for name, words in SLOTS.items()}
     values |= {
         "order": f"{rng.choice(['', '#', 'A', 'ord. '])}{rng.randint(1000, 99999)}",
-        "amount": f"{rng.randint(4, 320)}{rng.choice(['', '.90', '.50', '.99'])} {rng.choice(['euros', 'EUR', 'dollars'])}",
+        "amount": f"{rng.randint(4, 320)}{rng.choice(['', '.90', '.50', '.99'])} "
+        f"{rng.choice(['euros', 'EUR', 'dollars'])}",
         "code": f"{rng.choice('BCEFHKX')}{rng.randint(10, 999)}",
         "percent": str(rng.choice([5, 10, 15, 20, 25, 40, 60, 99])),
         "count": str(rng.choice(["two", "three", "four", "five", 6, 8, 10, 12, 20])),
@@ -130,7 +131,7 @@ def wrong_label(category: str, rng: random.Random) -> str:
 
 def tickets(seed: int) -> tuple[list[Document], int]:
     """All tickets in order of arrival, and how many of them carry a wrong category."""
-    rng = random.Random(seed)  # noqa: S311 - data generation, not cryptography
+    rng = random.Random(seed)
     rows, wrong = [], 0
     for _ in range(TICKETS):
         category = rng.choices(CATEGORIES, [26, 20, 22, 16, 24])[0]

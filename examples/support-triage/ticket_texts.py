@@ -315,7 +315,17 @@ DETAILS = [
     "You can reach me at {mail}.",
     "My number is {phone}.",
 ]
-CLOSINGS = ["Thanks, {name}", "Best regards, {name}", "{name}", "Kind regards", "Cheers {name}", "thank you", "", "", ""]
+CLOSINGS = [
+    "Thanks, {name}",
+    "Best regards, {name}",
+    "{name}",
+    "Kind regards",
+    "Cheers {name}",
+    "thank you",
+    "",
+    "",
+    "",
+]
 
 SLOTS: dict[str, list[str]] = {
     "product": (
