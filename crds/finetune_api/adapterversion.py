@@ -20,6 +20,16 @@ class Decision(Contract):
     reason: Annotated[str, Field(description="Why.", max_length=1024)] = ""
     at: Annotated[Timestamp | None, Field(description="When.")] = None
 
+    # By its schema alone the API server takes a list for a text with a format.
+    RULES = (
+        Rule(
+            cel="!has(self.at) || self.at >= timestamp('1970-01-01T00:00:00Z')",
+            message="the time of a decision is before 1970; write for example 2026-01-31T12:00:00Z",
+            holds=lambda decision: decision.at is None or decision.at.timestamp() >= 0,
+            field_path="at",
+        ),
+    )
+
 
 class VersionOrigin(Contract):
     """The run that made the version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,10 +120,19 @@ def _repeated(items: list[Contract], keys: tuple[str, ...], field: str) -> list[
     return broken
 
 
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
 def _parse_time(value: object) -> object:
-    if isinstance(value, str):
-        return datetime.fromisoformat(value.replace("Z", "+00:00")).astimezone(UTC)
-    return value
+    """A time as the API server reads it: `fromisoformat` alone would take a time without a zone as local."""
+    if not isinstance(value, str):
+        return value
+    if _RFC_3339.fullmatch(value) is None:
+        raise ValueError("not a time of RFC 3339")
+    try:
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("not a time between the years 1 and 9999") from error
 
 
 def _format_time(value: datetime) -> str:

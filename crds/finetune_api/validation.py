@@ -155,6 +155,8 @@ def _cleaned(value: Any, schema: Schema, path: Path, faults: list[Fault]) -> Any
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return int(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(value)
     if isinstance(value, list):
         items = schema.get("items", {})
         for index, item in enumerate(value):
