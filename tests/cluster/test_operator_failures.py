@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
+from finetune_api.job.status import StageStatus
 from finetune_operator.builders.names import job_name
 from finetune_operator.decide.causes import registry
 from tests.cluster.harness.runs import Runs, pool_manifest
@@ -19,40 +20,54 @@ def reach(runs: Runs, stage: str) -> None:
         runs.succeed(earlier)
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
-def test_an_exit_code_with_a_report_becomes_its_cause(operated: Runs, code: ExitCode) -> None:
-    operated.apply(compute={"maxRetries": 0})
-    status = operated.begin("prepare")
-    [pod] = operated.pods(status)
-    cause = CAUSE_OF_EXIT_CODE[code]
-    message = operated.report(
-        pod, outcome="Failed", exitCode=int(code), cause=cause, message=f"what {code.name} saw", hint="do this"
-    )
-    operated.player.fail(pod, int(code), None, message)
-    failed = operated.wait(
-        lambda: next((s for s in operated.status().stages if s.state == "Failed"), None), "a failed attempt"
-    )
-    assert (failed.cause, failed.exit_code) == (cause, int(code))
-    assert f"what {code.name} saw" in failed.message
-    assert failed.hint == "do this"
-    if registry()[cause].counts or registry()[cause].retry == "never":
-        final = operated.wait_phase("Failed", reason=cause)
-        assert final.next_step == "do this"
+def test_exit_codes_with_a_report_become_their_causes(operated: Runs) -> None:
+    names = {code: code.name.lower().replace("_", "-") for code in CODES}
+    for name in names.values():
+        operated.apply(name, compute={"maxRetries": 0})
+    for code, name in names.items():
+        status = operated.begin("prepare", name=name)
+        [pod] = operated.pods(status)
+        message = operated.report(
+            pod,
+            outcome="Failed",
+            exitCode=int(code),
+            cause=CAUSE_OF_EXIT_CODE[code],
+            message=f"what {name} saw",
+            hint="do this",
+        )
+        operated.player.fail(pod, int(code), None, message)
+    for code, name in names.items():
+        failed = operated.wait(lambda name=name: ended(operated, name), f"a failed attempt of {name}")
+        cause = CAUSE_OF_EXIT_CODE[code]
+        assert (failed.cause, failed.exit_code, failed.hint) == (cause, int(code), "do this")
+        assert f"what {name} saw" in failed.message
+        if registry()[cause].counts or registry()[cause].retry == "never":
+            assert operated.wait_phase("Failed", name, reason=cause).next_step == "do this"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(
-    ("code", "reason", "cause"), [(81, None, "InvalidData"), (137, "OOMKilled", "HostOutOfMemory")], ids=["81", "oom"]
-)
-def test_every_stage_fails_by_name_without_a_report(
-    operated: Runs, stage: str, code: int, reason: str | None, cause: str
-) -> None:
-    operated.apply(compute={"maxRetries": 0})
-    reach(operated, stage)
-    operated.fail(stage, code, reason)
-    failed = operated.wait_phase("Failed")
-    assert (failed.reason, failed.stages[-1].name, failed.stages[-1].cause) == (cause, stage, cause)
-    assert failed.next_step
+def ended(runs: Runs, name: str) -> StageStatus | None:
+    """The first failed attempt of a job."""
+    return next((stage for stage in runs.status(name).stages if stage.state == "Failed"), None)
+
+
+def test_every_stage_fails_by_name_without_a_report(operated: Runs) -> None:
+    signs = {
+        "prepare": (137, "OOMKilled", "HostOutOfMemory"),
+        "baseline": (91, None, "ModelUnusable"),
+        "train": (88, None, "TrainingDiverged"),
+        "evaluate": (137, "OOMKilled", "HostOutOfMemory"),
+        "publish": (83, None, "AccessDenied"),
+    }
+    for stage in STAGES:
+        operated.apply(stage, compute={"maxRetries": 0})
+    for stage in STAGES:
+        for name in STAGES[STAGES.index(stage) + 1 :]:
+            operated.succeed(stage, name=name)
+        code, reason, cause = signs[stage]
+        operated.fail(stage, code, reason, name=stage)
+        failed = operated.wait_phase("Failed", stage)
+        assert (failed.reason, failed.stages[-1].name, failed.stages[-1].cause) == (cause, stage, cause)
+        assert failed.next_step
     assert operated.objects("adapterversions") == []
 
 
@@ -85,24 +100,23 @@ def test_a_stage_no_node_can_hold_is_named_within_a_minute(operated: Runs) -> No
     assert "Insufficient cpu" in status.message
 
 
-@pytest.mark.parametrize(
-    ("disruption", "cause"),
-    [
-        ("PreemptionByScheduler", "Preempted"),
-        ("EvictionByEvictionAPI", "Evicted"),
-        ("DeletionByTaintManager", "NodeLost"),
-    ],
-)
-def test_a_disruption_costs_no_retry_and_the_stage_goes_on(operated: Runs, disruption: str, cause: str) -> None:
+def test_disruptions_cost_no_retry_and_the_stage_goes_on(operated: Runs) -> None:
+    disruptions = {
+        "PreemptionByScheduler": "Preempted",
+        "EvictionByEvictionAPI": "Evicted",
+        "DeletionByTaintManager": "NodeLost",
+    }
     operated.apply(compute={"maxRetries": 0})
     reach(operated, "train")
-    status = operated.begin("train")
-    [pod] = operated.pods(status)
-    operated.player.disruption(pod, disruption, "the node is needed")
-    operated.player.fail(pod, 143)
-    operated.succeed("train", attempt=2)
-    first = next(s for s in operated.status().stages if (s.name, s.attempt) == ("train", 1))
-    assert (first.cause, first.counts_against_retries) == (cause, False)
+    for attempt, (disruption, cause) in enumerate(disruptions.items(), start=1):
+        status = operated.begin("train", attempt=attempt)
+        [pod] = operated.pods(status)
+        operated.player.disruption(pod, disruption, "the node is needed")
+        operated.player.fail(pod, 143)
+        operated.wait_stage("train", attempt=attempt + 1)
+        ended = operated.status().stages[-2]
+        assert (ended.cause, ended.counts_against_retries) == (cause, False)
+    operated.succeed("train", attempt=len(disruptions) + 1)
     assert operated.succeed_from("evaluate").phase == "Succeeded"
 
 

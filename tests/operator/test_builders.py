@@ -1,4 +1,4 @@
-"""Golden manifests: `input/*.yaml` says what is started, `output/*.yaml` what is created; `--update-golden` rewrites."""
+"""Golden manifests: from `input/*.yaml`, what is started, to `output/*.yaml`, what is made; see `--update-golden`."""
 
 from __future__ import annotations
 

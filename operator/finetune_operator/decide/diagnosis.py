@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE
 from finetune_api.stages import StageReport, decode_report
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.causes.base import Cause
@@ -57,6 +58,12 @@ def _suspects(pods: Sequence[PodState]) -> list[PodState]:
     return sorted(failed, key=lambda pod: (_is_consequence(pod), pod.finished_at or _FAR_FUTURE, pod.index))
 
 
+def _contract_cause(exit_code: int | None) -> str:
+    """What the runner's exit code says when its report was lost and Kubernetes shows nothing more precise."""
+    known = {int(code): name for code, name in CAUSE_OF_EXIT_CODE.items()}
+    return known.get(exit_code or 0, "InternalError")
+
+
 def diagnose_failure(run: StageRun, uid: str, number: int) -> Diagnosis:
     """The first cause of a failed stage. Later deaths of the gang are consequences."""
     causes = registry()
@@ -75,6 +82,8 @@ def diagnose_failure(run: StageRun, uid: str, number: int) -> Diagnosis:
         for cause in causes.values():
             evidence = cause.sign(pod)
             if evidence is not None:
+                if cause.name == "InternalError":
+                    cause = causes[_contract_cause(pod.exit_code)]
                 return Diagnosis(cause, message=evidence, evidence=evidence, hint=cause.hint, exit_code=pod.exit_code)
     killed = causes["JobDeleted"]
     return Diagnosis(killed, message="the Job failed and its pods are gone", hint=killed.hint)
