@@ -2,5 +2,5 @@
 
 Nothing here is shipped. Every part starts on free ports of 127.0.0.1, dies with the test process and
 is described in the file of its name: ``binaries`` (build), ``controlplane``, ``s3``, ``kubelet``,
-``waiting``.
+``operator_process``, ``waiting``.
 """

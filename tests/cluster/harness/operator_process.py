@@ -24,11 +24,17 @@ class OperatorProcess(Process):
     """One replica: for the whole cluster as it is shipped, or for one namespace with its Lease there."""
 
     def __init__(
-        self, cluster: Cluster, namespace: str | None = None, *, name: str = "operator", extra: Sequence[str] = ()
+        self,
+        cluster: Cluster,
+        namespace: str | None = None,
+        *,
+        name: str = "operator",
+        user: str = SERVICE_ACCOUNT,
+        extra: Sequence[str] = (),
     ) -> None:
-        """Describe the process; `start` or `started` runs it."""
+        """Describe the process; `start` or `started` runs it. Another `user` needs the same rights."""
         self.port = free_ports(1)[0]
-        self.kubeconfig = cluster.kubeconfig(SERVICE_ACCOUNT, GROUPS)
+        self.kubeconfig = cluster.kubeconfig(user, GROUPS)
         command: list[str | Path] = [
             *(sys.executable, "-m", "finetune_operator.main"),
             *("--kubeconfig", self.kubeconfig),

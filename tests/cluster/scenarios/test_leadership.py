@@ -1,0 +1,98 @@
+"""Two replicas: one acts. The other takes over when it dies or stalls, and a leader that wakes up writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess
+from tests.cluster.harness.waiting import wait_for
+from tests.cluster.scenarios.story import WRITES, Scene
+
+Replica = Callable[..., OperatorProcess]
+LOST_LEASE_EXIT_CODE = 75
+OTHER_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:finetune-operator-other"
+
+
+def test_the_second_takes_over_when_the_leader_dies(scene: Scene, replica: Replica) -> None:
+    first = replica().started().leading()
+    second = replica().started()
+    story = scene.story()
+    story.play_to("train")
+    story.run("train")
+    assert (first.leads(), second.leads()) == (True, False)
+    first.kill()
+    story.end_well("train")
+    second.leading()
+    status = story.finish()
+    assert status["reason"] == "AwaitingApproval"
+    assert {stage["attempt"] for stage in status["stages"]} == {1}
+    scene.assert_nothing_twice()
+
+
+def test_a_leader_that_is_asked_to_stop_hands_over_at_once(scene: Scene, replica: Replica) -> None:
+    first = replica().started().leading()
+    second = replica().started()
+    assert first.stop() == 0
+    second.leading()
+    lease = scene.cluster.kubectl(
+        *("get", "lease", "finetune-operator", "-n", OPERATOR_NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}")
+    ).stdout
+    assert lease, "somebody holds it again"
+
+
+@pytest.fixture
+def other_user(scene: Scene) -> str:
+    """A second user with the operator's rights, so that the audit log tells two replicas apart."""
+    role = {"apiGroup": "rbac.authorization.k8s.io", "name": "finetune-operator", "kind": "ClusterRole"}
+    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OTHER_USER}]
+    everywhere: dict[str, Any] = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "finetune-operator-other"},
+        "roleRef": role,
+        "subjects": subjects,
+    }
+    lease = everywhere | {
+        "kind": "RoleBinding",
+        "metadata": {"name": "finetune-operator-other", "namespace": OPERATOR_NAMESPACE},
+        "roleRef": role | {"kind": "Role", "name": "finetune-operator-leader"},
+    }
+    scene.cluster.apply([everywhere, lease])
+    return OTHER_USER
+
+
+def test_a_stopped_leader_that_wakes_up_writes_nothing(scene: Scene, replica: Replica, other_user: str) -> None:
+    cluster = scene.cluster
+    if not isinstance(cluster, ControlPlane):
+        pytest.skip("needs the audit log")
+    first = replica(user=other_user).started().leading()
+    second = replica().started()
+    story = scene.story()
+    story.play_to("train")
+    story.run("train")
+    first.pause()
+    # Both will see the end of this pod: the second now, the first when it wakes up.
+    story.end_well("train")
+    second.leading()
+    story.wait_attempt("evaluate")
+    before = sum(1 for event in cluster.audit_events(other_user) if writes_objects(event))
+    first.resume()
+    wait_for(
+        lambda: not first.running or not first.leads(), 30, "the first to leave or to follow", context=first.log_tail
+    )
+    assert story.finish()["reason"] == "AwaitingApproval"
+    after = sum(1 for event in cluster.audit_events(other_user) if writes_objects(event))
+    assert after == before, "the first wrote after its lease was over"
+    if not first.running:
+        assert first.wait() == LOST_LEASE_EXIT_CODE
+    assert {event["user"]["username"] for event in scene.requests()} == {SERVICE_ACCOUNT}
+    scene.assert_nothing_twice()
+
+
+def writes_objects(event: dict[str, Any]) -> bool:
+    """Whether an audited request changes anything but a Lease."""
+    return event["verb"] in WRITES and event.get("objectRef", {}).get("resource") != "leases"
