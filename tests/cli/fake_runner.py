@@ -98,9 +98,7 @@ def evaluate(task: StageTask, plan: dict[str, Any]) -> dict[str, Any]:
             )
         else:
             comparisons.append(
-                Comparison(
-                    candidate=0.9, reference=0.4, reference_name="prompted", low=span[0], high=span[1], rows=200
-                )
+                Comparison(candidate=0.9, reference=0.4, reference_name="prompted", low=span[0], high=span[1], rows=200)
             )
     metrics = {"f1": 0.9, "exactMatch": 0.88, "loss": 0.5, "truncationRate": 0.0, "repetitionRate": 0.0}
     return {"evaluate": EvaluateResult(rows=200, served_as="adapter", metrics=metrics, comparisons=comparisons)}
@@ -167,7 +165,7 @@ def main() -> None:
     print(f"{task.stage} attempt {task.attempt} started")
     if "hold" in plan:
         hold(task, plan)
-    if "say" in plan:
+    if "say" in plan and task.mode == "run":
         Path(os.environ["FINETUNE_TERMINATION_LOG"]).write_text(plan["say"])
         sys.exit(plan.get("exitCode", 1))
     if "fail" in plan:

@@ -13,6 +13,7 @@ from finetune_api.adapterversion import AdapterVersion
 from finetune_api.common import ObjectMeta
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
+from finetune_api.job.status import FINISHED_PHASES
 from finetune_api.stages import Progress
 from finetune_cli.local.objects import ConflictError, ObjectStore
 from finetune_cli.local.pool import LOCAL_POOL, LocalGPUs, local_pool
@@ -118,7 +119,9 @@ class LocalExecutor:
             self._create_version(decision.version)
         for event in decision.events:
             self._record(job.metadata, event)
-            self._on_event(event)
+            if decision.status.phase not in FINISHED_PHASES:
+                # How a run ended is told once, by its summary.
+                self._on_event(event)
         self._supervisors = [process for process in self._supervisors if process.poll() is None]
 
     def kill_all(self, job: FineTuneJob) -> None:

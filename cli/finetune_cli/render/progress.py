@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -25,7 +27,8 @@ from finetune_cli.render.stages import (
 from finetune_operator.decide.types import Event
 
 BAR_WIDTH = 24
-PERCENT_STEP = 10
+PROGRESS_EVERY_S = 5.0
+"""Between two lines about the same stage, unless there is a new validation loss."""
 
 
 class RunView(Protocol):
@@ -50,10 +53,12 @@ class RunView(Protocol):
 
 
 class PlainView:
-    """One line per change: for logs and pipes."""
+    """One line per change: for logs and pipes. `clock` gives seconds that only grow."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
+        self._told_at = float("-inf")
         self._shown: dict[Stage, str] = {}
         self._last: tuple[object, ...] = ()
 
@@ -75,7 +80,7 @@ class PlainView:
             self.note(f"warning: {event.reason}: {event.message}")
 
     def update(self, status: FineTuneJobStatus, progress: Progress | None) -> None:
-        """A line when a stage starts or ends, at every tenth, and at every evaluation."""
+        """A line when a stage starts or ends, at every evaluation, and every few seconds in between."""
         for stage in STAGES:
             attempt = newest_attempt(status, stage)
             if attempt is None:
@@ -91,10 +96,11 @@ class PlainView:
             again = f", attempt {attempt.attempt}" if attempt.attempt > 1 else ""
             self.note(f"{stage_position(stage)} {stage} {words}{again}{taken}" + (f": {facts}" if facts else ""))
         if progress is not None and progress.percent > 0:
-            step = int(progress.percent // PERCENT_STEP)
-            now = (progress.stage, progress.attempt, step, progress.phase, progress.validation_loss)
-            if now != self._last:
-                self._last = now
+            evaluated = (progress.stage, progress.attempt, progress.validation_loss)
+            now = (*evaluated, progress.step, progress.phase)
+            due = self._clock() - self._told_at >= PROGRESS_EVERY_S or evaluated != self._last[:3]
+            if now != self._last and due:
+                self._last, self._told_at = now, self._clock()
                 where = f"{stage_position(progress.stage)} {progress.stage} {progress.percent:.0f}%"
                 self.note(f"{where}  {progress_words(progress)}")
 

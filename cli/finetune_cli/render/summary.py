@@ -79,7 +79,9 @@ def metrics_table(gates: list[GateResult], metrics: dict[str, float], baseline: 
         metric = gate.gate.split(" ", 1)[0]
         judged.add(metric)
         after = metrics.get(metric)
-        before = gate.reference if gate.reference is not None else _best_baseline(baseline, metric)
+        before = gate.reference
+        if before is None and " incumbent" not in gate.gate:
+            before = _best_baseline(baseline, metric)
         verdict: str = gate.verdict
         if gate.rows_to_decide:
             verdict += f", about {gate.rows_to_decide} test rows would decide"

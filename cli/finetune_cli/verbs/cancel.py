@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 
+from rich.console import Console
+
 from finetune_api.job.status import FINISHED_PHASES
 from finetune_cli.errors import CliError, CliExit
 from finetune_cli.local.apply import edit_job, with_spec
 from finetune_cli.local.objects import ObjectStore
 from finetune_cli.local.state import RunLockedError, open_state, run_lock
 from finetune_cli.options import add_state, checked_name, namespace_of
-from finetune_cli.render.progress import run_view
-from finetune_cli.render.summary import console_for
+from finetune_cli.render.progress import PlainView
 from finetune_cli.verbs.run import drive_job
 from finetune_operator.decide.types import Key
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise CliError(f"{key.name} is {job.status.phase} already", "There is nothing to cancel.")
     edit_job(store, key, lambda job: with_spec(job, cancel=True))
     try:
-        with run_lock(state), run_view(console_for(), key.name) as view:
+        with run_lock(state), PlainView(Console(quiet=True)) as view:
             ended = asyncio.run(drive_job(state, key, view))
     except RunLockedError:
         print(f"{key.name}: cancelled; the command that runs it ends now")

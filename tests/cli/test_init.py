@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from finetune_api.validation import accepted_values, validate_document
+from finetune_cli.drafting import Draft, draft_yaml, layout_of
+from finetune_cli.errors import CliError
+from finetune_cli.main import main
+from finetune_cli.sampling import sample_rows
+
+TABLE = [{"id": str(n), "text": f"where is parcel {n}?", "category": ["billing", "delivery"][n % 2]} for n in range(60)]
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def jsonl_gz(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+
+def array(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text(json.dumps({"data": rows}))
+
+
+def comma_separated(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("t.jsonl", jsonl),
+        ("t.jsonl.gz", jsonl_gz),
+        ("t.json", array),
+        ("t.csv", comma_separated),
+        ("t.parquet", parquet),
+    ],
+)
+def test_table_of_texts_and_labels(
+    tmp_path: Path, name: str, write: Callable[[Path, list[dict[str, Any]]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / name, TABLE)
+    output = tmp_path / "job.yaml"
+    code = main(["init", "--data", str(tmp_path / name), "--label", "category", "-o", str(output)])
+
+    assert code == 0, capsys.readouterr().err
+    assert validate_document(output.read_text()) == []
+    spec = YAML(typ="safe").load(output)["spec"]
+    dataset = spec["data"]["train"][0]
+    assert dataset["source"] == f"file://{name}"
+    assert (dataset["format"], dataset["columns"]) == (
+        "promptCompletion",
+        {"prompt": "text", "completion": "category"},
+    )
+    assert spec["evaluation"]["task"] == {"type": "classification"}
+    assert "billing, delivery" in spec["evaluation"]["baselinePrompt"]
+
+
+def draft(task: str, label: str | None = None, text: str | None = None) -> Draft:
+    return Draft("x", "file://x.jsonl", "hf://a/b", task, label, text)  # type: ignore[arg-type]
+
+
+CHAT = [
+    {
+        "messages": [
+            {"role": "user", "content": f"q{n}"},
+            {"role": "assistant", "content": json.dumps({"kind": "ab"[n % 2], "n": n})},
+        ]
+    }
+    for n in range(4)
+]
+
+
+def test_label_inside_json_answers_becomes_label_path_and_schema() -> None:
+    spec = accepted_values(draft_yaml(draft("classification", "kind"), CHAT))[0]["spec"]
+
+    assert spec["evaluation"]["task"]["labelPath"] == "$.kind"
+    assert spec["evaluation"]["task"]["schema"]["properties"] == {
+        "kind": {"enum": ["a", "b"]},
+        "n": {"type": "integer"},
+    }
+    assert spec["data"]["train"][0]["format"] == "chat"
+
+
+def test_extraction_and_generation() -> None:
+    extraction = accepted_values(draft_yaml(draft("extraction"), CHAT))[0]["spec"]["evaluation"]
+    alpaca = [{"instruction": "say", "input": "", "output": "hi"}]
+    generation = accepted_values(draft_yaml(draft("generation"), alpaca))[0]["spec"]
+
+    assert extraction["task"]["schema"]["required"] == ["kind", "n"]
+    assert generation["data"]["train"][0]["format"] == "alpaca"
+    assert generation["evaluation"]["metrics"] == [{"name": "rougeL"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "task", "label", "text", "said"),
+    [
+        (TABLE, "classification", "kind", None, "there is no column kind"),
+        (TABLE, "classification", "category", "body", "there is no column body"),
+        (TABLE, "generation", None, None, "no layout"),
+        (TABLE, "classification", "id", None, "more than 40"),
+        (TABLE[::2], "classification", "category", None, "nothing to learn"),
+        (CHAT, "classification", "colour", None, "not every answer has a text colour"),
+        (TABLE, "extraction", "category", None, "JSON objects"),
+        ([{"category": "a"}, {"category": "b"}], "classification", "category", None, "no column holds the input"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_with_the_columns(
+    rows: list[dict[str, Any]], task: str, label: str | None, text: str | None, said: str
+) -> None:
+    with pytest.raises(CliError, match=said):
+        draft_yaml(draft(task, label, text), rows)
+
+
+@given(
+    st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), min_size=1, max_size=4), min_size=1, max_size=4)
+)
+def test_any_table_is_laid_out_or_refused(rows: list[dict[str, Any]]) -> None:
+    label = next(iter(rows[0]))
+    try:
+        answers = layout_of(rows, label, None).answers
+    except CliError as error:
+        answers = [error.message]
+    assert answers
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.txt", b"x", "unknown kind of file"),
+        ("t.csv", b"", "no rows"),
+        ("t.jsonl", b"{}\nx\n", "t.jsonl:2: not JSON"),
+        ("t.jsonl", b"[1]\n", "row 1 is not an object"),
+        ("t.jsonl", b'{"a": "\xff"}\n', "not UTF-8"),
+        ("t.json", b'{"a": 1}', "no array"),
+        ("t.parquet", b"PAR0", "not Parquet"),
+        ("t.jsonl.gz", b"plain", "cannot read"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CliError, match=said):
+        sample_rows(tmp_path / name)
+
+
+def test_existing_output_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonl(tmp_path / "t.jsonl", TABLE)
+    output = tmp_path / "job.yaml"
+    output.write_text("mine")
+    arguments = ["init", "--data", str(tmp_path / "t.jsonl"), "--label", "category", "-o", str(output)]
+
+    assert main(arguments) == 2
+    assert "exists" in capsys.readouterr().err
+    assert output.read_text() == "mine"
+    assert main([*arguments, "--force"]) == 0
