@@ -26,7 +26,11 @@ def _immutable_while_running() -> tuple[Rule, ...]:
     number unchanged, pass as equal.
     """
     finished = ", ".join(f"'{phase}'" for phase in sorted(FINISHED_PHASES))
-    editable = f"!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase in [{finished}]"
+    # A job that waits to be accepted (its pool is missing, say) has started nothing: its author may mend it.
+    editable = (
+        f"!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase in [{finished}] || "
+        "(oldSelf.status.phase == 'Pending' && !has(oldSelf.status.resolved))"
+    )
     names = [to_camel(name) for name in FineTuneJobSpec.model_fields]
     return tuple(
         Rule(
