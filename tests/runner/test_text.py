@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
-from finetune_runner.text import IGNORED, RenderError, check_chat_template, encode_example, encode_prompt, render_chat
+from finetune_runner.text import (
+    IGNORED,
+    RenderError,
+    check_chat_template,
+    encode_example,
+    encode_prompt,
+    load_tokenizer,
+    render_chat,
+)
 
 TALK = [
     {"role": "system", "content": "Be kind"},
@@ -28,9 +37,7 @@ COUNTING = (  # writes how many messages follow: no prefix of it is the renderin
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_model)
+    return load_tokenizer(tiny_model)
 
 
 @pytest.fixture
@@ -133,3 +140,26 @@ def test_rows_that_the_template_refuses_are_said(with_template: Any) -> None:
     with pytest.raises(RenderError, match="no system role"):
         render_chat(no_system, TALK)
     assert render_chat(no_system, TALK[1:]) == "x"
+
+
+def test_the_tokenizer_is_the_one_that_transformers_loads(tokenizer: Any, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(tiny_model)
+    assert encode_example(tokenizer, TALK, 512) == encode_example(reference, TALK, 512)
+    assert tokenizer.get_vocab() == reference.get_vocab()
+
+
+@pytest.mark.parametrize("broken", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_a_tokenizer_that_cannot_be_loaded_is_refused(
+    tiny_model: Path, tmp_path: Path, broken: str, content: bytes | None
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / broken).unlink()
+    if content is not None:
+        (folder / broken).write_bytes(content)
+    with pytest.raises(StageError) as caught:
+        load_tokenizer(folder)
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert caught.value.hint

@@ -22,8 +22,7 @@ from finetune_runner.data.rows import Row, write_rows
 from finetune_runner.data.splitting import assign, cluster_keys, repetitions, sample, test_share
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.storage import join, probe_conditional_writes
-from finetune_runner.text import IGNORED, RenderError, check_chat_template, encode_example
-from finetune_runner.training.loading import load_tokenizer
+from finetune_runner.text import IGNORED, RenderError, check_chat_template, encode_example, load_tokenizer
 
 log = logging.getLogger("finetune_runner.prepare")
 

@@ -9,6 +9,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.job.method import Method
 from finetune_api.stages import StageTask, TrainPlan
 from finetune_runner.errors import StageError
+from finetune_runner.text import load_tokenizer as load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -30,24 +31,6 @@ def base_dtype(method: MethodType, device: torch.device, plan: TrainPlan | None)
 
     wants_bf16 = plan.precision == "bf16" if plan is not None else device.type == "cuda"
     return torch.bfloat16 if method == "qlora" or wants_bf16 else torch.float32
-
-
-def load_tokenizer(model_path: Path) -> Any:
-    """The model's tokenizer with a padding token. Raises StageError when there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise StageError(
-            ExitCode.MODEL_UNUSABLE,
-            "the tokenizer of the base model cannot be loaded",
-            hint="model.source needs tokenizer.json and tokenizer_config.json beside the weights",
-            evidence=str(error)[:500],
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_base(model_path: Path, method: MethodType, device: torch.device, plan: TrainPlan | None) -> Any:
