@@ -186,7 +186,7 @@ def test_divergence_names_the_step_and_the_field(
         run(make_world(tmp_path, tiny_model).context("train"))
     assert diverged.value.exit_code == ExitCode.TRAINING_DIVERGED
     assert "training.learningRate (now 0.01)" in diverged.value.hint
-    assert diverged.value.evidence == "losses of the last steps: nan"
+    assert diverged.value.evidence == "losses of the last steps: 2, 1.9, nan"
 
 
 def test_the_time_budget_ends_training_with_something_to_publish(tmp_path: Path, tiny_model: Path) -> None:

@@ -64,8 +64,15 @@ def test_the_examples_of_a_step_do_not_depend_on_how_they_are_shared_out() -> No
 
 @pytest.mark.parametrize(
     ("step", "total", "warmup", "factor"),
-    [(0, 100, 0.1, 0.1), (9, 100, 0.1, 1.0), (10, 100, 0.1, 1.0), (55, 100, 0.1, 0.5), (100, 100, 0.1, 0.0), (0, 10, 0.0, 1.0)],
-)  # fmt: skip
+    [
+        (0, 100, 0.1, 0.1),
+        (9, 100, 0.1, 1.0),
+        (10, 100, 0.1, 1.0),
+        (55, 100, 0.1, 0.5),
+        (100, 100, 0.1, 0.0),
+        (0, 10, 0.0, 1.0),
+    ],
+)
 def test_learning_rate_rises_then_falls_as_a_cosine(step: int, total: int, warmup: float, factor: float) -> None:
     assert learning_rate_factor(step, total, warmup) == pytest.approx(factor, abs=1e-9)
 

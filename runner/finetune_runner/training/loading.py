@@ -64,8 +64,24 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
         ) from error
     if method == "lora":
         model.to(device)
+    else:
+        _keep_quantised_weights(model)
     model.requires_grad_(False)
     return model.eval()
+
+
+def _keep_quantised_weights(model: Any) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights for inference on CPUs with AVX512-BF16.
+
+    It does so at the first forward pass in eval mode, undoes it when the state is read, and rounds the scales
+    both times (bitsandbytes 0.50, functional.py `_convert_weight_packed_for_cpu`): the frozen base would drift with
+    every validation, and an adapter would be judged on another base than it was trained on.
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def lora_config(method: Method) -> Any:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY = "train/history.json"
 PROGRESS_EVERY_S = 1.0
+RECENT_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -229,15 +230,18 @@ class TrainingRun:
         self._in_steps_s += took_s
         self._tokens += self._step_tokens[step - 1]
         self._steps_s.append(took_s)
-        keep = max(1, self.plan.total_steps // 10)
-        self.state.recent_losses = [*self.state.recent_losses, loss][-keep:]
+        self.state.recent_losses = [*self.state.recent_losses, loss][-max(RECENT_STEPS, self._last_tenth) :]
+
+    @property
+    def _last_tenth(self) -> int:
+        return max(1, self.plan.total_steps // 10)
 
     def _refuse_divergence(self, step: int, loss: float) -> None:
         wrong = self.divergence.observe(step, loss)
         self.state.lowest_train_loss = self.divergence.lowest
         if not wrong:
             return
-        recent = ", ".join(f"{value:.3g}" for value in self.state.recent_losses[-5:])
+        recent = ", ".join(f"{value:.3g}" for value in self.state.recent_losses[-RECENT_STEPS:])
         raise StageError(
             ExitCode.TRAINING_DIVERGED,
             wrong,
@@ -376,7 +380,7 @@ class TrainingRun:
             total_steps=self.plan.total_steps,
             best_step=best.step,
             stopped_by=ended_by.get(self.state.ended_by, "completed"),
-            train_loss=statistics.fmean(self.state.recent_losses),
+            train_loss=statistics.fmean(self.state.recent_losses[-self._last_tenth :]),
             initial_validation_loss=self.state.initial_validation_loss or 0.0,
             best_validation_loss=self.state.best_validation_loss or 0.0,
             checkpoint_uri=best.uri,
