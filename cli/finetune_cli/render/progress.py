@@ -27,7 +27,7 @@ from finetune_cli.render.stages import (
 from finetune_operator.decide.types import Event
 
 BAR_WIDTH = 24
-PROGRESS_EVERY_S = 5.0
+PROGRESS_EVERY_S = 10.0
 """Between two lines about the same stage, unless there is a new validation loss."""
 
 
