@@ -19,6 +19,7 @@ FIRST_DELAY_S = 0.5
 LARGEST_DELAY_S = 8.0
 PAGE = 500
 RETRIED = frozenset({429, 500, 502, 503, 504})
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -107,11 +108,18 @@ class Api:
             await self._session.close()
 
     async def _once(
-        self, method: str, path: str, query: Mapping[str, str], body: object, content_type: str, timeout_s: float
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: object,
+        content_type: str,
+        accept: str,
+        timeout_s: float,
     ) -> dict[str, Any]:
         if self._session is None:
             raise RuntimeError("the client is not open")
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": accept}
         token = self._connection.token()
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -145,6 +153,7 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout_s: float = REQUEST_TIMEOUT_S,
         attempts: int = ATTEMPTS,
         guarded: bool = True,
@@ -159,7 +168,7 @@ class Api:
             if guarded and method != "GET":
                 self.guard()
             try:
-                return await self._once(method, path, query or {}, body, content_type, timeout_s)
+                return await self._once(method, path, query or {}, body, content_type, accept, timeout_s)
             except ApiError as error:
                 if attempt == attempts or not (error.status == 0 or error.status in RETRIED):
                     raise
@@ -173,12 +182,19 @@ class Api:
         return await self.request("GET", resource.path(namespace, name))
 
     async def pages(
-        self, resource: Resource, namespace: str | None = None, selector: str = "", limit: int = PAGE
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        selector: str = "",
+        limit: int = PAGE,
+        *,
+        metadata_only: bool = False,
     ) -> AsyncIterator[dict[str, Any]]:
         """Lists of at most `limit` objects until all were read."""
+        accept = METADATA_ONLY if metadata_only else "application/json"
         query = {"limit": str(limit)} | ({"labelSelector": selector} if selector else {})
         while True:
-            page = await self.request("GET", resource.path(namespace), query=query)
+            page = await self.request("GET", resource.path(namespace), query=query, accept=accept)
             yield page
             token = page.get("metadata", {}).get("continue")
             if not token:

@@ -41,7 +41,7 @@ class Audit:
             places = list(namespaces)
         for namespace in places:
             first = True
-            async for page in self._api.pages(source.resource, namespace, source.selector):
+            async for page in self._api.pages(source.resource, namespace, source.selector, metadata_only=True):
                 if first:
                     # Later pages are of the same moment or newer: the first one's version is the safe one.
                     versions.append(number(page.get("metadata", {}).get("resourceVersion")))

@@ -67,9 +67,13 @@ class ClusterExecutor:
 
     async def observe(self, key: Key) -> Observed | None:
         """What is known of the job now; None when it does not exist. Reads the API only when the watches disagree."""
+        epoch = self._store.epoch
         entry = self._store.finetune_jobs.get(key)
         if entry is None:
             return None
+        runs = await self._runs(entry.uid)
+        if self._store.epoch != epoch:
+            raise MovedOn("the watches have started anew")
         job = entry.value.model
         adapter = self._store.adapters.get(Key(key.namespace, job.spec.output.adapter_ref.name))
         group = adapter_group(key.namespace, job.spec.output.adapter_ref.name)
@@ -78,7 +82,7 @@ class ClusterExecutor:
             pools=tuple(self._pools()),
             adapter=adapter.value.model if adapter is not None else None,
             versions=tuple(version.value.model for version in self._store.versions.owned_by(group)),
-            runs={run.job_name: run for run in await self._runs(entry.uid)},
+            runs={run.job_name: run for run in runs},
         )
 
     def _pools(self) -> Iterator[GPUPool]:

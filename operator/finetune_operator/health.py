@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from finetune_operator.metrics import Metrics
 
+STARTING = "start"
 LOOP_STALL_S = 60.0
 """A loop that has not turned for so long is taken for dead."""
 WORK_STALL_S = 900.0
@@ -24,7 +25,7 @@ class Health:
         """`clock` in seconds, never stepping back."""
         self._clock = clock
         self._turned_at = clock()
-        self._reasons: dict[str, str] = {"start": "the watches have not started yet"}
+        self._reasons: dict[str, str] = {STARTING: "the watches have not started yet"}
         self.longest_work_s: Callable[[], float] = lambda: 0.0
 
     def beat(self) -> None:

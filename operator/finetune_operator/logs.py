@@ -52,3 +52,5 @@ def configure_logs(style: str, verbose: bool = False) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     for noisy in ("asyncio", "aiohttp.access", "kopf"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns that it takes no signals in a thread: they are ours.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

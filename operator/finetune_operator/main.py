@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -53,12 +54,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--metrics-port", type=int, default=8080, help="/metrics (default 8080)")
     parser.add_argument("--lease-namespace", help="where the Lease is (default: the operator's own namespace)")
     parser.add_argument("--lease-seconds", type=int, default=15, help="life of the Lease, 3 or more (default 15)")
+    parser.add_argument(
+        "--audit-seconds", type=float, default=60.0, help="time between two comparisons of watches with lists (60)"
+    )
     parser.add_argument("--workers", type=int, default=8, help="jobs worked on at once (default 8)")
     parser.add_argument("--log-format", choices=("json", "text"), default="json")
     parser.add_argument("--verbose", action="store_true", help="log debug messages")
     arguments = parser.parse_args(argv)
     if arguments.lease_seconds < 3:
         parser.error("--lease-seconds must be 3 or more")
+    if arguments.audit_seconds < 1:
+        parser.error("--audit-seconds must be 1 or more")
     if arguments.workers < 1:
         parser.error("--workers must be 1 or more")
     return arguments
@@ -100,6 +106,8 @@ async def _lead(leader: Leader, workers: Workers[Item]) -> None:
 async def run(arguments: argparse.Namespace, connection: Connection) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
     stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
     metrics = Metrics()
     health = Health(time.monotonic)
@@ -111,12 +119,18 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
         executor = ClusterExecutor(api, store, identity, _now)
         releases = ReleaseReconciler(api, store, executor, identity, _now)
         schedule: Schedule[Item] = Schedule(jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311
-        workers = Workers(
-            Reconciler(executor, releases, metrics, _now).work, arguments.workers, schedule, time.monotonic
-        )
+        reconciler = Reconciler(executor, releases, metrics, _now)
+
+        async def work(item: Item) -> float | None:
+            # A key that comes too early comes again: once all is read, every object is announced.
+            return await reconciler.work(item) if watches.complete else None
+
+        workers = Workers(work, arguments.workers, schedule, time.monotonic)
         health.longest_work_s = lambda: schedule.longest_work_s(time.monotonic())
         watches = Watches(store, workers.add)
-        supervisor = Supervisor(connection, api, watches, store, workers, health, metrics, arguments.namespace, stop)
+        supervisor = Supervisor(
+            connection, api, watches, workers, health, metrics, arguments.namespace, arguments.audit_seconds
+        )
         async with serve(health, metrics, {arguments.health_port, arguments.metrics_port}):
             tasks = [
                 asyncio.create_task(_heartbeat(health, metrics, workers, leader), name="heartbeat"),

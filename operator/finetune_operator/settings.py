@@ -31,6 +31,7 @@ class EndlessBackoff:
 
 def configure(settings: kopf.OperatorSettings) -> None:
     """Fill kopf's settings in."""
+    settings.process.ultimate_exiting_timeout = None
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.peering.standalone = True

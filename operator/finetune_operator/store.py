@@ -155,6 +155,7 @@ class Store:
 
     def __init__(self) -> None:
         """Start empty."""
+        self.epoch = 0
         self.finetune_jobs: Table[Parsed[FineTuneJob]] = Table(
             lambda body: Parsed(FineTuneJob, body), _by_adapter_of_job
         )
@@ -167,7 +168,8 @@ class Store:
         self.pods: Table[PodView] = Table(pod_view, controller_uid)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything; what was observed before is of another epoch."""
+        self.epoch += 1
         tables: Iterable[Table[Any]] = (
             self.finetune_jobs,
             self.pools,

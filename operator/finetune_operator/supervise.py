@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import logging
-import signal
+import threading
 
 import kopf
 
 from finetune_operator.api import Api, ApiError
 from finetune_operator.audit import Audit
 from finetune_operator.connection import Connection
-from finetune_operator.health import Health
+from finetune_operator.health import STARTING, Health
 from finetune_operator.metrics import Metrics
 from finetune_operator.queue import Workers
 from finetune_operator.reconcile import Item
 from finetune_operator.settings import configure
-from finetune_operator.store import Store
 from finetune_operator.watch import Watches
 
 logger = logging.getLogger(__name__)
 
 RECHECK_S = 3.0
-AUDIT_S = 60.0
+AUDIT = "audit"
 PART = "watches"
+
+
+def _live(registry: kopf.OperatorRegistry, namespaces: list[str] | None, flag: concurrent.futures.Future[None]) -> str:
+    """Run kopf until it ends; why it did."""
+    settings = kopf.OperatorSettings()
+    configure(settings)
+    try:
+        asyncio.run(
+            kopf.operator(
+                registry=registry,
+                settings=settings,
+                namespaces=namespaces or (),
+                clusterwide=not namespaces,
+                stop_flag=flag,
+            )
+        )
+    except Exception as error:  # noqa: BLE001 - whatever ended the watches, they are started again
+        return f"{type(error).__name__}: {error}"
+    return "asked to end"
+
+
+def _resolve(future: asyncio.Future[str], value: str) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _ask_to_end(flag: concurrent.futures.Future[None]) -> None:
+    with contextlib.suppress(concurrent.futures.InvalidStateError):
+        flag.set_result(None)
 
 
 class Supervisor:
@@ -34,25 +64,23 @@ class Supervisor:
         connection: Connection,
         api: Api,
         watches: Watches,
-        store: Store,
         workers: Workers[Item],
         health: Health,
         metrics: Metrics,
         namespaces: list[str] | None,
-        stop: asyncio.Event,
+        audit_s: float,
     ) -> None:
-        """`stop` is set by SIGTERM or SIGINT."""
+        """`namespaces`: None for the whole cluster. `audit_s`: seconds between two audits."""
         self._connection = connection
         self._api = api
         self._watches = watches
-        self._store = store
         self._workers = workers
         self._health = health
         self._metrics = metrics
         self._namespaces = namespaces
-        self._stop = stop
+        self._audit_s = audit_s
         self._running = False
-        self._flag: asyncio.Event | None = None
+        self._flag: concurrent.futures.Future[None] | None = None
 
     async def missing(self) -> str:
         """What must be mended before the watches can work; empty when nothing."""
@@ -75,61 +103,62 @@ class Supervisor:
 
     async def run(self) -> None:
         """Until cancelled: wait until the watches can work, run them, and begin again when they end."""
-        self._catch_signals()
-        while not self._stop.is_set():
+        while True:
             reason = await self.missing()
             if reason:
                 self._health.trouble(PART, reason)
-                self._health.fine("start")
+                self._health.fine(STARTING)
                 logger.warning("not ready", extra={"reason": reason})
                 await asyncio.sleep(RECHECK_S)
                 continue
             await self._watch()
-            if not self._stop.is_set():
-                self._metrics.watches_restarted()
-                await asyncio.sleep(RECHECK_S)
-
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            self._metrics.watches_restarted()
+            await asyncio.sleep(RECHECK_S)
 
     async def _watch(self) -> None:
-        """One life of kopf. What it knew is forgotten at its end: a half-read world must not be decided on."""
-        registry = self._watches.registry(self._connection)
-        settings = kopf.OperatorSettings()
-        configure(settings)
-        ready, self._flag = asyncio.Event(), asyncio.Event()
+        """One life of kopf, in a thread and a loop of its own: at its end it cancels every task of the loop it ran in.
+
+        What it knew is forgotten then: a half-read world must not be decided on.
+        """
+        loop = asyncio.get_running_loop()
+        registry = self._watches.registry(self._connection, loop)
+        ended: asyncio.Future[str] = loop.create_future()
+        flag: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._flag = flag
+
+        def live() -> None:
+            reason = _live(registry, self._namespaces, flag)
+            with contextlib.suppress(RuntimeError):  # the process has ended meanwhile, and its loop with it
+                loop.call_soon_threadsafe(_resolve, ended, reason)
+
+        threading.Thread(target=live, name="kopf", daemon=True).start()
+        self._health.fine(STARTING)
+        self._health.fine(PART)
+        self._running = True
         try:
-            tasks = await kopf.spawn_tasks(
-                registry=registry,
-                settings=settings,
-                namespaces=self._namespaces or (),
-                clusterwide=not self._namespaces,
-                ready_flag=ready,
-                stop_flag=self._flag,
-            )
-            # kopf has taken the signals; they stop the process, not only the watches.
-            self._catch_signals()
-            self._health.fine("start")
-            self._health.fine(PART)
-            self._running = True
-            await kopf.run_tasks(tasks)
-        except Exception as error:  # noqa: BLE001 - whatever ended the watches, they are started again
-            logger.warning("watches ended", extra={"error": f"{type(error).__name__}: {error}"})
-            self._health.trouble(PART, f"the watches ended: {type(error).__name__}: {error}")
+            reason = await ended
+            logger.warning("watches ended", extra={"error": reason})
+            self._health.trouble(PART, f"the watches ended: {reason}")
         finally:
             self._running = False
+            _ask_to_end(flag)
             self._workers.clear()
-            self._store.clear()
+            self._watches.forget()
 
     async def audit(self) -> None:
         """Until cancelled: compare the store with lists, and start the watches anew when one is dead."""
         audit = Audit(self._api, self._watches, self._workers.add)
         while True:
-            await asyncio.sleep(AUDIT_S)
+            await asyncio.sleep(self._audit_s)
             if not self._running:
                 continue
+            reason = await self.missing()
+            if reason:
+                # kopf tries again for ever and says nothing: without this a dead watch would look alive.
+                self._health.trouble(AUDIT, reason)
+                logger.warning("not ready", extra={"reason": reason})
+                continue
+            self._health.fine(AUDIT)
             try:
                 dead = await audit.run(self._namespaces)
             except ApiError as error:
@@ -138,4 +167,4 @@ class Supervisor:
             if dead and self._flag is not None:
                 self._health.trouble(PART, f"no sign of life from the watches of {', '.join(dead)}")
                 logger.error("watches are dead and started anew", extra={"resources": ", ".join(dead)})
-                self._flag.set()
+                _ask_to_end(self._flag)

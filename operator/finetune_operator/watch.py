@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Watches:
 
     def __init__(self, store: Store, enqueue: Callable[[Item], None]) -> None:
         """Changes go into the store; the keys they concern are handed to `enqueue`."""
+        self.complete = False
+        """Whether the store holds all there is: until then nothing may be decided."""
         self._store = store
         self._enqueue = enqueue
         self.sources = (
@@ -50,12 +53,12 @@ class Watches:
             Source(PODS, store.pods, self._of_pod, MANAGED_SELECTOR),
         )
 
-    def put(self, source: Source, body: Mapping[str, Any]) -> None:
-        """An object exists."""
-        source.table.put(body)
-
     def changed(self, source: Source, kind: str | None, body: Mapping[str, Any]) -> None:
-        """An object appeared, changed or went: update the store, then wake whom it concerns."""
+        """An object appeared, changed or went: update the store, then wake whom it concerns.
+
+        kopf handles no event before it has indexed every object of every kind.
+        """
+        self.complete = True
         if kind == "DELETED":
             items = source.concerns(body)
             metadata = body["metadata"]
@@ -66,8 +69,16 @@ class Watches:
         for item in items:
             self._enqueue(item)
 
-    def registry(self, connection: Connection) -> kopf.OperatorRegistry:
-        """Handlers for one start of kopf. Indexing ends before any event is handled: no key is worked on half-read."""
+    def forget(self) -> None:
+        """The watches have ended: what they told may be half of the world by now."""
+        self.complete = False
+        self._store.clear()
+
+    def registry(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
+        """Handlers for one life of kopf, which runs in a thread of its own; `loop` is where store and queue live.
+
+        Callbacks arrive in the order of the calls: all objects first, as kopf indexes before it handles events.
+        """
         registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=registry, id="login")
@@ -75,20 +86,20 @@ class Watches:
             return login_info(connection)
 
         for source in self.sources:
-            self._register(registry, source)
+            self._register(registry, source, loop)
         return registry
 
-    def _register(self, registry: kopf.OperatorRegistry, source: Source) -> None:
+    def _register(self, registry: kopf.OperatorRegistry, source: Source, loop: asyncio.AbstractEventLoop) -> None:
         resource = source.resource
         where = (resource.group, resource.version, resource.plural)
 
         @kopf.index(*where, registry=registry, id=f"index-{resource.plural}")
         async def index(body: kopf.Body, **_: Any) -> None:
-            self.put(source, dict(body))
+            loop.call_soon_threadsafe(source.table.put, dict(body))
 
         @kopf.on.event(*where, registry=registry, id=f"event-{resource.plural}")
         async def event(event: Mapping[str, Any], **_: Any) -> None:
-            self.changed(source, event.get("type"), event["object"])
+            loop.call_soon_threadsafe(self.changed, source, event.get("type"), event["object"])
 
     def concerned(self, source: Source, entry: Entry[Any]) -> list[Item]:
         """Whom it concerns that an entry is gone, found out without the object itself."""

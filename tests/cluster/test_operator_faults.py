@@ -10,8 +10,9 @@ import pytest
 
 from finetune_operator.builders.names import job_name
 from finetune_operator.leader import LOST_LEASE_EXIT_CODE
+from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.operator_process import OperatorProcess
-from tests.cluster.harness.runs import Runs
+from tests.cluster.harness.runs import Runs, pool_manifest
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 
@@ -125,6 +126,35 @@ def test_rights_lost_while_running_are_survived(runs: Runs) -> None:
     runs.succeed_from("baseline")
 
 
+def test_a_missing_crd_is_named_and_its_return_is_noticed(runs: Runs) -> None:
+    operator = runs.operator(extra=("--audit-seconds", "1"))
+    shown = runs.cluster.kubectl("get", "crd", "gpupools.finetune.dev", "-o", "json").stdout
+    runs.cluster.kubectl("delete", "crd", "gpupools.finetune.dev")
+    try:
+        said = runs.wait(lambda: told(operator), "the operator to say what is missing")
+        assert "gpupools.finetune.dev does not exist; apply the CRDs" in said
+    finally:
+        runs.cluster.apply(without_history(shown))
+        runs.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/gpupools.finetune.dev")
+    runs.wait(lambda: operator.get("readyz")[0] == 200, "the operator to be ready again")
+    runs.cluster.apply(pool_manifest(runs.namespace))
+    runs.apply()
+    runs.wait_stage("prepare")
+
+
+def test_a_restart_of_the_api_server_is_survived(runs: Runs) -> None:
+    if not isinstance(runs.cluster, ControlPlane):
+        pytest.skip("a given cluster is not restarted")
+    operator = runs.operator(extra=("--lease-seconds", "60"))
+    uid = runs.apply().metadata.uid
+    [pod] = runs.pods(runs.begin("prepare"))
+    runs.cluster.restart_apiserver()
+    runs.player.succeed(pod, runs.report(pod))
+    runs.succeed_from("baseline")
+    assert operator.check()
+    assert_happened_once(runs, uid)
+
+
 def told(operator: OperatorProcess) -> str:
     """Why the operator is not ready; nothing while it does not answer or has not looked yet."""
     operator.check()
@@ -139,4 +169,5 @@ def without_history(text: str) -> str:
     """An object as it can be applied again."""
     body = json.loads(text)
     body["metadata"] = {"name": body["metadata"]["name"]}
+    body.pop("status", None)
     return json.dumps(body)
