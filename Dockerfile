@@ -25,7 +25,7 @@ RUN uv venv --quiet --python "$(command -v python3)" --no-project /opt/finetune 
         requirements/runner.lock
 
 FROM installer AS wheel
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY crds crds
 COPY operator operator
 COPY runner runner

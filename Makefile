@@ -14,6 +14,8 @@ export UV_CACHE_DIR ?= $(FINETUNE_CACHE)/uv
 export UV_PYTHON_DOWNLOADS := never
 # Small models on shared cores: two OpenMP threads under any other load are twenty times slower than one.
 export OMP_NUM_THREADS ?= 1
+# Every stage is a process that imports torch: without compiled bytecode each one compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Nothing here may ask a public service for anything, or tell it anything.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
