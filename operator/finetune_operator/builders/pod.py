@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.stages import Stage
 from finetune_operator.builders.names import TASK_ANNOTATION, child_labels
-from finetune_operator.builders.volumes import TASK_FILE, volumes
+from finetune_operator.builders.volumes import SECRETS_PATH, TASK_FILE, volumes
 from finetune_operator.decide.types import StartStage
 
 HEAVY_STAGES: frozenset[Stage] = frozenset({"baseline", "train", "evaluate"})
@@ -39,6 +39,7 @@ def _resources(start: StartStage) -> dict[str, Any]:
 def _environment(start: StartStage) -> list[dict[str, Any]]:
     variables: list[dict[str, Any]] = [
         {"name": "FINETUNE_SCRATCH", "value": "/scratch"},
+        {"name": "FINETUNE_SECRETS", "value": SECRETS_PATH},
         {"name": "HOME", "value": "/scratch"},
         {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
     ]
