@@ -77,10 +77,10 @@ def _keep_quantised_weights(model: Any) -> None:
     both times (bitsandbytes 0.50, functional.py `_convert_weight_packed_for_cpu`): the frozen base would drift with
     every validation, and an adapter would be judged on another base than it was trained on.
     """
-    import bitsandbytes
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 

@@ -8,6 +8,8 @@ import math
 import shutil
 import statistics
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +25,7 @@ from finetune_runner.training.loading import ADAPTER_FILE, load_base, load_token
 from finetune_runner.training.optimizer import load_optimizer, new_optimizer, save_optimizer, trainable
 from finetune_runner.training.order import example_stream, micro_batches
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
+from finetune_runner.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
@@ -62,9 +65,9 @@ def load_rows(context: StageContext, tokenizer: Any) -> Rows:
 
 
 class TrainingRun:
-    """The training of one stage task. Read `run` first."""
+    """The training of one stage task. Read `run` first. `on_hang` ends the process when no step ends any more."""
 
-    def __init__(self, context: StageContext, world: World) -> None:
+    def __init__(self, context: StageContext, world: World, on_hang: Callable[[StageError], None]) -> None:
         if context.task.plan is None:
             raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan")
         self.context = context
@@ -79,7 +82,8 @@ class TrainingRun:
         self._interrupted = False
         self._in_steps_s = 0.0
         self._tokens = 0
-        self._steps_s: list[float] = []
+        self._steps_s: deque[float] = deque(maxlen=50)
+        self._watchdog = Watchdog(on_hang)
         self._said_at = -math.inf
 
     def run(self) -> TrainResult:
@@ -87,7 +91,8 @@ class TrainingRun:
         started = time.monotonic()
         self._set_up()
         if not self.state.ended_by:
-            self._loop()
+            with self._watchdog:
+                self._loop()
         if self._interrupted:
             raise StageError(
                 ExitCode.INTERRUPTED,
@@ -210,6 +215,7 @@ class TrainingRun:
         )
         loss = loss_sum / self.world.size
         self._note_step(step, loss, took_s)
+        self._watchdog.beat()
         self._refuse_divergence(step, loss)
 
         last = step == self.plan.total_steps
@@ -278,7 +284,7 @@ class TrainingRun:
         """Token-weighted mean over all validation rows; each process scores its share."""
         self.model.eval()
         share = self.rows.validation[self.world.rank :: self.world.size]
-        scores = score(self.model, share, self.tokenizer.pad_token_id)
+        scores = score(self.model, share, self.tokenizer.pad_token_id, lambda _: self._watchdog.alive())
         nll, tokens = self.world.sum([float(scores[:, 0].sum()), float(scores[:, 1].sum())], self.device)
         if tokens == 0:
             raise StageError(
@@ -293,7 +299,7 @@ class TrainingRun:
         if not self.world.main:
             return
         step, total = self.state.step, self.plan.total_steps
-        pace_s = statistics.median(self._steps_s[-50:]) if self._steps_s else None
+        pace_s = statistics.median(self._steps_s) if self._steps_s else None
         self.context.progress(
             Progress(
                 stage="train",

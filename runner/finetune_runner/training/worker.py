@@ -44,6 +44,18 @@ def write_outcome(path: Path, outcome: dict[str, object]) -> None:
     temporary.unlink()
 
 
+def as_failure(error: StageError) -> dict[str, object]:
+    """The outcome of a rank that failed."""
+    return {
+        "failure": {
+            "exitCode": int(error.exit_code),
+            "message": error.message,
+            "hint": error.hint,
+            "evidence": error.evidence,
+        }
+    }
+
+
 def main() -> int:
     """Train as one rank. Every rank has the same result; the first to finish leaves it for the launcher."""
     import torch
@@ -68,23 +80,17 @@ def main() -> int:
         )
         from finetune_runner.training.run import TrainingRun
 
-        result = TrainingRun(context, world).run()
+        def end(error: StageError) -> None:
+            write_outcome(outcome, as_failure(error))
+            os._exit(int(error.exit_code))
+
+        result = TrainingRun(context, world, end).run()
         write_outcome(outcome, {"result": result.to_wire()})
         distributed.destroy_process_group()
     except Exception as error:
         cause: StageError = classify(error)
         log.exception("rank %d: %s", world.rank, cause.message)
-        write_outcome(
-            outcome,
-            {
-                "failure": {
-                    "exitCode": int(cause.exit_code),
-                    "message": cause.message,
-                    "hint": cause.hint,
-                    "evidence": cause.evidence,
-                }
-            },
-        )
+        write_outcome(outcome, as_failure(cause))
         return int(cause.exit_code)
     return 0
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from finetune_api.stages import TrainResult
+from finetune_runner.context import Environment
+from finetune_runner.errors import StageError
+from finetune_runner.reporting import failure, write_termination_message
 from finetune_runner.training.distributed import World
 
 if TYPE_CHECKING:
@@ -15,4 +21,15 @@ def train(context: StageContext) -> TrainResult:
     """Train in this process."""
     from finetune_runner.training.run import TrainingRun
 
-    return TrainingRun(context, World()).run()
+    return TrainingRun(context, World(), end_process(context)).run()
+
+
+def end_process(context: StageContext) -> Callable[[StageError], None]:
+    """A function that reports a hang and ends the process. Storage is not asked: it may be what hangs."""
+
+    def end(error: StageError) -> None:
+        environment = Environment.of(os.environ, tempfile.gettempdir())
+        write_termination_message(environment.termination_log, failure("train", context.task, error))
+        os._exit(int(error.exit_code))
+
+    return end
