@@ -154,9 +154,10 @@ def _waits(draft: Draft, run: StageRun) -> None:
     created = run.created_at or draft.now
     age_s = (draft.now - created).total_seconds()
     if waiting is None:
-        draft.set(
-            reason="Starting", message=f"waiting for the pods of {attempt.name if attempt else 'the stage'} to start"
-        )
+        # What `continue_run` has said still holds: no write for other words.
+        if draft.status.reason != "Starting":
+            name = attempt.name if attempt else "the stage"
+            draft.set(reason="Starting", message=f"waiting for the pods of {name} to start", next_step="")
         return
     draft.set(reason=waiting.cause.name, message=waiting.message[:1024], next_step=waiting.hint[:512])
     draft.set_stage(cause=waiting.cause.name, message=waiting.message[:1024], hint=waiting.hint[:512])

@@ -67,6 +67,13 @@ class OperatorProcess(Process):
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
+    def readiness(self) -> str:
+        """What /readyz says; empty while nothing listens."""
+        try:
+            return self.get("readyz")[1]
+        except OSError:
+            return ""
+
     def leads(self) -> bool:
         """Whether this replica holds the lease, by its own metrics; not while it does not answer."""
         try:

@@ -210,6 +210,8 @@ class _PodWorker(threading.Thread):
         paths = {message_path: self._message_file}
         for mount in container.volume_mounts or []:
             paths[mount.mount_path.rstrip("/")] = volumes[mount.name] / (mount.sub_path or "")
+        for folder, local in parents_of_mounts(paths, self._folder / "root").items():
+            paths.setdefault(folder, local)
         for path in paths.values():
             if path != self._message_file:
                 path.mkdir(parents=True, exist_ok=True)
@@ -276,6 +278,21 @@ class _PodWorker(threading.Thread):
             for pid in _marked(self._pod.metadata.uid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def parents_of_mounts(mounts: Mapping[str, Path], root: Path) -> dict[str, Path]:
+    """Folders in which several volumes meet, as `/etc/finetune/secrets` for a Secret each: local folders of links."""
+    found: dict[str, Path] = {}
+    for path, local in mounts.items():
+        parents = [str(parent) for parent in Path(path).parents if len(parent.parts) > 2]
+        if any(parent in mounts for parent in parents):
+            continue
+        for parent in parents:
+            found[parent] = root / parent.lstrip("/")
+            found[parent].mkdir(parents=True, exist_ok=True)
+        if parents:
+            (root / path.lstrip("/")).symlink_to(local)
+    return found
 
 
 def _gang_hosts(pod: client.V1Pod) -> dict[str, str]:

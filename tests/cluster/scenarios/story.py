@@ -23,6 +23,7 @@ GROUP, VERSION = "finetune.dev", "v1alpha1"
 DEADLINE_S = 60
 NODE_LABEL = "finetune-test-pool"
 ACTIVE = frozenset({"Pending", "Queued", "Running"})
+FINISHED = frozenset({"Succeeded", "Failed", "Cancelled"})
 WRITES = frozenset({"create", "update", "patch", "delete"})
 
 T = TypeVar("T")
@@ -284,9 +285,23 @@ class Story:
         return self.wait_phase("Succeeded", "Failed")
 
     def finish(self) -> dict[str, Any]:
-        """Play every stage that has no result yet; the status at the end of the run."""
-        results = self.wait(lambda status: status if "stages" in status else None, "a first stage").get("results", {})
-        return self.play_from(next(stage for stage in STAGES if stage not in results))
+        """Play whatever is announced until the run has ended, also when a stage has just ended; the status then."""
+        played: set[str] = set()
+
+        def next_step(status: dict[str, Any]) -> dict[str, Any]:
+            newest = (status.get("stages") or [{"state": ""}])[-1]
+            due = newest["state"] in ACTIVE and newest["jobName"] not in played
+            return status if due or status.get("phase") in FINISHED else {}
+
+        while True:
+            status = self.wait(next_step, "a next stage or the end")
+            if status["phase"] in FINISHED:
+                return status
+            newest = status["stages"][-1]
+            played.add(newest["jobName"])
+            pods = self.scene.player.bound_pods(self.scene.namespace, newest["jobName"])
+            if any(pod.status.phase in ("Pending", "Running") for pod in pods):
+                self.play(newest["name"])
 
     def edit(self, **spec: Any) -> None:
         """Merge into the spec. Raises ApiException when the API server refuses."""

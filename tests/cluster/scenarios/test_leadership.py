@@ -36,7 +36,7 @@ def test_the_second_takes_over_when_the_leader_dies(scene: Scene, replica: Repli
 def test_a_leader_that_is_asked_to_stop_hands_over_at_once(scene: Scene, replica: Replica) -> None:
     first = replica().started().leading()
     second = replica().started()
-    assert first.stop() == 0
+    assert first.stop() == 0, first.log_tail()
     second.leading()
     lease = scene.cluster.kubectl(
         *("get", "lease", "finetune-operator", "-n", OPERATOR_NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}")

@@ -9,7 +9,6 @@ import pytest
 
 from tests.cluster.harness.waiting import wait_for
 from tests.cluster.scenarios.story import GROUP, VERSION, Scene
-from tests.decide.world import evaluated
 
 pytestmark = pytest.mark.usefixtures("operator")
 PEOPLE = ("system:authenticated",)

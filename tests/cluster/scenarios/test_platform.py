@@ -1,0 +1,156 @@
+"""What the platform does to a job: pools that come later, CRDs that come later, rights, and how much is asked of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_api.stages import STAGES
+from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.operator_process import SERVICE_ACCOUNT, OperatorProcess
+from tests.cluster.harness.waiting import wait_for
+from tests.cluster.scenarios.story import WRITES, Scene
+
+BASE = Path(__file__).parents[3] / "manifests" / "base"
+WRITES_PER_STAGE = 4
+IMPLIED = frozenset({"finetunejobs/finalizers"})
+"""Asked for by admission (OwnerReferencesPermissionEnforcement) where it is on; no request uses them."""
+
+
+@pytest.fixture(scope="module")
+def audited(cluster: Cluster) -> ControlPlane:
+    """The cluster, when it keeps an audit log."""
+    if not isinstance(cluster, ControlPlane):
+        pytest.skip("needs the audit log")
+    return cluster
+
+
+def is_about_objects(event: dict[str, Any]) -> bool:
+    """Not a Lease, not an Event."""
+    return event["objectRef"]["resource"] not in ("leases", "events")
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_job_waits_for_its_pool(bare_scene: Scene) -> None:
+    story = bare_scene.story()
+    status = story.wait_phase("Pending", reason="PoolNotFound")
+    assert f"there is no GPUPool {bare_scene.pool}" in status["message"]
+    assert "ask the platform team" in status["nextStep"]
+    assert story.status_condition("Accepted") == "False"
+    bare_scene.make_pool()
+    assert story.play_from("prepare")["reason"] == "AwaitingApproval"
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_job_costs_few_requests(scene: Scene, audited: ControlPlane, record_property: Callable[..., None]) -> None:
+    def served() -> Counter[tuple[str, str]]:
+        counts: Counter[tuple[str, str]] = Counter()
+        for item in audited.apiserver_metrics():
+            name = "/".join(part for part in (item.resource, item.subresource) if part)
+            counts[item.verb, name] += item.count
+        return counts
+
+    before = served()
+    story = scene.story()
+    story.play_from("prepare")
+    wait_for(lambda: scene.objects("adapterversions")["triage-v1"].get("status"), 60, "the status of the version")
+    wait_for(lambda: scene.objects("adapters")["triage"]["status"].get("versions") == 1, 60, "the Adapter to count it")
+    by_metrics = served() - before
+    events = [event for event in scene.requests() if is_about_objects(event)]
+    writes = Counter(
+        (event["verb"], "/".join(filter(None, (event["objectRef"]["resource"], event["objectRef"].get("subresource")))))
+        for event in events
+        if event["verb"] in WRITES
+    )
+    record_property("writes of one job", dict(writes))
+    # The stages' own: the status of the job, and its Jobs.
+    of_stages = writes["patch", "finetunejobs/status"] + writes["create", "jobs"]
+    assert writes["create", "jobs"] == by_metrics["POST", "jobs"] == len(STAGES)
+    assert by_metrics["PATCH", "finetunejobs/status"] == writes["patch", "finetunejobs/status"]
+    assert of_stages <= WRITES_PER_STAGE * len(STAGES), writes
+    # And once per run: the Adapter, the version, their statuses.
+    assert sum(writes.values()) - of_stages <= 6, writes
+    reads = [event for event in events if event["verb"] == "get"]
+    assert not reads, "nothing is read in the hot path"
+
+
+def permissions() -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of everything the manifests allow the operator."""
+    documents = yaml.safe_load_all((BASE / "rbac.yaml").read_text())
+    roles = [document for document in documents if document["kind"] in ("ClusterRole", "Role")]
+    return {
+        (group, resource, verb)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def used(cluster: ControlPlane) -> Iterator[tuple[tuple[str, str, str], int]]:
+    """(group, resource, verb) and status of every request of the operator to an object."""
+    for event in cluster.audit_events(SERVICE_ACCOUNT):
+        reference = event.get("objectRef")
+        if reference is not None and event["stage"] == "ResponseComplete":
+            name = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
+            yield (reference.get("apiGroup", ""), name, event["verb"]), event["responseStatus"]["code"]
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_operator_has_the_rights_it_uses_and_no_others(scene: Scene, audited: ControlPlane) -> None:
+    gang = scene.story("gang", compute={"nodes": 2, "gpusPerNode": 2}, ttlSecondsAfterFinished=0)
+    gang.play_from("prepare")
+    gang.wait_children_gone()
+    requests = list(used(audited))
+    forbidden = {permission for permission, code in requests if code in (401, 403) and permission[1] != "jobs"}
+    # A quota answers 403 too: only Jobs meet one here.
+    assert forbidden == set()
+    allowed = {item for item in permissions() if item[1] not in IMPLIED}
+    asked = {permission for permission, _ in requests}
+    unused = {item for item in allowed - asked if item[2] != "watch" or (item[0], item[1], "list") not in asked}
+    assert unused <= RARE, f"allowed and never used: {sorted(unused - RARE)}"
+    assert asked <= allowed | {("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
+
+
+RARE = frozenset(
+    {
+        # Only after a conflict, when an answer was lost.
+        ("finetune.dev", "finetunejobs", "get"),
+        ("finetune.dev", "adapters", "get"),
+        ("finetune.dev", "adapterversions", "get"),
+        ("batch", "jobs", "get"),
+    }
+)
+"""Rights that a story without accidents does not need."""
+
+
+def test_missing_crds_are_told_and_waited_for(tmp_path: Path) -> None:
+    with ControlPlane() as cluster:
+        manifests = list(yaml.safe_load_all(cluster.kubectl("kustomize", str(BASE)).stdout))
+        crds = [item for item in manifests if item["kind"] == "CustomResourceDefinition"]
+        cluster.apply([item for item in manifests if item["kind"] == "Namespace"])
+        cluster.apply([item for item in manifests if item["kind"] not in ("CustomResourceDefinition", "Namespace")])
+        operator = OperatorProcess(cluster)
+        operator.start()
+        try:
+            wait_for(
+                lambda: operator.check() and "apply the CRDs" in operator.readiness(),
+                60,
+                "the reason why it is not ready",
+                context=operator.log_tail,
+            )
+            assert operator.get("readyz")[0] == 503
+            assert operator.get("healthz")[0] == 200
+            cluster.apply(crds)
+            wait_for(
+                lambda: operator.get("readyz")[0] == 200, 60, "it to be ready", context=lambda: operator.log_tail()
+            )
+        finally:
+            operator.kill()
