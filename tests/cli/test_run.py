@@ -133,6 +133,19 @@ def test_failed_job_runs_again_with_the_same_command(workspace: Workspace) -> No
     assert workspace.job()["status"]["run"] == 2
 
 
+def test_storage_that_never_answers_ends_the_command_and_the_same_command_tries_again(workspace: Workspace) -> None:
+    fail = {"exit_code": 82, "cause": "StorageUnavailable", "message": "bucket b at http://s3:1 does not answer"}
+    workspace.plan(prepare={"fail": fail})
+    result = workspace.cli("run", "job.yaml")
+
+    assert result.returncode == 1
+    assert "bucket b at http://s3:1 does not answer" in result.stdout
+    assert "the same command tries again" in result.stdout
+    workspace.plan()
+    assert workspace.cli("run", "job.yaml").returncode == 0
+    assert workspace.job()["status"]["run"] == 1
+
+
 def test_lost_report_is_read_again_from_storage(workspace: Workspace) -> None:
     workspace.plan(prepare={"say": "what?", "exitCode": 0})
     result = workspace.cli("run", "job.yaml")

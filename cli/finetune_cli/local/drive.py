@@ -44,7 +44,7 @@ class Interrupts:
         self.changed.set()
 
 
-def _is_over(observed: Observed, decision: Decision) -> bool:
+def _is_over(observed: Observed, decision: Decision, earlier_attempts: int) -> bool:
     if decision.starts or decision.stops or decision.version is not None:
         return False
     if any(run.state in ALIVE_STATES for run in observed.runs.values()):
@@ -52,7 +52,22 @@ def _is_over(observed: Observed, decision: Decision) -> bool:
     status = decision.status
     # Nobody will create a pool or a right here: what is not accepted now never will be.
     refused = status.resolved is None and bool(status.reason)
-    return status.phase in FINISHED_PHASES or status.phase == "Suspended" or refused
+    gave_up = len(status.stages) > earlier_attempts and _never_reached_storage(status)
+    return status.phase in FINISHED_PHASES or status.phase == "Suspended" or refused or gave_up
+
+
+def _never_reached_storage(status: FineTuneJobStatus) -> bool:
+    """Whether storage did not answer even once: a person is waiting, and a wrong endpoint is likelier than an outage.
+
+    Typing the same command again tries again; in a cluster the operator does so by itself.
+    """
+    newest = status.stages[-1] if status.stages else None
+    return (
+        status.reason == "Retrying"
+        and status.results.prepare is None
+        and newest is not None
+        and newest.cause == "StorageUnavailable"
+    )
 
 
 class Driver:
@@ -70,18 +85,21 @@ class Driver:
 
         Raises KeyboardInterrupt at the third Ctrl-C.
         """
+        earlier_attempts: int | None = None
         while True:
             self._handle_interrupts(key)
             observed = await self._executor.observe(key)
             if observed is None:
                 raise CliError(f"FineTuneJob {key.name} has been removed from {self._executor.state.root}")
+            if earlier_attempts is None:
+                earlier_attempts = len(observed.job.status.stages) if observed.job.status is not None else 0
             decision = decide(observed, self._clock())
             try:
                 await self._executor.act(observed, decision)
             except ConflictError:
                 continue
             self._view.update(decision.status, observed.progress)
-            if _is_over(observed, decision):
+            if _is_over(observed, decision, earlier_attempts):
                 job = self._executor.store.get(FineTuneJob, key.namespace, key.name)
                 return job if job is not None else observed.job
             if decision.status == observed.job.status and not (decision.starts or decision.stops or decision.version):

@@ -154,9 +154,11 @@ def print_summary(
         console.print(Text(f"{job.metadata.name} has not started"))
         return
     results = status.results
-    if status.phase in ("Failed", "Cancelled"):
+    if status.phase in ("Failed", "Cancelled") or status.reason == "Retrying":
         _print_findings(console, status)
         _print_failure(console, status, logs)
+        if status.reason == "Retrying":
+            console.print(Text.assemble("next     ", ("the same command tries again", "bold")))
         return
     metrics = results.evaluate.metrics if results.evaluate else (version.spec.metrics if version else {})
     if status.gates or metrics:
