@@ -34,7 +34,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster) -> Cluster:
-    """The cluster with what `manifests/base` installs: CRDs, roles, admission policies (nothing runs the Deployment)."""
+    """The cluster with what `manifests/base` installs: CRDs, roles, admission policies (no Deployment runs)."""
     base = Path(__file__).parents[2] / "manifests" / "base"
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", base)
     plurals = ("finetunejobs", "gpupools", "adapters", "adapterversions")
