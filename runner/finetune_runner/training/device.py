@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ from finetune_api.stages import TrainPlan
 
 if TYPE_CHECKING:
     import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Names of mallopt's parameters, from glibc's malloc.h."""
 
 
 def pick_device(plan: TrainPlan | None) -> torch.device:
@@ -20,7 +24,20 @@ def pick_device(plan: TrainPlan | None) -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     # Two OpenMP threads on a shared core collapse (0.57 against 12.95 steps/s measured).
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    _keep_freed_memory()
     return torch.device("cpu")
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks instead of giving them back to the kernel.
+
+    TRL's loss allocates and frees a large buffer in every step; mapping and zeroing its pages anew took half of the
+    time of a small model (1,540 against 2,840 tokens/s measured). Other C libraries go without.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def deterministic(seed: int) -> None:
