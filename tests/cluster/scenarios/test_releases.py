@@ -52,22 +52,6 @@ def channels(scene: Scene) -> dict[str, str]:
     return {channel["name"]: channel.get("version", "") for channel in listed}
 
 
-def test_two_jobs_publish_to_one_adapter_at_the_same_moment(scene: Scene) -> None:
-    stories = [scene.story(name) for name in ("one", "two")]
-    for story in stories:
-        story.play_to("publish")
-        story.run("publish")
-    for story in stories:
-        story.end_well("publish")
-    names = {story.wait_phase("Succeeded")["version"]["name"]: story.uid for story in stories}
-    assert set(names) == {"triage-v1", "triage-v2"}
-    versions = scene.objects("adapterversions")
-    assert {name: version["spec"]["origin"]["uid"] for name, version in versions.items()} == names
-    wait_for(lambda: status_of(scene, "adapters", "triage").get("versions") == 2, 60, "the Adapter to count both")
-    assert status_of(scene, "adapters", "triage")["latestVersion"] == "v2"
-    scene.assert_nothing_twice()
-
-
 def test_a_version_is_served_once_a_person_approves_and_a_rollback_is_one_edit(scene: Scene) -> None:
     story = scene.story()
     story.play_from("prepare")

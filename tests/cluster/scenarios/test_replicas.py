@@ -1,4 +1,4 @@
-"""Two replicas: one acts. The other takes over when it dies or stalls, and a leader that wakes up writes nothing."""
+"""Replicas that die or stall at the worst moment: the next leader ends the run the same way, nothing happens twice."""
 
 from __future__ import annotations
 
@@ -6,42 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubernetes import client
 
+from finetune_api.stages import STAGES
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess
 from tests.cluster.harness.waiting import wait_for
-from tests.cluster.scenarios.story import WRITES, Scene
+from tests.cluster.scenarios.story import WRITES, Scene, Story
 
 Replica = Callable[..., OperatorProcess]
 LOST_LEASE_EXIT_CODE = 75
 OTHER_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:finetune-operator-other"
-
-
-def test_the_second_takes_over_when_the_leader_dies(scene: Scene, replica: Replica) -> None:
-    first = replica().started().leading()
-    second = replica().started()
-    story = scene.story()
-    story.play_to("train")
-    story.run("train")
-    assert (first.leads(), second.leads()) == (True, False)
-    first.kill()
-    story.end_well("train")
-    second.leading()
-    status = story.finish()
-    assert status["reason"] == "AwaitingApproval"
-    assert {stage["attempt"] for stage in status["stages"]} == {1}
-    scene.assert_nothing_twice()
-
-
-def test_a_leader_that_is_asked_to_stop_hands_over_at_once(scene: Scene, replica: Replica) -> None:
-    first = replica().started().leading()
-    second = replica().started()
-    assert first.stop() == 0, first.log_tail()
-    second.leading()
-    lease = scene.cluster.kubectl(
-        *("get", "lease", "finetune-operator", "-n", OPERATOR_NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}")
-    ).stdout
-    assert lease, "somebody holds it again"
 
 
 @pytest.fixture
@@ -96,3 +71,29 @@ def test_a_stopped_leader_that_wakes_up_writes_nothing(scene: Scene, replica: Re
 def writes_objects(event: dict[str, Any]) -> bool:
     """Whether an audited request changes anything but a Lease."""
     return event["verb"] in WRITES and event.get("objectRef", {}).get("resource") != "leases"
+
+
+def ends_once(story: Story) -> None:
+    """The run ends with a version, one attempt per stage."""
+    status = story.finish()
+    assert (status["phase"], status["reason"]) == ("Succeeded", "AwaitingApproval")
+    assert [(stage["name"], stage["attempt"]) for stage in status["stages"]] == [(name, 1) for name in STAGES]
+
+
+def test_killed_between_the_announcement_and_the_job(scene: Scene, replica: Replica) -> None:
+    operator = replica().started().leading()
+    none = client.V1ResourceQuota(
+        metadata=client.V1ObjectMeta(name="no-jobs"), spec=client.V1ResourceQuotaSpec(hard={"count/jobs.batch": "0"})
+    )
+    scene.core.create_namespaced_resource_quota(scene.namespace, none)
+    story = scene.story()
+    status = story.wait(
+        lambda seen: seen if "exceeded quota" in seen.get("message", "") else None, "the refusal in the status"
+    )
+    assert [stage["state"] for stage in status["stages"]] == ["Pending"]
+    assert scene.jobs() == {}
+    operator.kill()
+    scene.core.delete_namespaced_resource_quota("no-jobs", scene.namespace)
+    replica().started().leading()
+    ends_once(story)
+    scene.assert_nothing_twice()
