@@ -13,6 +13,17 @@ def _ours(draft: Draft, version: AdapterVersion) -> bool:
     return (origin.uid, origin.run) == (draft.uid, draft.status.run)
 
 
+def _how_to_approve(draft: Draft, label: str) -> str:
+    """The command to type: decisions are a field of the AdapterVersion, signed by the API server's admission."""
+    if draft.observed.allow_file_sources:
+        return f"finetune approve {label}"
+    name = draft.status.version.name if draft.status.version else ""
+    decision = '{"spec":{"decisions":[{"by":"YOUR-USER-NAME","decision":"approve"}]}}'
+    return (
+        f"kubectl patch adapterversion {name} -n {draft.observed.job.metadata.namespace} --type=merge -p '{decision}'"
+    )
+
+
 def complete(draft: Draft) -> None:
     """Create the AdapterVersion; once it is seen, finish."""
     if draft.finished or draft.status.results.publish is None or draft.status.version is None:
@@ -41,12 +52,12 @@ def complete(draft: Draft) -> None:
             "Succeeded",
             "Inconclusive",
             f"{label} waits for a person; open: {told}",
-            f"Add test rows, or look at the report and decide: kubectl finetune approve {label}",
+            f"Add test rows, or look at the report and decide: {_how_to_approve(draft, label)}",
         )
     else:
         draft.finish(
             "Succeeded",
             "AwaitingApproval",
             f"{label} passed every gate and waits for approval",
-            f"kubectl finetune approve {label}",
+            _how_to_approve(draft, label),
         )

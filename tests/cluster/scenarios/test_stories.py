@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,7 +38,21 @@ def test_kubectl_get_tells_the_story(scene: Scene) -> None:
     assert shown[1].split()[:-1] == ["support", "Succeeded", "5/5", "triage-v1", "Passed", "f1", "0.71->0.89"]
     wide = scene.cluster.kubectl("get", "ftj", "-n", scene.namespace, "-o", "wide").stdout.splitlines()
     assert "s3://models/llama" in wide[1]
-    assert "kubectl finetune approve triage@v1" in story.status()["nextStep"]
+
+    # The hint is a command that works as it stands, once the name is filled in.
+    scene.cluster.kubectl(
+        "create", "rolebinding", "ada", "-n", scene.namespace, "--clusterrole=finetune-approver", "--user=ada"
+    )
+    typed = shlex.split(story.status()["nextStep"].replace("YOUR-USER-NAME", "ada"))
+    wait_for(
+        lambda: (
+            scene.cluster.kubectl(*typed[1:], user="ada", groups=("system:authenticated",), check=False).returncode == 0
+        ),
+        30,
+        "the approval to be accepted",
+    )
+    decided = scene.objects("adapterversions")["triage-v1"]["spec"]["decisions"]
+    assert [(d["by"], d["decision"]) for d in decided] == [("ada", "approve")]
 
 
 def test_a_pod_is_told_all_it_needs_and_no_more(scene: Scene) -> None:
