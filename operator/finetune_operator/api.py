@@ -212,12 +212,16 @@ class Api:
         path = resource.path(namespace, name, "status")
         return await self.request("PATCH", path, body=patch, content_type=MERGE_PATCH)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str, propagation: str) -> dict[str, Any]:
-        """Delete the object of this uid and no other."""
-        body = {
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, propagation: str, *, grace_s: int | None = None
+    ) -> dict[str, Any]:
+        """Delete the object of this uid and no other. `grace_s=0` does not wait for the node."""
+        body: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid},
             "propagationPolicy": propagation,
         }
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
         return await self.request("DELETE", resource.path(namespace, name), body=body)

@@ -26,7 +26,7 @@ from finetune_operator.api import (
 )
 from finetune_operator.builders.job import stage_job
 from finetune_operator.builders.service import gang_service
-from finetune_operator.decide.types import Decision, Event, Key, Observed, StageRun, StartStage, StopStage
+from finetune_operator.decide.types import Decision, Event, ForceDelete, Key, Observed, StageRun, StartStage, StopStage
 from finetune_operator.events import post_events
 from finetune_operator.merge_patch import merge_patch
 from finetune_operator.store import Entry, Store, Table, adapter_group
@@ -126,6 +126,8 @@ class ClusterExecutor:
                 await self._create_adapter(decision.adapter)
             for stop in decision.stops:
                 await self._stop(observed.job.metadata.namespace, stop)
+            for lost in decision.force_deletes:
+                await self._force_delete(observed.job.metadata.namespace, lost)
             for start in decision.starts:
                 await self._start(start)
             if decision.version is not None:
@@ -229,6 +231,15 @@ class ClusterExecutor:
             self._store.jobs.remove(Key(namespace, stop.job_name), stop.uid)
         if entry is not None and entry.uid == stop.uid and entry.value.nodes > 1:
             await self._remove_service(namespace, stop.job_name, entry.owner)
+
+    async def _force_delete(self, namespace: str, lost: ForceDelete) -> None:
+        logger.warning("removing a pod whose node does not answer", extra={"namespace": namespace, "pod": lost.pod})
+        try:
+            await self._api.delete(PODS, namespace, lost.pod, lost.uid, "Background", grace_s=0)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+        self._store.pods.remove(Key(namespace, lost.pod), lost.uid)
 
     async def _remove_service(self, namespace: str, name: str, owner: str) -> None:
         try:

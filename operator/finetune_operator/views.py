@@ -108,6 +108,8 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
             unschedulable=unschedulable,
             disruption=disruption,
             terminating="deletionTimestamp" in metadata,
+            gone_by=parse_time(metadata.get("deletionTimestamp")),
+            uid=metadata["uid"],
             created_at=parse_time(metadata.get("creationTimestamp")),
             started_at=parse_time(ended.get("startedAt") or running.get("startedAt")),
             finished_at=parse_time(ended.get("finishedAt")),

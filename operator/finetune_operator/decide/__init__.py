@@ -11,6 +11,7 @@ from finetune_operator.decide.complete import complete
 from finetune_operator.decide.conditions import job_conditions
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.lifecycle import accept, begin_run, cancel, enforce_deadline, remove_children, suspend
+from finetune_operator.decide.lost_pods import remove_lost_pods
 from finetune_operator.decide.present import progress_text, transition_events
 from finetune_operator.decide.start import continue_run
 from finetune_operator.decide.types import Decision, Observed
@@ -33,7 +34,17 @@ def decide(observed: Observed, now: datetime) -> Decision:
         # Children go with their owner; versions stay because they have none.
         return Decision(status=before)
     begin_run(draft)
-    for step in (cancel, accept, absorb, suspend, enforce_deadline, continue_run, complete, remove_children):
+    for step in (
+        cancel,
+        accept,
+        absorb,
+        remove_lost_pods,
+        suspend,
+        enforce_deadline,
+        continue_run,
+        complete,
+        remove_children,
+    ):
         step(draft)
     draft.set(progress=progress_text(draft.status, observed.progress))
     generation = observed.job.metadata.generation
@@ -44,6 +55,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
         adapter=draft.adapter,
         starts=tuple(draft.starts),
         stops=tuple(draft.stops),
+        force_deletes=tuple(draft.force_deletes),
         version=draft.version,
         events=(*draft.events, *transition_events(before, draft.status)),
         wake_at=draft.wake_at,

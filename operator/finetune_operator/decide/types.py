@@ -42,6 +42,9 @@ class PodState:
     disruption: str = ""
     """Reason of condition DisruptionTarget: PreemptionByScheduler, DeletionByTaintManager, EvictionByEvictionAPI ..."""
     terminating: bool = False
+    gone_by: datetime | None = None
+    """When a pod that is being deleted should have been gone: its grace has passed then."""
+    uid: str = ""
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -98,6 +101,14 @@ class StopStage:
 
 
 @dataclass(frozen=True)
+class ForceDelete:
+    """Remove a pod whose node no longer answers, by uid. Its writes are fenced in storage, should it still run."""
+
+    pod: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class Event:
     """A Kubernetes Event to be."""
 
@@ -115,6 +126,7 @@ class Decision:
     """To be created when it does not exist (never overwritten)."""
     starts: tuple[StartStage, ...] = ()
     stops: tuple[StopStage, ...] = ()
+    force_deletes: tuple[ForceDelete, ...] = ()
     version: AdapterVersion | None = None
     """To be created; an existing one of the same name with our origin is adopted."""
     events: tuple[Event, ...] = ()

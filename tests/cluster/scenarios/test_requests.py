@@ -112,6 +112,8 @@ RARE = frozenset(
         ("finetune.dev", "adapters", "get"),
         ("finetune.dev", "adapterversions", "get"),
         ("batch", "jobs", "get"),
+        # Only when a node does not come back.
+        ("", "pods", "delete"),
     }
 )
 """Rights that a story without accidents does not need."""

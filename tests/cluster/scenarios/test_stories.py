@@ -75,6 +75,22 @@ def test_a_pod_deleted_by_somebody_is_tried_again(scene: Scene) -> None:
     scene.assert_nothing_twice()
 
 
+def test_a_pod_whose_node_never_answers_does_not_hold_the_run(scene: Scene) -> None:
+    story = scene.story()
+    pod = story.run("prepare")
+    # As the taint manager does it when a node stays NotReady; nobody plays the kubelet of that node any more.
+    scene.core.delete_namespaced_pod(pod.metadata.name, scene.namespace, grace_period_seconds=1)
+    story.wait(lambda status: status["stages"][-1]["attempt"] == 2, "the next attempt", deadline_s=150)
+    assert story.status()["stages"][-2]["cause"] == "NodeLost"
+
+    def gone() -> bool:
+        return pod.metadata.name not in [left.metadata.name for left in scene.player.pods(scene.namespace)]
+
+    wait_for(gone, DEADLINE_S, "the lost pod to be removed")
+    story.play_from("prepare")
+    scene.assert_nothing_twice()
+
+
 def test_storage_that_is_away_is_waited_for(scene: Scene) -> None:
     story = scene.story()
     story.fail("prepare", 82, story.report_of_failure("prepare", 82))
