@@ -39,9 +39,13 @@ def _phase(version: AdapterVersion, policy: Policy) -> tuple[VersionPhase, str]:
         return "Approved", "approved by policy: release automatic"
     doubt = "; a gate is inconclusive, look at the report first" if spec.verdict == "Inconclusive" else ""
     people = "person" if missing == 1 else "people"
-    return "PendingApproval", f"waits for approval by {missing} {people} other than the author{doubt}" if author or (
-        policy.approvals.four_eyes
-    ) else f"waits for approval by {missing} {people}{doubt}"
+    if not policy.approvals.four_eyes:
+        whom = ""
+    elif author:
+        whom = f" other than the author ({author})"
+    else:
+        whom = " (who asked for the job is not recorded, so their own approval counts too)"
+    return "PendingApproval", f"waits for approval by {missing} {people}{whom}{doubt}"[:512]
 
 
 def _effective(
