@@ -24,7 +24,7 @@ def version(namespace: str, name: str = "triage-v1") -> dict[str, Any]:
         "spec": {
             "adapter": "triage",
             "version": 1,
-            "uri": "s3://bucket/root/versions/v1",
+            "uri": "s3://bucket/store/versions/v1",
             "digest": "a" * 64,
             "sizeBytes": 1,
             "servedAs": "adapter",

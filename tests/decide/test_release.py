@@ -15,7 +15,7 @@ from tests.decide.world import START
 def adapter(
     policy: dict[str, Any] | None = None, channels: list[dict[str, str]] | None = None, **status: Any
 ) -> Adapter:
-    spec: dict[str, Any] = {"storage": {"uri": "s3://bucket/root"}, "policy": policy or {}}
+    spec: dict[str, Any] = {"storage": {"uri": "s3://bucket/store"}, "policy": policy or {}}
     if channels:
         spec["channels"] = channels
     wire: dict[str, Any] = {"metadata": {"name": "triage", "namespace": "team-a"}, "spec": spec}
@@ -31,7 +31,7 @@ def version(number: int, verdict: str = "Passed", author: str = "ann", **decisio
             "spec": {
                 "adapter": "triage",
                 "version": number,
-                "uri": f"s3://bucket/root/team-a/triage/versions/v{number}",
+                "uri": f"s3://bucket/store/team-a/triage/versions/v{number}",
                 "digest": f"{number}" * 64,
                 "sizeBytes": 1,
                 "servedAs": "adapter",

@@ -23,7 +23,7 @@ def test_a_job_goes_through_all_stages_to_a_version_that_waits_for_a_person() ->
     assert status.next_step.startswith("kubectl patch adapterversion triage-v1 -n team-a --type=merge")
     assert [version.metadata.name for version in world.versions] == ["triage-v1"]
     assert world.adapter is not None
-    assert world.adapter.spec.storage.uri == "s3://bucket/root"
+    assert world.adapter.spec.storage.uri == "s3://bucket/store"
     truths = {condition.type: condition.status for condition in status.conditions}
     assert truths["Complete"] == "True"
     assert truths["Released"] == "False"

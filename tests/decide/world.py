@@ -16,7 +16,7 @@ from finetune_operator.decide import decide
 from finetune_operator.decide.types import Decision, Event, Observed, PodState, StageRun, StartStage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-STORAGE = {"uri": "s3://bucket/root"}
+STORAGE = {"uri": "s3://bucket/store"}
 
 PREPARED = {
     "revision": "abc",
@@ -53,7 +53,7 @@ TRAINED = {
     "trainableParameters": 1000,
     "adapterBytes": 4000,
 }
-PUBLISHED = {"version": 1, "uri": "s3://bucket/root/team-a/triage/versions/v1", "digest": "e" * 64, "sizeBytes": 5000}
+PUBLISHED = {"version": 1, "uri": "s3://bucket/store/team-a/triage/versions/v1", "digest": "e" * 64, "sizeBytes": 5000}
 
 
 def evaluated(low: float, high: float, gates: int) -> dict[str, Any]:

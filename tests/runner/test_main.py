@@ -270,7 +270,7 @@ def test_a_disk_that_is_full_ends_the_command_as_disk_full(tmp_path: Path, world
 
 def test_an_unreachable_store_is_named(tmp_path: Path, world: PrepareWorld) -> None:
     endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
-    world.storage = {"uri": "s3://bucket/root", "endpoint": endpoint, "secretRef": {"name": "store"}}
+    world.storage = {"uri": "s3://bucket/store", "endpoint": endpoint, "secretRef": {"name": "store"}}
     (tmp_path / "secrets" / "store").mkdir(parents=True)
     (tmp_path / "secrets" / "store" / "AWS_ACCESS_KEY_ID").write_text("key")
     (tmp_path / "secrets" / "store" / "AWS_SECRET_ACCESS_KEY").write_text("secret")

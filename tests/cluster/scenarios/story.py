@@ -48,7 +48,7 @@ class Scene:
             "gpuMemoryGib": 80,
             "image": "runner:test",
             "nodeSelector": {NODE_LABEL: "played"},
-            "defaultStorage": {"uri": "s3://bucket/root"},
+            "defaultStorage": {"uri": "s3://bucket/store"},
         } | spec
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
@@ -351,7 +351,7 @@ class Story:
             "train": TRAINED,
             "evaluate": evaluated(0.1, 0.3, gates),
             "publish": PUBLISHED
-            | {"version": max(1, number), "uri": f"s3://bucket/root/{self.adapter}/versions/v{number}"},
+            | {"version": max(1, number), "uri": f"s3://bucket/store/{self.adapter}/versions/v{number}"},
         }
         return results[stage]
 
