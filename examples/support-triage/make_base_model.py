@@ -24,11 +24,13 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Before torch: two threads on a shared core are slower than one.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # Saving a model imports deepspeed, which warns about a missing GPU.
 
 import torch
 from general_corpus import Document, documents
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 HERE = Path(__file__).resolve().parent
 RECIPE_FILE = "recipe.json"
@@ -192,6 +194,7 @@ def make(output: Path, seed: int) -> None:
     loss = pretrain(model, batches, tokenizer.pad_token_id)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     recipe = {"digest": digest, "seed": seed, **asdict(RECIPE), "finalLoss": round(loss, 4)}
