@@ -29,8 +29,8 @@ UV := $(UV_HOME)/bin/uv
 # What `make generate` writes, and nobody edits.
 GENERATED := 'crds/*.yaml' docs/reference
 PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner cli/finetune_cli
-# Test processes. The cluster's tests share one control plane, and so one of these.
-TEST_WORKERS ?= 2
+# Test processes. The cluster's tests share one control plane, and so one of these; it mostly waits.
+TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 
 COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
