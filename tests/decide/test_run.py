@@ -94,6 +94,15 @@ def test_an_edit_of_a_finished_job_makes_the_next_run_and_version() -> None:
     assert train.task.incumbent.version == "v1"
 
 
+def test_an_upgrade_that_adds_a_default_runs_nothing_again() -> None:
+    world = World()
+    world.run_to_end()
+    status = world.status.model_copy(update={"spec_hash": "of a spec without the new default"})
+    world.job = world.job.model_copy(update={"status": status})
+    world.settle()
+    assert (world.status.run, world.status.phase) == (1, "Succeeded")
+
+
 def test_the_children_of_an_earlier_run_are_removed_when_the_next_begins() -> None:
     world = World()
     world.run_to_end()

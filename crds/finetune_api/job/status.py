@@ -104,7 +104,9 @@ class FineTuneJobStatus(Contract):
 
     observed_generation: Annotated[int, Field(description="Generation of the spec this status is about.")] = 0
     run: Annotated[int, Field(description="Number of the run; an edit of a finished job starts the next.")] = 0
-    spec_hash: Annotated[str, Field(description="sha256 of the spec this run was started from.")] = ""
+    spec_hash: Annotated[
+        str, Field(description="sha256 of the spec this run was started from; empty asks for another run.")
+    ] = ""
     phase: Annotated[Phase, Field(description="Where the run is.")] = "Pending"
     reason: Annotated[str, Field(description="One CamelCase word why the phase is what it is.", max_length=64)] = ""
     message: Annotated[str, Field(description="What is going on.", max_length=1024)] = ""

@@ -36,7 +36,7 @@ def begin_run(draft: Draft) -> None:
     status = draft.status
     if status.run == 0:
         draft.set(run=1, spec_hash=digest, phase="Pending", reason="", message="")
-    elif draft.finished and not job.spec.cancel and (digest != status.spec_hash or status.phase == "Cancelled"):
+    elif draft.finished and not job.spec.cancel and _asks_for_another_run(draft, digest):
         history = [*status.history, _summary(status)][-KEPT_RUNS:]
         draft.status = FineTuneJobStatus(
             run=status.run + 1, spec_hash=digest, history=history, conditions=status.conditions
@@ -45,6 +45,15 @@ def begin_run(draft: Draft) -> None:
         # Edited while still waiting to be accepted: nothing has started, so it is the same run.
         draft.set(spec_hash=digest)
     draft.set(observed_generation=job.metadata.generation)
+
+
+def _asks_for_another_run(draft: Draft, digest: str) -> bool:
+    status = draft.status
+    if not status.spec_hash or status.phase == "Cancelled":
+        return True
+    # An upgrade may add a default and so change the digest of specs nobody touched: only an edit starts a run.
+    edited = draft.observed.job.metadata.generation != status.observed_generation
+    return edited and digest != status.spec_hash
 
 
 def accept(draft: Draft) -> None:
