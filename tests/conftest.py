@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-CLUSTER = "tests/cluster/"
+CLUSTER = ("tests/cluster/scenarios/", "tests/cluster/")
 
 # A busy machine is slow, not wrong: no deadline per example, and the same examples in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)
@@ -12,14 +12,14 @@ hypothesis.settings.load_profile("project")
 
 
 class OneControlPlane(LoadScopeScheduling):
-    """Spread tests over the workers one by one, but keep the cluster's together: they share one control plane.
+    """Spread tests over the workers one by one, but keep the cluster's in two groups that share a control plane each.
 
     xdist's own `loadgroup` does this by a marker, which has no effect with pytest 9.2 (it writes the group into an
     attribute that pytest no longer reads).
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return CLUSTER if nodeid.startswith(CLUSTER) else nodeid
+        return next((folder for folder in CLUSTER if nodeid.startswith(folder)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
