@@ -57,6 +57,6 @@ def decide(observed: Observed, now: datetime) -> Decision:
         stops=tuple(draft.stops),
         force_deletes=tuple(draft.force_deletes),
         version=draft.version,
-        events=(*draft.events, *transition_events(before, draft.status)),
+        events=tuple(transition_events(before, draft.status)),
         wake_at=draft.wake_at,
     )

@@ -35,19 +35,16 @@ def complete(draft: Draft) -> None:
         draft.set(phase="Publishing", reason="Recording", message=f"recording {draft.status.version.name}")
         return
     label = f"{draft.observed.job.spec.output.adapter_ref.name}@v{draft.status.version.number}"
-    results = draft.status.gates
-    if draft.status.verdict == "Failed":
-        failed = [gate for gate in results if gate.verdict == "Failed"]
-        told = "; ".join(f"{gate.gate} ({gate.message})" for gate in failed)
+    verdict = draft.status.verdict
+    told = "; ".join(f"{gate.gate} ({gate.message})" for gate in draft.status.gates if gate.verdict == verdict)
+    if verdict == "Failed":
         draft.finish(
             "Succeeded",
             "GateFailed",
             f"{label} is published but may not be released: {told}",
             "Look at the report; change data or settings and apply again.",
         )
-    elif draft.status.verdict == "Inconclusive":
-        open_gates = [gate for gate in results if gate.verdict == "Inconclusive"]
-        told = "; ".join(f"{gate.gate} ({gate.message})" for gate in open_gates)
+    elif verdict == "Inconclusive":
         draft.finish(
             "Succeeded",
             "Inconclusive",

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api.adapter import Adapter
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus, Phase, Resolved, StageStatus
-from finetune_operator.decide.types import Event, ForceDelete, Observed, StartStage, StopStage
+from finetune_operator.decide.types import ForceDelete, Observed, StartStage, StopStage
 
 
 @dataclass
@@ -24,7 +24,6 @@ class Draft:
     starts: list[StartStage] = field(default_factory=list)
     stops: list[StopStage] = field(default_factory=list)
     force_deletes: list[ForceDelete] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
     wake_at: datetime | None = None
 
     @property
