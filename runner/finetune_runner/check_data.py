@@ -21,13 +21,13 @@ from typing import Any
 from finetune_api.common import Storage
 from finetune_api.exit_codes import ExitCode
 from finetune_api.finetunejob import FineTuneJob
-from finetune_api.job.data import Columns
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import Finding, JobIdentity, StageTask
 from finetune_runner.context import Environment, StageContext, open_context
 from finetune_runner.data.checking import Given, Splits, run_checks
-from finetune_runner.data.loading import Wanted, load
+from finetune_runner.data.loading import load
 from finetune_runner.data.splitting import assign, cluster_keys, test_share
+from finetune_runner.data.wanted import split_sources
 from finetune_runner.errors import StageError
 
 FILE_SCHEME = "file://"
@@ -64,37 +64,10 @@ class DataReport:
         }
 
 
-def _wanted(spec: FineTuneJobSpec) -> list[tuple[str, Wanted]]:
-    data, out_of_domain = spec.data, spec.evaluation.out_of_domain
-    wanted = [
-        (
-            "pool",
-            Wanted(
-                f"data.train[{number}]",
-                dataset.source,
-                dataset.format,
-                dataset.columns or Columns(),
-                dataset.secret_ref,
-                data.group_by,
-            ),
-        )
-        for number, dataset in enumerate(data.train)
-    ]
-    others = {
-        "validation": ("data.validation", data.validation),
-        "test": ("data.test", data.test),
-        "replay": ("data.replay", data.replay),
-        "out_of_domain": ("evaluation.outOfDomain", out_of_domain),
-    }
-    for split, (place, other) in others.items():
-        if other is not None and other.source is not None:
-            wanted.append((split, Wanted(place, other.source, other.format, secret_ref=other.secret_ref)))
-    return wanted
-
-
 def _read(context: StageContext, report: DataReport) -> Splits:
     splits: Splits = {}
-    for number, (split, wanted) in enumerate(_wanted(context.task.spec)):
+    for number, named in enumerate(split_sources(context.task.spec)):
+        split, wanted = named.split, named.wanted
         if not wanted.source.startswith(FILE_SCHEME):
             report.skipped.append(f"{wanted.place}: {wanted.source}")
             continue

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from finetune_api.job.data import Columns, Dataset
 from finetune_api.stages import Finding, PrepareResult, RowCounts, StageResults, TokenLengths
 from finetune_runner.context import StageContext
 from finetune_runner.data.checking import Given, Length, Phase, Splits, run_checks
@@ -20,6 +19,7 @@ from finetune_runner.data.prepared import SPLITS, Split, split_path
 from finetune_runner.data.records import BadRow, BadRows
 from finetune_runner.data.rows import Row, write_rows
 from finetune_runner.data.splitting import assign, cluster_keys, repetitions, sample, test_share
+from finetune_runner.data.wanted import POOL, split_sources
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.storage import join, probe_conditional_writes
 from finetune_runner.text import IGNORED, RenderError, check_chat_template, encode_example, load_tokenizer
@@ -127,29 +127,14 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
 
 def _read_sources(context: StageContext, work: _Work) -> Splits:
     """All sources of the job by split; data.train is the `pool` that validation and test may be split off."""
-    spec = context.task.spec
-    data, out_of_domain = spec.data, spec.evaluation.out_of_domain
-    splits: Splits = {"pool": []}
-    for number, dataset in enumerate(data.train):
-        loaded = _load(context, work, _of_dataset(dataset, f"data.train[{number}]", data.group_by))
-        splits["pool"].extend(loaded.examples)
-        for example in loaded.examples:
-            work.weights.setdefault(example.row.id, dataset.weight)
-    others = {
-        "validation": ("data.validation", data.validation),
-        "test": ("data.test", data.test),
-        "replay": ("data.replay", data.replay),
-        "out_of_domain": ("evaluation.outOfDomain", out_of_domain),
-    }
-    for split, (place, other) in others.items():
-        if other is not None and other.source is not None:
-            wanted = Wanted(place, other.source, other.format, secret_ref=other.secret_ref)
-            splits[split] = _load(context, work, wanted).examples
+    splits: Splits = {POOL: []}
+    for named in split_sources(context.task.spec):
+        examples = _load(context, work, named.wanted).examples
+        splits[named.split] = [*splits.get(named.split, []), *examples]
+        if named.split == POOL:
+            for example in examples:
+                work.weights.setdefault(example.row.id, named.weight)
     return splits
-
-
-def _of_dataset(dataset: Dataset, place: str, group_by: str | None) -> Wanted:
-    return Wanted(place, dataset.source, dataset.format, dataset.columns or Columns(), dataset.secret_ref, group_by)
 
 
 def _load(context: StageContext, work: _Work, wanted: Wanted) -> Loaded:
