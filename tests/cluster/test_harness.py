@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kubernetes import client
 
-from tests.cluster.harness.binaries import binaries_dir, cache_root
+from tests.cluster.harness.binaries import BuildError, Module, cache_root, module_dir
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer, ProcessKubelet
@@ -408,5 +409,15 @@ def test_waiting_in_vain_says_for_what_and_what_was_seen() -> None:
 def test_the_cache_follows_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
     assert cache_root() == tmp_path
-    assert binaries_dir().parent == tmp_path / "cluster-bin"
-    assert binaries_dir() == binaries_dir()
+    assert module_dir(Module.of("etcd")).parent == tmp_path / "cluster-bin"
+
+
+def test_the_programs_of_other_pins_are_in_another_folder() -> None:
+    etcd = Module.of("etcd")
+    assert module_dir(etcd) == module_dir(Module.of("etcd"))
+    assert module_dir(etcd) != module_dir(replace(etcd, ldflags="-s"))
+
+
+def test_a_module_that_does_not_exist_is_told_with_those_that_do() -> None:
+    with pytest.raises(BuildError, match=r"no module 'nix' .* there are: etcd, kubernetes"):
+        Module.of("nix")

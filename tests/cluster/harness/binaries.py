@@ -1,9 +1,10 @@
-"""Build etcd and the Kubernetes control plane from pinned Go modules, once per set of pins.
+"""Build the cluster's programs from pinned Go modules, once per set of pins.
 
-The pins are ``tests/cluster/binaries/<name>/{go.mod,go.sum}``; the binaries go to a cache folder whose name is
-a hash of those files and of the build flags, so a changed pin is a new folder and an unchanged one costs nothing.
+A folder ``tests/cluster/binaries/<name>/`` is one module: ``go.mod`` and ``go.sum`` are its pins, ``module.toml`` says
+which programs are built from it. The programs go to a cache folder whose name holds a hash of those files and of the
+build flags, so a changed pin is a new folder and an unchanged one costs nothing. Adding a program is adding a folder.
 
-Run ``python -m tests.cluster.harness.binaries`` from the repository root to build ahead of the tests.
+Run ``python -m tests.cluster.harness.binaries [MODULE ...]`` from the repository root to build ahead of the tests.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +29,10 @@ MODULES_DIR = Path(__file__).resolve().parent.parent / "binaries"
 MINIMUM_GO = (1, 26)
 """Kubernetes 1.36 and etcd 3.7 both ask for Go 1.26."""
 
-KUBERNETES_VERSION = "v1.36.3"
+CONTROL_PLANE = ("etcd", "kubernetes")
+"""Modules that every cluster test needs; the others are built by whoever asks for them."""
+
+_BUILD_FLAGS = ("-trimpath", "-p", "2")
 
 
 class BuildError(RuntimeError):
@@ -36,11 +41,26 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Module:
-    """One Go module of pins and the binaries built from it (binary name -> main package)."""
+    """One Go module of pins and the programs built from it (program name -> main package)."""
 
     name: str
     packages: dict[str, str]
     ldflags: str = "-s -w"
+
+    @classmethod
+    def of(cls, name: str) -> Module:
+        """Read ``module.toml``: ``[packages]``, and optionally ``kubernetes_version`` to be linked in.
+
+        Raises:
+            BuildError: there is no such module.
+        """
+        path = MODULES_DIR / name / "module.toml"
+        if not path.is_file():
+            known = sorted(folder.parent.name for folder in MODULES_DIR.glob("*/module.toml"))
+            raise BuildError(f"no module {name!r} in {MODULES_DIR}; there are: {', '.join(known)}")
+        content = tomllib.loads(path.read_text())
+        version = content.get("kubernetes_version")
+        return cls(name, content["packages"], _version_ldflags(version) if version else "-s -w")
 
 
 def _version_ldflags(version: str) -> str:
@@ -53,20 +73,6 @@ def _version_ldflags(version: str) -> str:
     )
 
 
-MODULES = (
-    Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
-    Module(
-        "kubernetes",
-        {
-            name: f"k8s.io/kubernetes/cmd/{name}"
-            for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-        },
-        _version_ldflags(KUBERNETES_VERSION),
-    ),
-)
-_BUILD_FLAGS = ("-trimpath", "-p", "2")
-
-
 def cache_root() -> Path:
     """The folder of the project's caches: ``$FINETUNE_CACHE``, else ``finetune-operator`` in the user's cache."""
     explicit = os.environ.get("FINETUNE_CACHE")
@@ -75,26 +81,36 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
 
 
-def binaries_dir(root: Path | None = None) -> Path:
-    """Where the binaries of the current pins are, or would be."""
+def module_dir(module: Module, root: Path | None = None) -> Path:
+    """Where the programs of the module's current pins are, or would be."""
     digest = hashlib.sha256()
-    for module in MODULES:
-        for part in ("go.mod", "go.sum"):
-            digest.update((MODULES_DIR / module.name / part).read_bytes())
-        digest.update(repr((sorted(module.packages.items()), module.ldflags, _BUILD_FLAGS)).encode())
-    return (root or cache_root()) / "cluster-bin" / digest.hexdigest()[:16]
+    for part in sorted((MODULES_DIR / module.name).rglob("*")):
+        if part.is_file():  # a module may hold a small program of its own beside its pins
+            digest.update(part.name.encode() + part.read_bytes())
+    digest.update(repr((sorted(module.packages.items()), module.ldflags, _BUILD_FLAGS)).encode())
+    return (root or cache_root()) / "cluster-bin" / f"{module.name}-{digest.hexdigest()[:16]}"
 
 
-def ensure_binaries() -> Path:
-    """Return the folder with ``etcd``, ``kubectl`` and the three ``kube-*`` servers.
+def binary(module: str, name: str | None = None) -> Path:
+    """The path of a program of a module (by default the one of the module's name), built if needed.
 
-    The first call for a set of pins builds them: minutes of CPU, 2 GB of memory and 4 GB of Go caches. Several
+    Raises:
+        BuildError: no usable Go could be found or installed, or a build failed.
+    """
+    return ensure_module(module) / (name or module)
+
+
+def ensure_module(name: str) -> Path:
+    """Return the folder with a module's programs.
+
+    The first call for a set of pins builds them: minutes of CPU, 2 GB of memory and gigabytes of Go caches. Several
     processes may call at once; one builds, the others wait.
 
     Raises:
         BuildError: no usable Go could be found or installed, or a build failed.
     """
-    target = binaries_dir()
+    module = Module.of(name)
+    target = module_dir(module)
     if target.is_dir():
         return target
     with _lock(target.with_suffix(".lock")):
@@ -104,14 +120,13 @@ def ensure_binaries() -> Path:
         go = _find_go()
         work = Path(tempfile.mkdtemp(prefix=f"{target.name}.building-", dir=target.parent))
         try:
-            for module in MODULES:
-                for name, package in module.packages.items():
-                    _build(go, module, name, package, work)
+            for program, package in module.packages.items():
+                _build(go, module, program, package, work)
             work.chmod(0o755)
             work.rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        _say(f"built in {time.monotonic() - started:.0f} s: {target}")
+        _say(f"{name} built in {time.monotonic() - started:.0f} s: {target}")
     return target
 
 
@@ -199,4 +214,8 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    print(ensure_binaries())
+    try:
+        for wanted in sys.argv[1:] or CONTROL_PLANE:
+            print(ensure_module(wanted))
+    except BuildError as error:
+        sys.exit(f"cluster-binaries: {error}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from kubernetes import client, config
 
-from .binaries import ensure_binaries
+from .binaries import binary
 from .pki import signing_request
 from .waiting import wait_for
 
@@ -127,7 +127,7 @@ class Cluster:
         return found
 
     def _kubectl(self) -> Path:
-        return ensure_binaries() / "kubectl"
+        return binary("kubernetes", "kubectl")
 
     def _client_certificate(self, user: str, groups: Sequence[str]) -> tuple[bytes, bytes]:
         """Have the cluster sign a certificate; needs the right to approve requests for this signer."""

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from kubernetes import client
 
-from .binaries import ensure_binaries
+from .binaries import binary
 from .cluster import Cluster, write_kubeconfig
 from .pki import Authority, service_account_keys
 from .process import LOOPBACK, Process, free_ports
@@ -71,7 +71,6 @@ class ControlPlane(Cluster):
         self.logs_dir.mkdir()
         self.audit_log = work / "audit.log" if audit else None
         self._keep = keep
-        self._bin = ensure_binaries()
         self._host = host
         etcd_client, etcd_peer, self.port = free_ports(3)
         self._etcd_url = f"http://{LOOPBACK}:{etcd_client}"
@@ -183,10 +182,11 @@ class ControlPlane(Cluster):
         return pair.certificate, pair.key
 
     def _kubectl(self) -> Path:
-        return self._bin / "kubectl"
+        return binary("kubernetes", "kubectl")
 
     def _process(self, name: str, args: Sequence[str]) -> Process:
-        return Process(name, [self._bin / name, *args], self.logs_dir / f"{name}.log")
+        program = binary("etcd" if name == "etcd" else "kubernetes", name)
+        return Process(name, [program, *args], self.logs_dir / f"{name}.log")
 
     def _write_pki(self, names: Sequence[str]) -> None:
         self.authority.pair.write(self.work_dir, "ca")
