@@ -113,7 +113,7 @@ def ensure_module(name: str) -> Path:
     target = module_dir(module)
     if target.is_dir():
         return target
-    with _lock(target.with_suffix(".lock")):
+    with locked(target.with_suffix(".lock")):
         if target.is_dir():  # another process built it while this one waited
             return target
         started = time.monotonic()
@@ -201,7 +201,7 @@ def _go_of(venv: Path) -> Path | None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel frees it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
