@@ -250,6 +250,14 @@ class Progress(Contract):
     ] = None
     loss: Annotated[_Finite | None, Field(description="Training loss of the last step.")] = None
     validation_loss: Annotated[_Finite | None, Field(description="Token-weighted loss of the last validation.")] = None
+    resumed_from_step: Annotated[
+        int | None,
+        Field(
+            description="Optimiser step that training resumed from, once known; 0 = from the start.",
+            ge=0,
+            le=_COUNT_LIMIT,
+        ),
+    ] = None
     updated_at: Annotated[
         Timestamp | None, Field(description="When it was heard of: old while the stage runs means no news.")
     ] = None

@@ -141,7 +141,9 @@ class Tenant:
 
     def wait_end(self, name: str) -> dict[str, Any]:
         """Wait for the end of a run; its status."""
-        return self.wait_status(name, lambda status: status if status.get("phase") in FINISHED else None, "the end") or {}
+        return (
+            self.wait_status(name, lambda status: status if status.get("phase") in FINISHED else None, "the end") or {}
+        )
 
     def attempts(self, name: str, stage: str) -> list[dict[str, Any]]:
         """A stage's attempts, oldest first."""
@@ -158,7 +160,9 @@ class Tenant:
 
         def running() -> client.V1Pod | None:
             pods = self.pods(name, stage)
-            fresh = [pod for pod in pods if pod.metadata.uid not in not_uids and pod.metadata.deletion_timestamp is None]
+            fresh = [
+                pod for pod in pods if pod.metadata.uid not in not_uids and pod.metadata.deletion_timestamp is None
+            ]
             return next((pod for pod in fresh if pod.status.phase == "Running"), None)
 
         pod = wait_for(running, RUN_DEADLINE_S, f"a pod of {name}'s {stage}", context=lambda: self.told(name))
@@ -198,7 +202,7 @@ class Tenant:
 
 
 def job_manifest(name: str, bucket: str, pool: str, **spec: Any) -> dict[str, Any]:
-    """A FineTuneJob on `models/tiny` and `data/train.jsonl` of a bucket; keyword arguments extend sections of its spec."""
+    """A FineTuneJob on a bucket's `models/tiny` and `data/train.jsonl`; keyword arguments extend its sections."""
     base: dict[str, Any] = {
         "model": {"source": f"s3://{bucket}/models/tiny"},
         "data": {"train": [{"source": f"s3://{bucket}/data/train.jsonl"}]},

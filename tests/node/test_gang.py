@@ -10,15 +10,15 @@ from tests.node.tenant import Tenant
 
 def curve(tenant: Tenant, name: str) -> list[dict[str, Any]]:
     """The loss curve that a job's training left in storage."""
-    points: list[dict[str, Any]] = json.loads(tenant.read(f"{tenant.run_prefix(name, adapter=name)}/train/history.json"))
+    points: list[dict[str, Any]] = json.loads(
+        tenant.read(f"{tenant.run_prefix(name, adapter=name)}/train/history.json")
+    )
     return points
 
 
 def printed(points: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
     """A curve to the digits people see."""
-    return [
-        (point["step"], f"{point['validation_loss']:.3f}", f"{point['train_loss'] or 0:.3f}") for point in points
-    ]
+    return [(point["step"], f"{point['validation_loss']:.3f}", f"{point['train_loss'] or 0:.3f}") for point in points]
 
 
 def test_a_gang_of_two_pods_has_the_losses_of_one_pod_with_the_same_effective_batch(tenant: Tenant) -> None:

@@ -65,6 +65,13 @@ class StageStatus(Contract):
     evidence: Annotated[str, Field(description="The line that shows it.", max_length=1024)] = ""
     counts_against_retries: Annotated[bool, Field(description="Whether a failure used up a retry.")] = True
     retry_at: Annotated[Timestamp | None, Field(description="When the next attempt starts.")] = None
+    last_step: Annotated[int | None, Field(description="Last optimiser step that was heard of.")] = None
+    resumed_from_step: Annotated[
+        int | None, Field(description="Optimiser step that training started at; 0 = from the beginning.")
+    ] = None
+    lost_steps: Annotated[
+        int | None, Field(description="Optimiser steps done before that it had to do again, as far as heard of.")
+    ] = None
 
 
 class GateResult(Contract):

@@ -8,6 +8,7 @@ from finetune_api.job.status import FineTuneJobStatus
 from finetune_api.stages import Progress
 from finetune_operator.decide.attempts import is_active
 from finetune_operator.decide.draft import Draft
+from finetune_operator.decide.steps import note_resume
 
 STALE_S = 300
 """Without news for so long the column says so. It is information only: missing progress never fails a run."""
@@ -34,10 +35,26 @@ def _newer(one: Progress | None, other: Progress | None) -> Progress | None:
     return one if one.updated_at >= other.updated_at else other
 
 
+def newest_told(draft: Draft) -> Progress | None:
+    """The newest progress of the attempt that runs, from the push or from the status."""
+    told = [live for live in (draft.observed.progress, draft.status.live) if fits(draft.status, live)]
+    return _newer(*told) if len(told) == 2 else told[0] if told else None
+
+
+def note_steps(draft: Draft) -> None:
+    """Keep the last step of a running training with its attempt.
+
+    Before anything else looks at the attempt: what was heard last still counts when its pod is gone.
+    """
+    live = newest_told(draft)
+    if live is not None and live.stage == "train" and live.resumed_from_step is not None:
+        note_resume(draft, live.resumed_from_step)
+        draft.set_stage(last_step=live.step)
+
+
 def follow(draft: Draft) -> None:
     """Keep the newest progress of the running attempt, drop any other, and look again when it gets stale."""
-    told = [live for live in (draft.observed.progress, draft.status.live) if fits(draft.status, live)]
-    live = _newer(*told) if len(told) == 2 else told[0] if told else None
+    live = newest_told(draft)
     draft.set(live=live)
     if live is not None and live.updated_at is not None:
         draft.wake(live.updated_at + timedelta(seconds=_next_threshold_s(silence_s(live, draft.now))))

@@ -7,6 +7,7 @@ from datetime import datetime
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus
 from finetune_operator.decide.live import fits, told_silence_s
 from finetune_operator.decide.stages import ORDER
+from finetune_operator.decide.steps import resumed_text
 from finetune_operator.decide.types import Event
 
 EVENT_MESSAGE_LIMIT = 1000
@@ -54,6 +55,9 @@ def transition_events(before: FineTuneJobStatus, after: FineTuneJobStatus) -> li
         where = f"{stage.name} attempt {stage.attempt}"
         if old is None:
             events.append(Event("Normal", "StageStarting", f"{where}: Job {stage.job_name}"))
+        resumed = resumed_text(stage)
+        if resumed and (old is None or resumed != resumed_text(old)):
+            events.append(Event("Normal", "Resumed", f"{where}: {resumed}"))
         if (old.state if old else "") == stage.state:
             if old is not None and stage.cause and stage.cause != old.cause:
                 events.append(Event("Warning", stage.cause, f"{where}: {stage.message}"))
