@@ -147,9 +147,7 @@ def read_lines(s3: S3Server, bucket: str, key: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-def said_by_plain_peft(
-    model: Path, adapter: Path, rows: list[dict[str, Any]], max_new_tokens: int = 12
-) -> list[str]:
+def said_by_plain_peft(model: Path, adapter: Path, rows: list[dict[str, Any]], max_new_tokens: int = 12) -> list[str]:
     """The answers of base and adapter, loaded by nothing but transformers and PEFT."""
     import torch
     from peft import PeftModel

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.node.tenant import Tenant
+from tests.node.e2e.tenant import Tenant
 
 NAMED_WITHIN_S = 60
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.node.tenant import Tenant
+from tests.node.e2e.tenant import Tenant
 
 
 def curve(tenant: Tenant, name: str) -> list[dict[str, Any]]:

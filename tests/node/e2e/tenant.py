@@ -29,10 +29,10 @@ RUN_DEADLINE_S = 900
 class Tenant:
     """One namespace under Pod Security `restricted`, with an author, an approver, a bucket and a Secret for it."""
 
-    def __init__(self, cluster: Cluster, s3: S3Server, bucket: str | None = None) -> None:
+    def __init__(self, cluster: Cluster, s3: S3Server, namespace: str | None = None, bucket: str | None = None) -> None:
         self.cluster = cluster
         self.s3 = s3
-        self.namespace = f"team-{secrets.token_hex(4)}"
+        self.namespace = namespace or f"team-{secrets.token_hex(4)}"
         self.bucket = bucket or s3.make_bucket()
         self.core = client.CoreV1Api(cluster.api())
         self.custom = client.CustomObjectsApi(cluster.api())
@@ -69,9 +69,9 @@ class Tenant:
         uri = f"s3://{self.bucket}/releases"
         return {"uri": uri, "endpoint": self.s3.endpoint, "secretRef": {"name": STORAGE_SECRET}}
 
-    def make_pool(self, suffix: str = "cpu", **spec: Any) -> str:
+    def make_pool(self, suffix: str = "cpu", *, name: str | None = None, **spec: Any) -> str:
         """A GPUPool of the runner image; by default without GPUs. Its name."""
-        name = f"{self.namespace}-{suffix}"
+        name = name or f"{self.namespace}-{suffix}"
         wire = {
             "gpusPerNode": 0,
             "image": RUNNER_IMAGE,
