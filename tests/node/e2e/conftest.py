@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.harness.binaries import cache_root
 from tests.cluster.harness.node.cluster import NodeCluster
 from tests.cluster.harness.s3 import S3Server
-from tests.node.e2e.tenant import AUTHOR, Tenant
+from tests.node.e2e.tenant import Tenant
 from tests.runner.tiny import make_tiny_model, tickets
 
 ROOT = Path(__file__).parents[3]

@@ -1,4 +1,4 @@
-"""Training outlives the machines under it: an upgrade does not touch it, and lost pods and nodes cost steps, no result."""
+"""Training outlives the machines under it: an upgrade does not touch it; lost pods and nodes cost steps, no result."""
 
 from __future__ import annotations
 
