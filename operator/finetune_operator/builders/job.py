@@ -6,11 +6,15 @@ from typing import Any
 
 from finetune_operator.builders.names import QUEUE_LABEL, child_labels, owner_reference
 from finetune_operator.builders.pod import is_heavy, pod_template
+from finetune_operator.builders.progress import ProgressEndpoint
 from finetune_operator.decide.types import StartStage
 
 
-def stage_job(start: StartStage) -> dict[str, Any]:
-    """One failed rank ends the gang, and retries belong to the operator: hence no back-off of the Job's own."""
+def stage_job(start: StartStage, progress: ProgressEndpoint | None = None) -> dict[str, Any]:
+    """One failed rank ends the gang, and retries belong to the operator: hence no back-off of the Job's own.
+
+    `progress`: where its pods push their progress; None where nobody listens.
+    """
     task = start.task
     labels = child_labels(task)
     queue = task.spec.compute.queue if is_heavy(start) else None
@@ -31,6 +35,6 @@ def stage_job(start: StartStage) -> dict[str, Any]:
             "podReplacementPolicy": "Failed",
             # Kueue admits a queued Job by clearing this; the operator never writes it again.
             **({"suspend": True} if queue else {}),
-            "template": pod_template(start),
+            "template": pod_template(start, progress),
         },
     }

@@ -11,6 +11,7 @@ from finetune_operator.decide.complete import complete
 from finetune_operator.decide.conditions import job_conditions
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.lifecycle import accept, begin_run, cancel, enforce_deadline, remove_children, suspend
+from finetune_operator.decide.live import follow, note_steps
 from finetune_operator.decide.lost_pods import remove_lost_pods
 from finetune_operator.decide.present import progress_text, transition_events
 from finetune_operator.decide.start import continue_run
@@ -35,6 +36,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
         return Decision(status=before)
     begin_run(draft)
     for step in (
+        note_steps,
         cancel,
         accept,
         absorb,
@@ -43,10 +45,11 @@ def decide(observed: Observed, now: datetime) -> Decision:
         enforce_deadline,
         continue_run,
         complete,
+        follow,
         remove_children,
     ):
         step(draft)
-    draft.set(progress=progress_text(draft.status, observed.progress))
+    draft.set(progress=progress_text(draft.status, draft.now))
     generation = observed.job.metadata.generation
     conditions = job_conditions(draft.status, before.conditions, generation, draft.now, serving=_is_serving(draft))
     draft.set(conditions=conditions)

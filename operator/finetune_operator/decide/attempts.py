@@ -12,6 +12,7 @@ from finetune_operator.decide.causes.base import Cause
 from finetune_operator.decide.diagnosis import Diagnosis, diagnose_failure, diagnose_waiting, success_report
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.stages import KINDS
+from finetune_operator.decide.steps import resumed_text
 from finetune_operator.decide.types import StageRun, StopStage
 
 ACTIVE_STATES = frozenset({"Pending", "Queued", "Running"})
@@ -185,7 +186,9 @@ def _runs(draft: Draft, run: StageRun) -> None:
     started = attempt.started_at or min((pod.started_at for pod in run.pods if pod.started_at), default=draft.now)
     if attempt.state != "Running":
         draft.set_stage(state="Running", started_at=started, cause="", message="", hint="")
-    draft.set(phase=kind.phase, reason=kind.phase, message=f"{attempt.name} is running", next_step="")
+    resumed = resumed_text(attempt)
+    message = f"{attempt.name} is running" + (f", {resumed}" if resumed else "")
+    draft.set(phase=kind.phase, reason=kind.phase, message=message, next_step="")
 
 
 def absorb(draft: Draft) -> None:

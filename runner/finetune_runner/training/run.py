@@ -78,7 +78,7 @@ class TrainingRun:
         self.folder = context.scratch / f"train-{world.rank}"
         self.store = CheckpointStore(context)
         self.state = TrainingState()
-        self.resumed_from = 0
+        self.resumed_from: int | None = None  # not known before the checkpoints are looked at
         self._interrupted = False
         self._in_steps_s = 0.0
         self._tokens = 0
@@ -118,9 +118,9 @@ class TrainingRun:
         self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)
 
         checkpoint = self._newest_checkpoint()
+        self.resumed_from = checkpoint.step if checkpoint is not None else 0
         if checkpoint is not None:
             self.state = checkpoint.state
-            self.resumed_from = checkpoint.step
             log.info("resuming from checkpoint step-%d", checkpoint.step)
         self._make_trainer()
         if checkpoint is not None:
@@ -311,6 +311,7 @@ class TrainingRun:
                 eta_seconds=None if pace_s is None else round(pace_s * (total - step), 1),
                 loss=loss,
                 validation_loss=self.state.history[-1].validation_loss if self.state.history else None,
+                resumed_from_step=self.resumed_from,
                 updated_at=self.context.clock(),
             )
         )
@@ -396,5 +397,5 @@ class TrainingRun:
             peak_memory_bytes=peak_memory_bytes(self.device),
             tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,
             duration_seconds=round(duration_s, 1),
-            resumed_from_step=self.resumed_from,
+            resumed_from_step=self.resumed_from or 0,
         )

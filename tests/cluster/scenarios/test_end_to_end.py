@@ -147,7 +147,7 @@ def read_lines(s3: S3Server, bucket: str, key: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-def said_by_plain_peft(model: Path, adapter: Path, rows: list[dict[str, Any]]) -> list[str]:
+def said_by_plain_peft(model: Path, adapter: Path, rows: list[dict[str, Any]], max_new_tokens: int = 12) -> list[str]:
     """The answers of base and adapter, loaded by nothing but transformers and PEFT."""
     import torch
     from peft import PeftModel
@@ -160,6 +160,6 @@ def said_by_plain_peft(model: Path, adapter: Path, rows: list[dict[str, Any]]) -
         prompt = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, tokenize=False)
         tokens = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         with torch.no_grad():
-            made = tuned.generate(**tokens, max_new_tokens=12, do_sample=False)
+            made = tuned.generate(**tokens, max_new_tokens=max_new_tokens, do_sample=False)
         said.append(tokenizer.decode(made[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True))
     return said
