@@ -99,12 +99,58 @@ verify: env ## Fail where something generated, or a lock, is not what its source
 .PHONY: ci
 ci: lint types layers verify test ## Everything a change has to pass
 
+##@ Build images
+# buildah where it is installed, else docker; podman works too. What is made: $(REGISTRY)/finetune-{operator,runner}:$(VERSION).
+BUILDER ?= $(if $(shell command -v buildah),buildah,docker)
+REGISTRY ?= localhost
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+CREATED ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 1970-01-01T00:00:00Z)
+# Empty: the Dockerfile's. `local`: made here with debootstrap, for machines that reach no registry of images.
+BASE ?=
+# buildah as root: containers by runc (or crun) directly, without systemd; the network of this machine.
+BUILD_FLAGS ?= $(if $(filter buildah,$(notdir $(BUILDER))),--layers --network host $(if $(filter 0,$(shell id -u)), \
+	--isolation oci --runtime $(or $(shell command -v runc),$(shell command -v crun))))
+# With BASE=local everything is in the store of the tests' images, and what they built is reused.
+LOCAL_STORE := $(FINETUNE_CACHE)/images
+LOCAL_CERTIFICATES := $(or $(SSL_CERT_FILE),/etc/ssl/certs/ca-certificates.crt)
+LOCAL_FLAGS := --pull=never --volume $(LOCAL_CERTIFICATES):/etc/ssl/certs/ca-certificates.crt:ro
+
+define image
+@if [[ "$(BASE)" == local ]]; then
+  $(MAKE) --no-print-directory env
+  set -- $(LOCAL_FLAGS) --build-arg BASE="$$($(BIN)/python -m tests.cluster.harness.images base)"
+  export CONTAINERS_STORAGE_CONF=$(LOCAL_STORE)/storage.conf CONTAINERS_CONF=$(LOCAL_STORE)/containers.conf
+else
+  set -- $(if $(BASE),--build-arg BASE=$(BASE))
+fi
+$(BUILDER) build $(BUILD_FLAGS) "$$@" --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+  --build-arg CREATED=$(CREATED) --target $(1) --tag $(REGISTRY)/finetune-$(1):$(VERSION) .
+endef
+
+.PHONY: images
+images: image-operator image-runner ## Build both images (REGISTRY, VERSION, BASE, BUILDER, BUILD_FLAGS)
+
+.PHONY: image-operator
+image-operator: ## Build the operator's image
+	$(call image,operator)
+
+.PHONY: image-runner
+image-runner: ## Build the runner's image: minutes the first time, gigabytes
+	$(call image,runner)
+
+.PHONY: sbom
+sbom: env ## Write what is in both images to dist/*.spdx.json (SPDX 2.3, by syft)
+	@$(BIN)/python -m tests.cluster.harness.images.sbom dist
+
 ##@ Maintain it
+# No triton in the runner: it compiles its kernels with a C compiler at run time, which the image does not have, and
+# libraries that find it (TRL's loss on a GPU) would try; without it they take their kernels in torch.
 .PHONY: lock
 lock: | $(UV) ## Resolve the dependencies anew into requirements/*.lock (LOCK_ARGS=--upgrade for newer ones)
 	@$(COMPILE) pyproject.toml --extra dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra operator -c requirements/dev.lock -o requirements/operator.lock
-	$(COMPILE) pyproject.toml --extra runner --extra deepspeed -c requirements/dev.lock -o requirements/runner.lock
+	$(COMPILE) pyproject.toml --extra runner --extra deepspeed -c requirements/dev.lock --no-emit-package triton -o requirements/runner.lock
 	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.lock
 
 .PHONY: clean

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..binaries import cache_root, locked
+from tests.cluster.harness.binaries import cache_root, locked
 from . import sources
 from .buildah import BASE, Buildah, ImageError
 from .containerd import NAMESPACE, ContainerdStore, Prepared
@@ -31,14 +31,15 @@ __all__ = [
     "NAMESPACE",
     "OPERATOR",
     "RUNNER",
-    "BuiltImage",
     "Buildah",
+    "BuiltImage",
     "ImageError",
     "base_image",
     "built",
     "fill_containerd_root",
     "folder",
     "missing",
+    "mounted",
     "operator_image",
     "runner_image",
 ]
@@ -48,9 +49,13 @@ RUNNER = "localhost/finetune-runner:dev"
 
 _NAMES = {"operator": OPERATOR, "runner": RUNNER}
 _PACKAGE_OF = {
-    "apt-get": "apt", "buildah": "buildah", "containerd": "containerd", "ctr": "containerd", "debootstrap": "debootstrap",
+    "apt-get": "apt",
+    "buildah": "buildah",
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "debootstrap": "debootstrap",
     "runc": "runc",
-}  # fmt: skip
+}
 _UNUSED_AFTER_S = 3 * 24 * 3600
 """An image that no test asked for in so long goes; a node of a test does not live so long."""
 
@@ -132,6 +137,22 @@ def built(target: str) -> BuiltImage:
     """
     with _cache() as (buildah, layout, store):
         return _ensure(target, buildah, layout, store)
+
+
+@contextmanager
+def mounted(target: str) -> Iterator[Path]:
+    """The file system of an image, as a folder to read from; the image is built if needed.
+
+    Raises:
+        ImageError: something it takes is not installed, or the build failed.
+    """
+    image = built(target).image
+    buildah = Buildah(folder())
+    container = buildah("from", "--pull=never", image)
+    try:
+        yield Path(buildah("mount", container))
+    finally:
+        buildah("rm", container)
 
 
 def base_image() -> str:

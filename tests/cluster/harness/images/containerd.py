@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..process import Process
-from ..waiting import wait_for
-from .buildah import ImageError, say
+from tests.cluster.harness.process import Process
+from tests.cluster.harness.waiting import wait_for
+from .buildah import ImageError, run, say
 from .layout import Layout, write_atomically
 
 NAMESPACE = "k8s.io"
@@ -82,8 +82,8 @@ class ContainerdStore:
         record = self._record()
         gone = [name for name in images if name in record]
         if gone:
-            with self._containerd() as ctr:
-                _run([*ctr, "images", "rm", "--sync", *gone])
+            with serving(self._folder) as ctr:
+                run([*ctr, "images", "rm", "--sync", *gone])
             self._write({name: digest for name, digest in record.items() if name not in gone})
 
     def _import(self, wanted: Sequence[Prepared]) -> None:
@@ -92,7 +92,7 @@ class ContainerdStore:
         new = [item for item, digest in digests.items() if record.get(item.name) != digest]
         if not new:
             return
-        with self._containerd() as ctr:
+        with serving(self._folder) as ctr:
             for item in new:
                 started = time.monotonic()
                 blobs = self._layout.blobs(item.image)
@@ -126,40 +126,40 @@ class ContainerdStore:
     def _write(self, record: dict[str, str]) -> None:
         write_atomically(self._folder / _RECORD, record)
 
-    @contextmanager
-    def _containerd(self) -> Iterator[list[str | Path]]:
-        """Run containerd on the folder; yields the beginning of a `ctr` command."""
-        self._folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="finetune-images-") as work:
-            socket, config = Path(work) / "containerd.sock", Path(work) / "config.toml"
-            config.write_text(
-                f'version = 2\nroot = "{self._folder}"\nstate = "{work}/state"\noom_score = 0\n'
-                'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs",\n'
-                '  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",\n'
-                '  "io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.zfs"]\n'
-                f'[grpc]\n  address = "{socket}"\n'
-                f'[plugins."io.containerd.internal.v1.opt"]\n  path = "{work}/opt"\n'
-            )
-            server = Process("containerd", ["containerd", "--config", config], Path(work) / "containerd.log")
-            server.start()
-            ctr: list[str | Path] = ["ctr", "--address", socket, "--namespace", NAMESPACE]
-            try:
 
-                def answers() -> bool:
-                    server.check()
-                    asked = [*ctr, "--connect-timeout", "2s", "version"]
-                    return socket.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+@contextmanager
+def serving(root: Path) -> Iterator[list[str | Path]]:
+    """Run containerd on a root, without the kubelet's plugin; yields the beginning of a `ctr` command.
 
-                wait_for(answers, _DEADLINE_S, "containerd to answer", poll_s=0.05, context=server.log_tail)
-                yield ctr
-                server.signal(signal.SIGTERM)  # its databases are read next
-                if server.wait(_DEADLINE_S) is None:
-                    raise ImageError(f"containerd did not stop within {_DEADLINE_S} s:\n{server.log_tail()}")
-            finally:
-                server.kill()
+    Raises:
+        ImageError: it did not stop at the end.
+        ProcessDied, NotInTime: it did not start.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="finetune-images-") as work:
+        socket, config = Path(work) / "containerd.sock", Path(work) / "config.toml"
+        config.write_text(
+            f'version = 2\nroot = "{root}"\nstate = "{work}/state"\noom_score = 0\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs",\n'
+            '  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",\n'
+            '  "io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.zfs"]\n'
+            f'[grpc]\n  address = "{socket}"\n'
+            f'[plugins."io.containerd.internal.v1.opt"]\n  path = "{work}/opt"\n'
+        )
+        server = Process("containerd", ["containerd", "--config", config], Path(work) / "containerd.log")
+        server.start()
+        ctr: list[str | Path] = ["ctr", "--address", socket, "--namespace", NAMESPACE]
+        try:
 
+            def answers() -> bool:
+                server.check()
+                asked = [*ctr, "--connect-timeout", "2s", "version"]
+                return socket.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
-def _run(command: list[str | Path]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ImageError(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stderr}")
+            wait_for(answers, _DEADLINE_S, "containerd to answer", poll_s=0.05, context=server.log_tail)
+            yield ctr
+            server.signal(signal.SIGTERM)  # its databases are read next
+            if server.wait(_DEADLINE_S) is None:
+                raise ImageError(f"containerd did not stop within {_DEADLINE_S} s:\n{server.log_tail()}")
+        finally:
+            server.kill()

@@ -30,7 +30,7 @@ def files(target: str, root: Path = ROOT) -> Iterator[Path]:
 
 
 def key(target: str, base: str, root: Path = ROOT) -> str:
-    """A tag that is the same exactly as long as the image would be: of the files' names, contents and the base image."""
+    """A tag that stays the same as long as the image would: of the files' names and contents, and of the base image."""
     digest = hashlib.sha256(base.encode())
     for file in files(target, root):
         content = file.read_bytes()
