@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from ..controlplane import WORK_PREFIX
+from tests.cluster.harness.controlplane import WORK_PREFIX
+
 from . import cgroups, network
 
 RUN_DIR = Path("/run/finetune-nodes")
