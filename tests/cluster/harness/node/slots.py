@@ -119,15 +119,10 @@ class Claim:
         self._handle.flush()
 
 
-def sweep() -> list[Slot]:
-    """Remove what instances left that died without cleaning up; which slots they had."""
-    before = {path.name: path.read_text() for path in RUN_DIR.glob("slot-*")}
-    swept = []
+def sweep() -> None:
+    """Remove what instances left that died without cleaning up."""
     for claim in _free():
-        if before.get(f"slot-{claim.slot.number}"):
-            swept.append(claim.slot)
         claim._handle.close()
-    return swept
 
 
 def _free() -> Iterator[Claim]:
