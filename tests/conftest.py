@@ -4,7 +4,8 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-CLUSTER = ("tests/cluster/scenarios/", "tests/cluster/")
+ONE_WORKER = ("tests/cluster/scenarios/", "tests/cluster/", "tests/node/")
+"""Folders whose tests share what takes long to start (a control plane, a node); the first that fits counts."""
 
 # A busy machine is slow, not wrong: no deadline per example, and the same examples in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)
@@ -12,14 +13,14 @@ hypothesis.settings.load_profile("project")
 
 
 class OneControlPlane(LoadScopeScheduling):
-    """Spread tests over the workers one by one, but keep the cluster's in two groups that share a control plane each.
+    """Spread tests over the workers one by one, but keep those of each folder above together.
 
     xdist's own `loadgroup` does this by a marker, which has no effect with pytest 9.2 (it writes the group into an
     attribute that pytest no longer reads).
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in CLUSTER if nodeid.startswith(folder)), nodeid)
+        return next((folder for folder in ONE_WORKER if nodeid.startswith(folder)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:

@@ -13,7 +13,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..waiting import wait_for
+from tests.cluster.harness.waiting import wait_for
 
 NEEDED = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"})
 """Controllers of version 1 without which the kubelet does not start."""

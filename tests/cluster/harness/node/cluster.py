@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from ..controlplane import ControlPlane
+from kubernetes import client
+
+from tests.cluster.harness.controlplane import ControlPlane
+
 from .dns import ClusterDNS
 from .node import Node
 from .slots import Claim, Slot
@@ -40,6 +43,7 @@ class NodeCluster(ControlPlane):
     ) -> None:
         self._claim = Claim.take()
         self.nodes: dict[str, Node] = {}
+        self._added = 0
         try:
             super().__init__(
                 audit=audit,
@@ -97,11 +101,18 @@ class NodeCluster(ControlPlane):
 
     def add_node(self, name: str | None = None, *, gpus: int = 8, labels: dict[str, str] | None = None) -> Node:
         """Start a node and wait until it is Ready; its name is `node-<number>` unless given."""
-        index = len(self.nodes)
+        index = self._added
+        self._added += 1
         node = Node(self, index, name or f"node-{index}", gpus, labels or {})
         self.nodes[node.name] = node
         node.start()
         return node
+
+    def remove_node(self, node: Node) -> None:
+        """Stop a node and delete its object."""
+        node.stop()
+        client.CoreV1Api(self.api()).delete_node(node.name)
+        del self.nodes[node.name]
 
     def entry_for_nodes(self) -> dict[str, Any]:
         """The cluster's entry of a kubeconfig that is used on a node or in a pod."""

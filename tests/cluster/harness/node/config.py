@@ -14,7 +14,7 @@ CLUSTER_DOMAIN = "cluster.local"
 PAUSE_IMAGE = "localhost/pause:1"
 
 
-def containerd(work: Path, snapshotter: str) -> str:
+def containerd(work: Path) -> str:
     """containerd's, version 2 of the format: everything below ``work``, no registry, cgroups by path."""
     return f"""\
 version = 2
@@ -40,7 +40,7 @@ disabled_plugins = [
   restrict_oom_score_adj = true # an instance in a container may not lower it
   disable_apparmor = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{snapshotter}"
+    snapshotter = "overlayfs"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from ..binaries import binary
-from ..process import Process, free_ports
-from ..waiting import wait_for
+from tests.cluster.harness.binaries import binary
+from tests.cluster.harness.process import Process, free_ports
+from tests.cluster.harness.waiting import wait_for
+
 from . import config
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..process import Process
-from ..waiting import wait_for
+from tests.cluster.harness.process import Process
+from tests.cluster.harness.waiting import wait_for
+
 from . import cgroups, network
 from .slots import Slot
 
@@ -118,9 +119,8 @@ class Machine:
         """
         done = subprocess.run(self._inside(command), capture_output=True, text=True, check=False, timeout=timeout_s)
         if done.returncode != 0:
-            raise RuntimeError(
-                f"{' '.join(map(str, command))} in {self.name} ended with {done.returncode}: {done.stderr or done.stdout}"
-            )
+            said = done.stderr or done.stdout
+            raise RuntimeError(f"{' '.join(map(str, command))} in {self.name} ended with {done.returncode}: {said}")
         return done.stdout
 
     def _inside(self, command: Sequence[str | Path]) -> list[str | Path]:

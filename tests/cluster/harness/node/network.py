@@ -10,7 +10,7 @@ import ipaddress
 import json
 import subprocess
 
-from ..waiting import wait_for
+from tests.cluster.harness.waiting import wait_for
 
 _DEADLINE_S = 30
 

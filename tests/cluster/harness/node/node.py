@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from ..binaries import binary
-from ..cluster import write_kubeconfig
-from ..oci import write_image
-from ..process import Process
-from ..waiting import wait_for
+from tests.cluster.harness.binaries import binary
+from tests.cluster.harness.cluster import write_kubeconfig
+from tests.cluster.harness.oci import write_image
+from tests.cluster.harness.process import Process
+from tests.cluster.harness.waiting import wait_for
+
 from . import config
 from .machine import Machine
 
@@ -197,7 +198,7 @@ class Node:
             write_kubeconfig(work / f"{file}.kubeconfig", cluster.entry_for_nodes(), user, pair.certificate, pair.key)
         (work / "cni").mkdir()
         (work / "cni" / "10-pods.conflist").write_text(config.cni(self.machine.pods_range))
-        (work / "containerd.toml").write_text(config.containerd(work, "overlayfs"))
+        (work / "containerd.toml").write_text(config.containerd(work))
         (work / "kubelet.yaml").write_text(config.kubelet(work, work / "ca.crt"))
         (work / "kube-proxy.yaml").write_text(
             config.kube_proxy(work / "kube-proxy.kubeconfig", cluster.slot.pods_range)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from ..controlplane import WORK_PREFIX
+from tests.cluster.harness.controlplane import WORK_PREFIX
+
 from . import cgroups, network
 
 RUN_DIR = Path("/run/finetune-nodes")
@@ -118,15 +119,10 @@ class Claim:
         self._handle.flush()
 
 
-def sweep() -> list[Slot]:
-    """Remove what instances left that died without cleaning up; which slots they had."""
-    before = {path.name: path.read_text() for path in RUN_DIR.glob("slot-*")}
-    swept = []
+def sweep() -> None:
+    """Remove what instances left that died without cleaning up."""
     for claim in _free():
-        if before.get(f"slot-{claim.slot.number}"):
-            swept.append(claim.slot)
         claim._handle.close()
-    return swept
 
 
 def _free() -> Iterator[Claim]:
