@@ -1,4 +1,4 @@
-"""What goes into the images: the Dockerfile, what the builder is sent, the keys, and what is removed. Nothing is built."""
+"""What goes into the images, without building them: the Dockerfile, what the builder is sent, keys, what is removed."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.harness.binaries import cache_root, locked
+
 from . import sources
 from .buildah import BASE, Buildah, ImageError
 from .containerd import NAMESPACE, ContainerdStore, Prepared

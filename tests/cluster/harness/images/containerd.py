@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tests.cluster.harness.process import Process
 from tests.cluster.harness.waiting import wait_for
+
 from .buildah import ImageError, run, say
 from .layout import Layout, write_atomically
 
@@ -67,11 +68,11 @@ class ContainerdStore:
         for name in _LINKED:
             (root / name).mkdir(parents=True)
             for path in (self._folder / name).iterdir():
-                (root / name / path.name).symlink_to(path)
+                (root / name / path.name).symlink_to(path.resolve())
         for name in _COPIED:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._folder / name, root / name)
-        return self._folder
+        return self._folder.resolve()
 
     def remove(self, images: Sequence[str]) -> None:
         """Forget images, and delete what no other image has.
