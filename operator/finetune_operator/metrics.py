@@ -38,6 +38,28 @@ class Metrics:
         self._restarts = Counter(
             "finetune_watch_restarts", "How often the watches were started anew.", registry=self.registry
         )
+        self._pushes = Counter(
+            "finetune_progress_pushes",
+            "Pushes of live progress: accepted, or why refused.",
+            ("result",),
+            registry=self.registry,
+        )
+        self._progress_writes = Counter(
+            "finetune_progress_writes",
+            "Writes of live progress: written, conflict, failed.",
+            ("result",),
+            registry=self.registry,
+        )
+        self._progress_waiting = Gauge(
+            "finetune_progress_waiting",
+            "Jobs whose newest progress is not in their status yet.",
+            registry=self.registry,
+        )
+        self._certificate_expiry = Gauge(
+            "finetune_progress_certificate_expiry_timestamp_seconds",
+            "When the certificate of the progress endpoint expires; 0 while there is none that works.",
+            registry=self.registry,
+        )
         self._phases: dict[Key, str] = {}
 
     def reconciled(self, kind: str, result: str, seconds: float) -> None:
@@ -64,6 +86,22 @@ class Metrics:
             parts = parts[2:]
         resource = "/".join([parts[0], *parts[2:]]) if parts else "discovery"
         self._requests.labels(method, resource, str(status)).inc()
+
+    def progress_push(self, result: str) -> None:
+        """One push was accepted, or refused for a reason of a small closed set."""
+        self._pushes.labels(result).inc()
+
+    def progress_write(self, result: str) -> None:
+        """One write of a progress was tried."""
+        self._progress_writes.labels(result).inc()
+
+    def progress_waiting(self, jobs: int) -> None:
+        """Jobs whose newest progress is not in their status yet."""
+        self._progress_waiting.set(jobs)
+
+    def progress_certificate(self, expires_at: float) -> None:
+        """Seconds since 1970 when the endpoint's certificate expires; 0 while there is none that works."""
+        self._certificate_expiry.set(expires_at)
 
     def decided(self, key: Key, before: FineTuneJobStatus | None, after: FineTuneJobStatus) -> None:
         """A job got its next status."""
