@@ -79,6 +79,7 @@ async def _heartbeat(health: Health, metrics: Metrics, workers: Workers[Item], l
         health.beat()
         metrics.queue_depth(len(workers.schedule))
         metrics.leading(leader.leads)
+        metrics.ready(not health.reasons)
         await asyncio.sleep(1)
 
 
@@ -109,7 +110,7 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
-    metrics = Metrics()
+    metrics = Metrics(importlib.metadata.version("finetune-operator"))
     health = Health(time.monotonic)
     store = Store()
     namespace = arguments.lease_namespace or connection.namespace
@@ -117,7 +118,7 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
         leader = Leader(api, namespace, LEASE_NAME, identity, timing=Timing(arguments.lease_seconds))
         api.guard = leader.check
         executor = ClusterExecutor(api, store, identity, _now)
-        releases = ReleaseReconciler(api, store, executor, identity, _now)
+        releases = ReleaseReconciler(api, store, executor, metrics, identity, _now)
         schedule: Schedule[Item] = Schedule(jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311
         reconciler = Reconciler(executor, releases, metrics, _now)
 

@@ -37,7 +37,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "the model's secret",
-        {"model": {"source": "s3://m/x", **secret("theirs")}},
+        {"model": {"source": "s3://models/x", **secret("theirs")}},
         "spec.model.secretRef.name: ada may not use Secret theirs; name another one, or ask for a Role with the verb use",
     ),
     (
@@ -47,22 +47,22 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "validation's",
-        {"data": {**train("own"), "validation": {"source": "s3://t/v.jsonl", **secret("v")}}},
+        {"data": {**train("own"), "validation": {"source": "s3://team/v.jsonl", **secret("v")}}},
         "spec.data.validation.secretRef.name: ada may not use Secret v;",
     ),
     (
         "test's",
-        {"data": {**train("own"), "test": {"source": "s3://t/t.jsonl", **secret("t")}}},
+        {"data": {**train("own"), "test": {"source": "s3://team/t.jsonl", **secret("t")}}},
         "spec.data.test.secretRef.name: ada may not use Secret t;",
     ),
     (
         "replay's",
-        {"data": {**train("own"), "replay": {"source": "s3://t/r.jsonl", **secret("r")}}},
+        {"data": {**train("own"), "replay": {"source": "s3://team/r.jsonl", **secret("r")}}},
         "spec.data.replay.secretRef.name: ada may not use Secret r;",
     ),
     (
         "out-of-domain data's",
-        {"evaluation": {"outOfDomain": {"source": "s3://t/o.jsonl", **secret("o")}}},
+        {"evaluation": {"outOfDomain": {"source": "s3://team/o.jsonl", **secret("o")}}},
         "spec.evaluation.outOfDomain.secretRef.name: ada may not use Secret o;",
     ),
     (

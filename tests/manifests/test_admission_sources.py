@@ -47,7 +47,7 @@ CASES: list[tuple[str, dict[str, str], dict[str, Any], str]] = [
         "(s3://team-a/, hf://org, s3://shared), or ask whoever may edit the Namespace to extend the annotation " + SOURCES,
     ),
     ("a bucket whose name begins alike", TEAM, reads("s3://shared-by-others/x"), "s3://shared-by-others/x is not allowed"),
-    ("an owner whose name begins alike", TEAM, reads(model="hf://organic/m"), "spec.model.source: hf://organic/m"),
+    ("an owner whose name begins alike", TEAM, reads("s3://shared/x", model="hf://organic/m"), "spec.model.source: hf://organic/m"),
     ("another model", TEAM, reads("s3://shared/x", model="pvc://claim/m"), "spec.model.source: pvc://claim/m is not"),
     ("validation", TEAM, reads(model="hf://org/m") | data(validation="s3://x-y/v"), "spec.data.validation.source: s3://x-y"),
     ("test", TEAM, reads(model="hf://org/m") | data(test="s3://x-y/v"), "spec.data.test.source: s3://x-y/v"),
