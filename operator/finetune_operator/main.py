@@ -116,6 +116,7 @@ async def _heartbeat(health: Health, metrics: Metrics, workers: Workers[Item], l
         health.beat()
         metrics.queue_depth(len(workers.schedule))
         metrics.leading(leader.leads)
+        metrics.ready(not health.reasons)
         await asyncio.sleep(1)
 
 
@@ -146,7 +147,7 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
-    metrics = Metrics()
+    metrics = Metrics(importlib.metadata.version("finetune-operator"))
     health = Health(time.monotonic)
     store = Store()
     namespace = arguments.lease_namespace or connection.namespace
@@ -160,7 +161,7 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
             else None
         )
         executor = ClusterExecutor(api, store, identity, _now, progress.offered if progress else lambda: None)
-        releases = ReleaseReconciler(api, store, executor, identity, _now)
+        releases = ReleaseReconciler(api, store, executor, metrics, identity, _now)
         schedule: Schedule[Item] = Schedule(jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311
         reconciler = Reconciler(executor, releases, metrics, _now)
 
