@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+from typing import Any, cast
 
 import kopf
 
@@ -38,6 +39,9 @@ def _live(registry: kopf.OperatorRegistry, namespaces: list[str] | None, flag: c
                 settings=settings,
                 namespaces=namespaces or (),
                 clusterwide=not namespaces,
+                # A str of a type that kopf does not export. Left out, kopf asks the system for the user's name, and the
+                # user of a container has none.
+                identity=cast("Any", "finetune-operator"),
                 stop_flag=flag,
             )
         )
