@@ -55,6 +55,11 @@ class Node:
         self.kubelet: Process | None = None
         self.proxy: Process | None = None
 
+    @property
+    def containerd_socket(self) -> Path:
+        """Where containerd listens, on the machine and in the node."""
+        return self.work_dir / "containerd.sock"
+
     def start(self) -> None:
         """Start everything and wait until the node is Ready and has its GPUs."""
         peers = [node.machine for node in self.cluster.nodes.values() if node is not self and node.machine.running]
@@ -120,7 +125,7 @@ class Node:
         Raises:
             RuntimeError: containerd refused it; the message is what `ctr` said.
         """
-        command = ["ctr", "--address", self.work_dir / "containerd.sock", "--namespace", _NAMESPACE]
+        command = ["ctr", "--address", self.containerd_socket, "--namespace", _NAMESPACE]
         done = subprocess.run([*command, "images", "import", archive], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{archive} could not be imported into {self.name}: {done.stderr or done.stdout}")
@@ -151,9 +156,10 @@ class Node:
     def _containerd_answers(self) -> bool:
         assert self.containerd is not None
         self.containerd.check()
-        socket = self.work_dir / "containerd.sock"
-        asked = ["ctr", "--address", socket, "--connect-timeout", "2s", "version"]
-        return socket.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+        asked = ["ctr", "--address", self.containerd_socket, "--connect-timeout", "2s", "version"]
+        return (
+            self.containerd_socket.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+        )
 
     def _kubelet_command(self) -> list[str | Path]:
         labels = ",".join(f"{key}={value}" for key, value in self._labels.items())
