@@ -169,7 +169,7 @@ def supervise(state: State, nodes: int, gpus: int, kwok_nodes: int) -> None:
         cluster = stack.enter_context(NodeCluster() if nodes else ControlPlane(node_lifecycle=True))
         made = [cluster.add_node(gpus=gpus) for _ in range(nodes)] if isinstance(cluster, NodeCluster) else []
         if kwok_nodes:
-            stack.enter_context(Kwok(cluster)).add_nodes(kwok_nodes, gpus=gpus)
+            stack.enter_context(Kwok(cluster)).add_nodes(kwok_nodes, gpus=gpus, tainted=bool(nodes))
         shutil.copyfile(cluster.admin_kubeconfig, state.kubeconfig)
         state.kubeconfig.chmod(0o600)
         state.write(

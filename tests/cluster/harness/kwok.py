@@ -73,9 +73,19 @@ class Kwok:
         self._process.kill()
 
     def add_nodes(
-        self, count: int, *, gpus: int = 8, prefix: str = "kwok", cpu: str = "64", memory: str = "512Gi"
+        self,
+        count: int,
+        *,
+        gpus: int = 8,
+        prefix: str = "kwok",
+        cpu: str = "64",
+        memory: str = "512Gi",
+        tainted: bool = False,
     ) -> list[str]:
-        """Create nodes `<prefix>-0` and on, and wait until all are Ready; their names."""
+        """Create nodes `<prefix>-0` and on, and wait until all are Ready; their names.
+
+        ``tainted`` keeps pods away that do not tolerate ``kwok.x-k8s.io/node``: beside nodes that run something.
+        """
         names = [f"{prefix}-{number}" for number in range(count)]
         resources = {"cpu": cpu, "memory": memory, "pods": "110", "ephemeral-storage": "1Ti"}
         if gpus:
@@ -85,6 +95,7 @@ class Kwok:
             self._core.create_node(
                 {
                     "metadata": {"name": name, "annotations": {_MARK: "fake"}, "labels": labels},
+                    "spec": {"taints": [{"key": _MARK, "value": "fake", "effect": "NoSchedule"}] if tainted else []},
                     "status": {"allocatable": resources, "capacity": resources},
                 }
             )

@@ -177,13 +177,13 @@ class Node:
     def _advertise_gpus(self) -> None:
         if not self.gpus:
             return
-        patch = [{"op": "add", "path": f"/status/capacity/{GPU.replace('/', '~1')}", "value": str(self.gpus)}]
+        # The kubelet copies the capacity by itself, but only with its next report.
+        at = GPU.replace("/", "~1")
+        patch = [
+            {"op": "add", "path": f"/status/{field}/{at}", "value": str(self.gpus)}
+            for field in ("capacity", "allocatable")
+        ]
         self._core.patch_node_status(self.name, patch, _content_type="application/json-patch+json")
-
-        def advertised() -> bool:
-            return self._core.read_node(self.name).status.allocatable.get(GPU) == str(self.gpus)
-
-        wait_for(advertised, _DEADLINE_S, f"{self.gpus} GPUs on node {self.name}", context=self.logs)
 
     def _pause_archive(self) -> Path:
         archive = self.cluster.work_dir / "pause.tar"
