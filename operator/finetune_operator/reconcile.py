@@ -89,7 +89,7 @@ class Reconciler:
                 },
             )
         await self._executor.act(observed, decision)
-        self._metrics.decided(key, before, decision.status)
+        self._metrics.decided(key, before, decision.status, observed.job.spec.compute.nodes)
         if decision.wake_at is None:
             return None
         return max(0.1, (decision.wake_at - now).total_seconds())

@@ -23,11 +23,11 @@ PROBE_IMAGE = "localhost/probe:1"
 
 @pytest.fixture(scope="session")
 def node_cluster() -> Iterator[NodeCluster]:
-    """A control plane with one node of 8 GPUs; skips where this machine can have no node."""
+    """A control plane with one node of 8 GPUs that has our images; skips where this machine can have no node."""
     if reason := missing_for_node():
         pytest.skip(reason)
     with NodeCluster(audit=True) as cluster:
-        cluster.add_node("node-0", gpus=8)
+        cluster.add_node("node-0", gpus=8, image_targets=("operator", "runner"))
         yield cluster
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.stages import Stage
 from finetune_operator.builders.names import TASK_ANNOTATION, child_labels
-from finetune_operator.builders.progress import ProgressEndpoint, annotations, environment
+from finetune_operator.builders.progress import ProgressEndpoint, ca_annotation, push_environment
 from finetune_operator.builders.volumes import SECRETS_PATH, TASK_FILE, volumes
 from finetune_operator.decide.types import StartStage
 
@@ -85,7 +85,7 @@ def pod_template(start: StartStage, progress: ProgressEndpoint | None = None) ->
         "image": pool.image,
         "imagePullPolicy": pool.image_pull_policy,
         "command": ["finetune-runner", task.stage, "--task", TASK_FILE],
-        "env": _environment(start) + environment(task, progress),
+        "env": _environment(start) + push_environment(task, progress),
         "resources": _resources(start),
         "volumeMounts": mounts,
         "terminationMessagePolicy": "File",
@@ -100,7 +100,7 @@ def pod_template(start: StartStage, progress: ProgressEndpoint | None = None) ->
             "labels": child_labels(task),
             "annotations": {
                 TASK_ANNOTATION: json.dumps(task.to_wire(), separators=(",", ":"), sort_keys=True),
-                **annotations(progress),
+                **ca_annotation(progress),
             },
         },
         "spec": {

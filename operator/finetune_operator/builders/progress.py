@@ -33,12 +33,12 @@ def push_path(namespace: str, job: str) -> str:
     return f"/v1/progress/{namespace}/{job}"
 
 
-def annotations(endpoint: ProgressEndpoint | None) -> dict[str, str]:
+def ca_annotation(endpoint: ProgressEndpoint | None) -> dict[str, str]:
     """The certificate authority travels with the pod: the tenant's namespace needs no object of ours."""
     return {} if endpoint is None else {CA_ANNOTATION: endpoint.ca}
 
 
-def environment(task: StageTask, endpoint: ProgressEndpoint | None) -> list[dict[str, Any]]:
+def push_environment(task: StageTask, endpoint: ProgressEndpoint | None) -> list[dict[str, Any]]:
     """Variables of the stage's container."""
     if endpoint is None:
         return []
@@ -49,7 +49,7 @@ def environment(task: StageTask, endpoint: ProgressEndpoint | None) -> list[dict
     ]
 
 
-def volume(task: StageTask) -> dict[str, Any]:
+def credentials_volume(task: StageTask) -> dict[str, Any]:
     """The token, bound to the pod by the kubelet, beside the certificate authority."""
     annotation = {"fieldPath": f"metadata.annotations['{CA_ANNOTATION}']"}
     token = {"audience": audience(task.job.uid), "expirationSeconds": TOKEN_LIFETIME_S, "path": TOKEN_FILE}

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_api.common import SecretRef
 from finetune_api.stages import StageTask
 from finetune_operator.builders.names import TASK_ANNOTATION
-from finetune_operator.builders.progress import PROGRESS_PATH, volume
+from finetune_operator.builders.progress import PROGRESS_PATH, credentials_volume
 from finetune_operator.decide.types import StartStage
 
 SECRETS_PATH = "/etc/finetune/secrets"
@@ -73,5 +73,5 @@ def volumes(start: StartStage, *, heavy: bool, progress: bool) -> tuple[list[dic
         claim = {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
         add(f"claim-{number}", f"{PVC_PATH}/{name}", claim, read_only=True)
     if progress:
-        add("progress", PROGRESS_PATH, volume(start.task), read_only=True)
+        add("progress", PROGRESS_PATH, credentials_volume(start.task), read_only=True)
     return made, mounts

@@ -48,6 +48,11 @@ class Rows:
     validation: list[Encoded]
 
 
+def _finite(value: float) -> float | None:
+    """A loss that can be told: JSON knows no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def load_rows(context: StageContext, tokenizer: Any) -> Rows:
     """Train, replay and validation, tokenised and cut as prepare counted them."""
     from finetune_runner.data.prepared import load_split
@@ -227,7 +232,7 @@ class TrainingRun:
             self._evaluate(step, last=last, over_budget=bool(budget))
         if time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
             self._said_at = time.monotonic()
-            self._say("training", loss)
+            self._say("training")
         return bool(self.state.ended_by)
 
     def _note_step(self, step: int, loss: float, took_s: float) -> None:
@@ -294,7 +299,7 @@ class TrainingRun:
             )
         return nll / tokens
 
-    def _say(self, phase: str, loss: float | None = None) -> None:
+    def _say(self, phase: str) -> None:
         """Live progress; the main process speaks for all."""
         if not self.world.main:
             return
@@ -309,8 +314,8 @@ class TrainingRun:
                 total_steps=total,
                 percent=round(100 * step / total, 1),
                 eta_seconds=None if pace_s is None else round(pace_s * (total - step), 1),
-                loss=loss,
-                validation_loss=self.state.history[-1].validation_loss if self.state.history else None,
+                loss=_finite(self.state.recent_losses[-1]) if self.state.recent_losses else None,
+                validation_loss=_finite(self.state.history[-1].validation_loss) if self.state.history else None,
                 resumed_from_step=self.resumed_from,
                 updated_at=self.context.clock(),
             )

@@ -46,10 +46,11 @@ class Module:
     name: str
     packages: dict[str, str]
     ldflags: str = "-s -w"
+    tags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str) -> Module:
-        """Read ``module.toml``: ``[packages]``, and optionally ``kubernetes_version`` to be linked in.
+        """Read ``module.toml``: ``[packages]``, optionally ``kubernetes_version`` to be linked in and build ``tags``.
 
         Raises:
             BuildError: there is no such module.
@@ -60,7 +61,8 @@ class Module:
             raise BuildError(f"no module {name!r} in {MODULES_DIR}; there are: {', '.join(known)}")
         content = tomllib.loads(path.read_text())
         version = content.get("kubernetes_version")
-        return cls(name, content["packages"], _version_ldflags(version) if version else "-s -w")
+        ldflags = _version_ldflags(version) if version else "-s -w"
+        return cls(name, content["packages"], ldflags, tuple(content.get("tags", ())))
 
 
 def _version_ldflags(version: str) -> str:
@@ -133,7 +135,8 @@ def ensure_module(name: str) -> Path:
 def _build(go: Path, module: Module, name: str, package: str, target: Path) -> None:
     started = time.monotonic()
     _say(f"building {name} ...")
-    command = [str(go), "build", *_BUILD_FLAGS, "-ldflags", module.ldflags, "-o", str(target / name), package]
+    tags = [f"-tags={','.join(module.tags)}"] if module.tags else []
+    command = [str(go), "build", *_BUILD_FLAGS, *tags, "-ldflags", module.ldflags, "-o", str(target / name), package]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     done = subprocess.run(
         command, cwd=MODULES_DIR / module.name, env=environment, capture_output=True, text=True, check=False
