@@ -154,6 +154,8 @@ BASE ?=
 # buildah as root: containers by runc (or crun) directly, without systemd; the network of this machine.
 BUILD_FLAGS ?= $(if $(filter buildah,$(notdir $(BUILDER))),--layers --network host $(if $(filter 0,$(shell id -u)), \
 	--isolation oci --runtime $(or $(shell command -v runc),$(shell command -v crun))))
+# Further arguments for the builder.
+BUILD_ARGS ?=
 # With BASE=local everything is in the store of the tests' images, and what they built is reused.
 LOCAL_STORE := $(FINETUNE_CACHE)/images
 LOCAL_CERTIFICATES := $(or $(SSL_CERT_FILE),/etc/ssl/certs/ca-certificates.crt)
@@ -167,12 +169,12 @@ define image
 else
   set -- $(if $(BASE),--build-arg BASE=$(BASE))
 fi
-$(BUILDER) build $(BUILD_FLAGS) "$$@" --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+$(BUILDER) build $(BUILD_FLAGS) $(BUILD_ARGS) "$$@" --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
   --build-arg CREATED=$(CREATED) --target $(1) --tag $(REGISTRY)/finetune-$(1):$(VERSION) .
 endef
 
 .PHONY: images
-images: image-operator image-runner ## Build both images (REGISTRY, VERSION, BASE, BUILDER, BUILD_FLAGS)
+images: image-operator image-runner ## Build both images (REGISTRY, VERSION, BASE, BUILDER, BUILD_ARGS)
 
 .PHONY: image-operator
 image-operator: ## Build the operator's image

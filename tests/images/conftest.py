@@ -13,8 +13,6 @@ import pytest
 from tests.cluster.harness import images
 from tests.cluster.harness.images.containerd import serving
 
-_USER = "65532:65532"
-
 
 @dataclass(frozen=True)
 class Containers:
@@ -23,12 +21,12 @@ class Containers:
     ctr: list[str | Path]
 
     def run(self, image: str, *command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command in a container: user 65532, read-only root, an empty /tmp, no network, default seccomp."""
-        mounts = ["type=tmpfs,src=tmpfs,dst=/tmp,options=mode=1777:size=512m"]
+        """Run a command as the image's user: read-only root, an empty /tmp, no network, no new privileges, seccomp."""
+        mount = "type=tmpfs,src=tmpfs,dst=/tmp,options=mode=1777:size=512m"
         return subprocess.run(
             [
-                *self.ctr, "run", "--rm", "--user", _USER, "--read-only", "--seccomp",
-                *[part for mount in mounts for part in ("--mount", mount)],
+                *self.ctr, "run", "--rm", "--read-only", "--seccomp",
+                "--mount", mount,
                 *[part for name, value in (env or {}).items() for part in ("--env", f"{name}={value}")],
                 image, f"test-{secrets.token_hex(5)}", *command,
             ],

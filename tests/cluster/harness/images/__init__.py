@@ -193,12 +193,13 @@ def _ensure(target: str, buildah: Buildah, layout: Layout, store: ContainerdStor
     image = f"localhost/finetune-{target}:{key}"
     used = folder() / "used"
     used.mkdir(exist_ok=True)
+    # A name of its own keeps the large layers in reach of later builds, whatever else is removed.
+    dependencies = f"localhost/finetune-{target}-dependencies:{key}"
     if not buildah.has(image):
         _remove_unused(target, buildah, layout, store)
-        # A name of its own keeps the large layer in reach of later builds, whatever else is removed.
-        buildah.build(f"{target}-dependencies", f"localhost/finetune-{target}-dependencies:{key}")
+        buildah.build(f"{target}-dependencies", dependencies)
         buildah.build(target, image)
-    layout.add(buildah, image)
+    layout.add(buildah, image, dependencies)
     (used / f"{target}.{key}").touch()
     return BuiltImage(target, image, layout)
 

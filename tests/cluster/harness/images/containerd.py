@@ -8,7 +8,6 @@ and because what it removes is the link.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -108,13 +107,20 @@ class ContainerdStore:
                 _, error = importing.communicate()
                 if importing.returncode != 0:
                     raise ImageError(f"containerd did not import {item.image}: {error.decode(errors='replace')}")
-                for digest in blobs:  # one file for both
-                    link = self._layout.path(digest).with_suffix(".link")
-                    os.link(self._blob(digest), link)
-                    os.replace(link, self._layout.path(digest))
+                for digest in blobs:
+                    self._share(digest)
                 record |= {item.name: digests[item], item.image: digests[item]}
                 say(f"unpacked {item.image} in {time.monotonic() - started:.1f} s")
         self._write(record)
+
+    def _share(self, digest: str) -> None:
+        """Let the layout have the same file: one copy on disk."""
+        mine, theirs = self._blob(digest), self._layout.path(digest)
+        if not theirs.samefile(mine):
+            link = theirs.with_suffix(".link")
+            link.unlink(missing_ok=True)
+            link.hardlink_to(mine)
+            link.replace(theirs)
 
     def _blob(self, digest: str) -> Path:
         return self._folder / _CONTENT / "blobs" / digest.replace(":", "/")

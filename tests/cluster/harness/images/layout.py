@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ _CONTAINERD_NAME = "io.containerd.image.name"
 
 
 class Layout:
-    """Layers are stored once and uncompressed: an image with new code adds no more than that layer.
+    """Layers are stored once, large ones uncompressed: an image with new code adds no more than that layer.
 
     Args:
         folder: the layout's folder.
@@ -26,14 +27,30 @@ class Layout:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, buildah: Buildah, image: str) -> None:
-        """Copy an image out of buildah's store, unless it is here already.
+    def add(self, buildah: Buildah, image: str, dependencies: str) -> None:
+        """Copy an image out of buildah's store, unless it is here already; layers that are here are not copied.
+
+        Args:
+            buildah: whose store.
+            image: which image.
+            dependencies: the image it was built from, with the large layers.
 
         Raises:
             ImageError: buildah could not.
         """
-        if image not in self._references():
-            buildah("push", "--quiet", "--disable-compression", image, f"oci:{self._folder}:{image}")
+        if image in self._references():
+            return
+        inspected = json.loads(buildah("inspect", "--type", "image", dependencies))
+        layers = inspected["OCIv1"]["rootfs"]["diff_ids"]
+        if not all(self.path(layer).exists() for layer in layers):
+            # What it pushes to a layout buildah compresses (1.28, whatever it is told), but for layers that the layout
+            # has; what it pushes to a folder it does not.
+            with tempfile.TemporaryDirectory(prefix="layers-", dir=self._folder.parent) as folder:
+                buildah("push", "--quiet", "--disable-compression", "--format", "oci", dependencies, f"dir:{folder}")
+                self.path(layers[0]).parent.mkdir(parents=True, exist_ok=True)
+                for layer in layers:
+                    os.replace(Path(folder) / layer.removeprefix("sha256:"), self.path(layer))
+        buildah("push", "--quiet", "--format", "oci", image, f"oci:{self._folder}:{image}")
 
     def remove(self, images: Collection[str]) -> None:
         """Forget images, and delete what no other image has."""
@@ -54,7 +71,7 @@ class Layout:
         return self._json(manifest["config"]["digest"])
 
     def layer_sizes_bytes(self, image: str) -> list[int]:
-        """The sizes of its uncompressed layers, the base image's first."""
+        """The sizes of its layers here, the base image's first."""
         return [layer["size"] for layer in self._manifest(image)["layers"]]
 
     def digest(self, image: str) -> str:
@@ -109,10 +126,8 @@ class Layout:
         return self._json(self.digest(image))
 
     def _closure(self, digest: str) -> Iterator[str]:
-        manifest = self._json(digest)
         yield digest
-        yield manifest["config"]["digest"]
-        yield from (layer["digest"] for layer in manifest["layers"])
+        yield from _contents(self._json(digest))
 
     def _json(self, digest: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self.path(digest).read_bytes())
@@ -124,6 +139,11 @@ def write_atomically(path: Path, content: object) -> None:
     unfinished = path.with_suffix(".writing")
     unfinished.write_text(json.dumps(content, indent=1))
     os.replace(unfinished, path)
+
+
+def _contents(manifest: dict[str, Any]) -> list[str]:
+    """The digests of a manifest's configuration and layers."""
+    return [manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
 
 
 def _index(entries: list[dict[str, Any]]) -> dict[str, Any]:
