@@ -160,6 +160,15 @@ async def test_older_news_never_replace_what_another_replica_wrote(desk: Desk) -
     assert len(desk.inbox) == 0
 
 
+async def test_news_of_the_second_in_which_the_last_were_written_are_not_lost(desk: Desk) -> None:
+    desk.job("a")
+    desk.says("a", 10)
+    assert await desk.writer.round() == ""
+    desk.says("a", 55)
+    assert await desk.rounds(20) == 1
+    assert desk.status("a")["live"]["percent"] == 55
+
+
 async def test_an_api_server_that_is_away_is_asked_once_a_round_and_nothing_is_lost(desk: Desk) -> None:
     for number in range(5):
         desk.job(f"job-{number}")
