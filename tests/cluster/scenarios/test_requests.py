@@ -13,7 +13,8 @@ import yaml
 from finetune_api.stages import STAGES
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
-from tests.cluster.harness.operator_process import SERVICE_ACCOUNT
+from tests.cluster.harness.operator_process import SERVICE_ACCOUNT, OperatorProcess
+from tests.cluster.harness.progress import pod_token
 from tests.cluster.harness.waiting import wait_for
 from tests.cluster.scenarios.story import WRITES, Scene
 
@@ -92,8 +93,18 @@ def used(cluster: ControlPlane) -> Iterator[tuple[str, str, str]]:
             yield reference.get("apiGroup", ""), name, event["verb"]
 
 
-def test_the_operator_has_the_rights_it_uses_and_no_others(scene: Scene, audited: ControlPlane) -> None:
+def test_the_operator_has_the_rights_it_uses_and_no_others(
+    scene: Scene, audited: ControlPlane, operator: OperatorProcess
+) -> None:
     gang = scene.story("gang", compute={"nodes": 2, "gpusPerNode": 2}, ttlSecondsAfterFinished=0)
+    token = pod_token(audited, gang.run("prepare"), gang.uid)
+    assert operator.progress is not None
+    endpoint = operator.progress
+    said = {"stage": "prepare", "attempt": 1, "percent": 50}
+    wait_for(
+        lambda: endpoint.push(scene.namespace, "gang", token, said).status == 202, 30, "a push to be accepted", poll_s=2
+    )
+    gang.wait(lambda status: "50%" in status["progress"], "the progress that was pushed")
     gang.play_from("prepare")
     gang.wait_children_gone()
     refused = [event["requestURI"] for event in scene.requests() if event["responseStatus"]["code"] in (401, 403)]
