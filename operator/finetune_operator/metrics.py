@@ -99,9 +99,7 @@ class Metrics:
         resource = "/".join([parts[0], *parts[2:]]) if parts else "discovery"
         self._requests.labels(method, resource, str(status)).inc()
 
-    def decided(
-        self, key: Key, before: FineTuneJobStatus | None, after: FineTuneJobStatus, nodes: int = 1
-    ) -> None:
+    def decided(self, key: Key, before: FineTuneJobStatus | None, after: FineTuneJobStatus, nodes: int = 1) -> None:
         """A job got its next status. `nodes` is the size of its training gang."""
         old = self._phases.get(key)
         if old != after.phase:

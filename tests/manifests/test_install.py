@@ -1,9 +1,8 @@
-"""What is installed, on a real API server: accepted as it is, unchanged by a second time, and with the roles it promises."""
+"""What is installed, on a real API server: accepted as it is, unchanged by a second time, and its roles."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
@@ -40,7 +39,7 @@ def test_the_api_server_accepts_every_object_without_a_warning(team_a: Cluster, 
 def test_the_api_server_accepts_what_the_chart_renders(team_a: Cluster) -> None:
     done = team_a.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-"),
-        input=templated("policies.recordAuthor=true", "monitoring.dashboard=true", "policies.strictSources=true"),
+        input=templated("monitoring.dashboard=true", "policies.strictSources=true"),
     )
     assert done.stderr == ""
 
@@ -56,7 +55,9 @@ def test_applying_twice_changes_nothing(installed: Cluster) -> None:
             for item in items
         }
         # The controllers' status of a Deployment or CRD moves on by itself: what people wrote has a generation.
-        return {key: str(data.get("generation") or data["resourceVersion"]) for key, data in found.items() if key in names}
+        return {
+            key: str(data.get("generation") or data["resourceVersion"]) for key, data in found.items() if key in names
+        }
 
     before = versions()
     assert set(before) == names
@@ -75,9 +76,12 @@ def test_every_policy_has_a_binding_and_no_expression_is_in_doubt(installed: Clu
 
     def checked() -> bool:
         shown = [
-            json.loads(installed.kubectl("get", "validatingadmissionpolicy", name, "-o", "json").stdout) for name in ours
+            json.loads(installed.kubectl("get", "validatingadmissionpolicy", name, "-o", "json").stdout)
+            for name in ours
         ]
-        assert [item.get("status", {}).get("typeChecking", {}).get("expressionWarnings") for item in shown] == [None] * 5
+        assert [item.get("status", {}).get("typeChecking", {}).get("expressionWarnings") for item in shown] == [
+            None
+        ] * 5
         assert {item["spec"]["failurePolicy"] for item in shown} == {"Fail"}
         return all(item["status"].get("observedGeneration") == item["metadata"]["generation"] for item in shown)
 
@@ -114,7 +118,10 @@ ROLES: list[tuple[str, dict[str, str]]] = [
             "create gpupools.finetune.dev": "no",
         },
     ),
-    ("admin", {"approve adapterversions.finetune.dev": "no", "govern adapters.finetune.dev": "no", "use secrets/x": "yes"}),
+    (
+        "admin",
+        {"approve adapterversions.finetune.dev": "no", "govern adapters.finetune.dev": "no", "use secrets/x": "yes"},
+    ),
     (
         "view",
         {
@@ -181,7 +188,12 @@ def test_what_a_role_may_do(installed: Cluster, namespace: str, role: str, answe
 
 @pytest.mark.parametrize(
     ("role", "verb", "answer"),
-    [("view", "list", "yes"), ("finetune-pool-viewer", "watch", "yes"), ("admin", "patch", "no"), ("edit", "create", "no")],
+    [
+        ("view", "list", "yes"),
+        ("finetune-pool-viewer", "watch", "yes"),
+        ("admin", "patch", "no"),
+        ("edit", "create", "no"),
+    ],
 )
 def test_pools_belong_to_the_platform(installed: Cluster, namespace: str, role: str, verb: str, answer: str) -> None:
     user = f"{role}-of-{namespace}"
@@ -189,7 +201,9 @@ def test_pools_belong_to_the_platform(installed: Cluster, namespace: str, role: 
     try:
 
         def said() -> str:
-            done = installed.kubectl("auth", "can-i", verb, "gpupools.finetune.dev", user=user, groups=PEOPLE, check=False)
+            done = installed.kubectl(
+                "auth", "can-i", verb, "gpupools.finetune.dev", user=user, groups=PEOPLE, check=False
+            )
             return done.stdout.strip()
 
         wait_for(lambda: said() == answer, 30, f"{role} {verb} gpupools to be answered {answer}")
@@ -198,7 +212,7 @@ def test_pools_belong_to_the_platform(installed: Cluster, namespace: str, role: 
         installed.kubectl("delete", "clusterrolebinding", user)
 
 
-def test_the_dashboards_configmap_fits(installed: Cluster, tmp_path: Path) -> None:
+def test_the_dashboard_is_one_in_its_configmap() -> None:
     [found] = [
         item for (_, kind, _, _), item in objects(templated("monitoring.dashboard=true")).items() if kind == "ConfigMap"
     ]

@@ -48,7 +48,10 @@ def installation(request: pytest.FixtureRequest) -> Iterator[Installation]:
     [deployment] = [item for (_, kind, _, _), item in rendered.items() if kind == "Deployment"]
     arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     watched = [
-        argument for place, name in enumerate(arguments) if name == "--namespace" for argument in (name, arguments[place + 1])
+        argument
+        for place, name in enumerate(arguments)
+        if name == "--namespace"
+        for argument in (name, arguments[place + 1])
     ]
     with ControlPlane(audit=True) as plane:
         core = client.CoreV1Api(plane.api())
@@ -101,7 +104,8 @@ def play_a_gang(runs: Runs) -> None:
     runs.succeed_from("evaluate", "gang")
     of_gang = {stage.job_name for stage in runs.status("gang").stages}
     runs.wait(
-        lambda: not of_gang & {job.metadata.name for job in runs.jobs()}, "the gang's Jobs to be removed after their time"
+        lambda: not of_gang & {job.metadata.name for job in runs.jobs()},
+        "the gang's Jobs to be removed after their time",
     )
 
 
@@ -215,7 +219,9 @@ def test_rights_beyond_namespaces_are_only_those_that_need_it(installation: Inst
     for rights in elsewhere.values():
         assert not [right for right in rights if f"{right[1].split('/')[0]}.{right[0]}".rstrip(".") in resources]
     everywhere = granted["ClusterRoleBinding", ""]
-    of_namespaces = {right for right in everywhere if f"{right[1].split('/')[0]}.{right[0]}".rstrip(".") not in resources}
+    of_namespaces = {
+        right for right in everywhere if f"{right[1].split('/')[0]}.{right[0]}".rstrip(".") not in resources
+    }
     if installation.overlay == "single-namespace":
         assert of_namespaces == set(), "rights in every namespace"
         assert set(elsewhere) == {("RoleBinding", WATCHED), ("RoleBinding", "finetune-system")}
