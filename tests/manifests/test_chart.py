@@ -151,7 +151,7 @@ def test_what_a_platform_sets_arrives(tmp_path: Path) -> None:
         ("image.repository=finetune-operator:1", "at '/image/repository'"),
         ("watchNamespaces={Team_A}", "at '/watchNamespaces/0': 'Team_A' does not match pattern"),
         ("watchNamespaces={a,a}", "at '/watchNamespaces': items at 0 and 1 are equal"),
-        ("networkPolicy.apiServer.ports={}", "at '/networkPolicy/apiServer/ports': minItems"),
+        ("networkPolicy.apiServer.ports={https}", "at '/networkPolicy/apiServer/ports/0': got string, want integer"),
         ("policies.enabled=yes", "at '/policies/enabled': got string, want boolean"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from tests.cluster.harness.binaries import module_source
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.waiting import wait_for
 from tests.manifests.people import PEOPLE
@@ -42,6 +43,33 @@ def test_the_api_server_accepts_what_the_chart_renders(team_a: Cluster) -> None:
         input=templated("monitoring.dashboard=true", "policies.strictSources=true"),
     )
     assert done.stderr == ""
+
+
+def test_the_prometheus_operator_understands_the_monitoring_component(installed: Cluster) -> None:
+    source = module_source("prometheus-operator", "github.com/prometheus-operator/prometheus-operator")
+    crds = source / "example" / "prometheus-operator-crd"
+    names = ("servicemonitors", "prometheusrules")
+    for name in names:
+        installed.kubectl("apply", "--server-side", "-f", crds / f"monitoring.coreos.com_{name}.yaml")
+    established = [f"crd/{name}.monitoring.coreos.com" for name in names]
+    try:
+        installed.kubectl("wait", "--for=condition=Established", "--timeout=60s", *established)
+        monitoring = [
+            yaml.safe_dump(item)
+            for (group, _, _, _), item in objects(
+                templated("monitoring.serviceMonitor=true", "monitoring.prometheusRule=true")
+            ).items()
+            if group.startswith("monitoring.coreos.com/")
+        ]
+        assert len(monitoring) == len(names)
+        done = installed.kubectl(
+            *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"),
+            input="---\n".join(monitoring),
+        )
+        assert done.stdout.count("serverside-applied (server dry run)") == len(names)
+        assert done.stderr == ""
+    finally:
+        installed.kubectl("delete", *established)
 
 
 def test_applying_twice_changes_nothing(installed: Cluster) -> None:
