@@ -58,7 +58,7 @@ def render(document: dict[str, Any]) -> str:
     text = re.sub(r"'(\{\{[^'\n]*\}\})'", r"\1", text)  # a whole value that is an expression
     for number, block in enumerate(blocks):
         # `key: BLOCK` becomes the block alone: it writes its own key.
-        text = re.sub(rf"^.*BLOCK{number}END\n", lambda _, block=block: block, text, flags=re.MULTILINE)
+        text = re.sub(rf"^.*BLOCK{number}END\n", block.replace("\\", r"\\"), text, flags=re.MULTILINE)
     return text
 
 
