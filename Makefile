@@ -27,7 +27,8 @@ STAMP := $(VENV)/.installed
 UV_HOME := $(FINETUNE_CACHE)/installer-$(firstword $(shell cksum requirements/bootstrap.lock))
 UV := $(UV_HOME)/bin/uv
 # What `make generate` writes, and nobody edits.
-GENERATED := 'crds/*.yaml' docs/reference
+GENERATED := 'crds/*.yaml' docs/reference manifests/chart/templates manifests/chart/files \
+	manifests/components/monitoring/prometheus-rule.yaml
 PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner cli/finetune_cli
 # Test processes. The cluster's tests are two groups with a control plane each, and mostly wait.
 TEST_WORKERS ?= 3
@@ -94,11 +95,11 @@ test: env cluster-binaries ## Run every test, the cluster's included
 
 .PHONY: test-unit
 test-unit: env ## Run the tests that need no cluster
-	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests --ignore=tests/cluster --ignore=tests/node
+	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests $(addprefix --ignore=tests/,cluster node manifests kueue gitops images)
 
 .PHONY: test-cluster
 test-cluster: env cluster-binaries ## Run the tests against a real control plane, or the cluster of KUBECONFIG=path
-	@$(BIN)/pytest $(PYTEST_ARGS) tests/cluster
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests tests/kueue tests/gitops
 
 .PHONY: test-node
 test-node: env cluster-binaries ## Run the tests against a real node (skipped, with the reason, where none is possible)
@@ -107,6 +108,31 @@ test-node: env cluster-binaries ## Run the tests against a real node (skipped, w
 .PHONY: cluster-binaries
 cluster-binaries: env ## Build the programs of the tests' clusters into the cache
 	@$(BIN)/python -m tests.cluster.harness.binaries $(CLUSTER_MODULES)
+
+# What `make kind-test` uses: another container tool, another name, or the image of another Kubernetes version.
+KIND ?= kind
+KIND_CLUSTER ?= finetune
+KIND_NODE_IMAGE ?=
+CONTAINER_TOOL ?= docker
+KIND_KUBECONFIG = $(CURDIR)/.kind-kubeconfig
+KUBECTL ?= kubectl
+
+.PHONY: kind-test
+kind-test: env ## Run the cluster's tests on a cluster of kind with built images (needs Docker, kind and kubectl)
+	@for tool in $(KIND) $(CONTAINER_TOOL) $(KUBECTL); do
+	  command -v "$$tool" >/dev/null || { echo "make kind-test needs $$tool: install it, or say where it is (KIND=, CONTAINER_TOOL=, KUBECTL=)"; exit 1; }
+	done
+	for target in operator runner; do $(CONTAINER_TOOL) build --target $$target -t localhost/finetune-$$target:dev .; done
+	$(KIND) create cluster --name $(KIND_CLUSTER) --config manifests/kind/cluster.yaml --kubeconfig $(KIND_KUBECONFIG) \
+	  $(if $(KIND_NODE_IMAGE),--image $(KIND_NODE_IMAGE)) --wait 3m
+	trap '$(KIND) delete cluster --name $(KIND_CLUSTER); rm -f $(KIND_KUBECONFIG)' EXIT
+	$(KIND) load docker-image --name $(KIND_CLUSTER) localhost/finetune-operator:dev localhost/finetune-runner:dev
+	export KUBECONFIG=$(KIND_KUBECONFIG)
+	$(KUBECTL) apply --server-side -k manifests/overlays/kind
+	$(KUBECTL) -n finetune-system rollout status deployment/finetune-operator --timeout=3m
+	# The tests run operators of their own, which would wait for its Lease.
+	$(KUBECTL) -n finetune-system scale deployment/finetune-operator --replicas=0
+	KUBECONFIG_UNDER_TEST=$(KIND_KUBECONFIG) $(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests
 
 ##@ Check it
 .PHONY: lint
@@ -128,8 +154,9 @@ layers: env ## Layers: who may import whom
 	@$(BIN)/lint-imports
 
 .PHONY: generate
-generate: env ## Regenerate what is generated: the CRDs and their reference
+generate: env ## Regenerate what is generated: the CRDs, their reference, the Helm chart
 	@$(BIN)/python -m finetune_api.generate
+	$(BIN)/python manifests/generate_chart.py
 
 .PHONY: verify
 verify: env ## Fail where something generated, or a lock, is not what its source says
