@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 
 from finetune_operator.decide.types import NodeState, PodState, QueueState, StageRun
@@ -40,6 +40,8 @@ class PodView:
 
     uid: str
     state: PodState
+    deleted_at: datetime | None = None
+    """When its deletion was asked for."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,11 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             disruption = str(condition.get("reason", "")) or "DisruptionTarget"
     phase = status.get("phase", "Pending")
+    gone_by = parse_time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return PodView(
         uid=metadata["uid"],
+        deleted_at=gone_by - grace if gone_by is not None else None,
         state=PodState(
             name=metadata["name"],
             index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
@@ -131,7 +136,7 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
             evicted=str(status.get("message") or "evicted") if status.get("reason") == "Evicted" else "",
             disruption=disruption,
             terminating="deletionTimestamp" in metadata,
-            gone_by=parse_time(metadata.get("deletionTimestamp")),
+            gone_by=gone_by,
             uid=metadata["uid"],
             created_at=parse_time(metadata.get("creationTimestamp")),
             started_at=parse_time(ended.get("startedAt") or running.get("startedAt")),
@@ -144,14 +149,16 @@ def workload_view(body: Mapping[str, Any]) -> WorkloadView:
     """Reduce a Workload; the members read here are the same in every version of its API."""
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     pending, evicted = _condition(body, "QuotaReserved", "False"), _condition(body, "Evicted")
+    queue = str(spec.get("queueName", ""))
     reserved, active = bool(_condition(body, "QuotaReserved")), spec.get("active", True)
     return WorkloadView(
         uid=metadata["uid"],
-        queue=str(spec.get("queueName", "")),
+        queue=queue,
         waits=active and not reserved and not _condition(body, "Finished"),
         priority=int(spec.get("priority") or 0),
         created_at=parse_time(metadata.get("creationTimestamp")),
         state=QueueState(
+            name=queue,
             quota_reserved=reserved,
             reason=str(pending.get("reason", "")),
             message=str(pending.get("message", "")),
@@ -195,11 +202,14 @@ def node_view(body: Mapping[str, Any]) -> NodeState:
 
 
 def current_pods(job: JobView, pods: Sequence[PodView]) -> list[PodView]:
-    """Pods since the Job was last allowed to run: those that a queue took back may still be around."""
+    """Pods since the Job was last allowed to run: those that a queue took back may still be around.
+
+    They are told by the time of their deletion: a Job's startTime may be a second later than its first pods.
+    """
+    since = job.started_at
     if job.suspended:
         return list(pods)
-    since = job.started_at
-    return [pod for pod in pods if since and pod.state.created_at and pod.state.created_at >= since]
+    return [pod for pod in pods if pod.deleted_at is None or (since is not None and pod.deleted_at > since)]
 
 
 def is_settled(job: JobView, pods: Sequence[PodView]) -> bool:

@@ -210,9 +210,11 @@ def _waits_in_queue(draft: Draft, run: StageRun) -> None:
             started_at=None,
             preemptions=attempt.preemptions + 1,
         )
-    wait = explain_queue(run, draft.observed, draft.now, stopping=alive)
-    if run.queue is None and run.created_at is not None:
-        draft.wake(max(run.created_at + timedelta(seconds=TAKEN_WITHIN_S), draft.now + timedelta(seconds=1)))
+    wanted = (draft.observed.job.spec.compute.queue or "") if KINDS[attempt.name].needs_gpu else ""
+    wait = explain_queue(run, wanted, draft.observed, draft.now, stopping=alive)
+    overdue_at = (run.created_at or draft.now) + timedelta(seconds=TAKEN_WITHIN_S)
+    if run.queue is None and draft.now < overdue_at:
+        draft.wake(overdue_at)
     draft.set_stage(state="Queued", cause="", message=wait.message[:1024], hint=wait.hint[:512])
     draft.set(phase="Queued", reason=wait.reason, message=wait.message[:1024], next_step=wait.hint[:512])
 
@@ -231,12 +233,12 @@ def _runs(draft: Draft, run: StageRun) -> None:
         return
     kind = KINDS[attempt.name]
     started = min((pod.started_at for pod in run.pods if pod.started_at), default=draft.now)
-    if attempt.state == "Running" and attempt.started_at is not None and run.queue is not None:
-        if run.started_at is None or run.started_at <= attempt.started_at:
-            started = attempt.started_at
-        else:  # taken back and given again while nobody looked: Kueue knows how long it had been admitted
-            active = max(attempt.active_seconds, run.queue.past_admitted_s)
-            draft.set_stage(active_seconds=active, started_at=started, preemptions=attempt.preemptions + 1)
+    # A Job's startTime may be a second later than its pods: both must be newer than what is known.
+    renewed = run.started_at is not None and attempt.started_at is not None
+    if renewed and run.queue is not None and min(run.started_at, started) > attempt.started_at:
+        # Taken back and given again while nobody looked: Kueue knows how long it had been admitted.
+        active = max(attempt.active_seconds, run.queue.past_admitted_s)
+        draft.set_stage(active_seconds=active, started_at=started, preemptions=attempt.preemptions + 1)
     if attempt.state != "Running":
         draft.set_stage(state="Running", started_at=attempt.started_at or started, cause="", message="", hint="")
     draft.set(phase=kind.phase, reason=kind.phase, message=f"{attempt.name} is running", next_step="")

@@ -81,19 +81,29 @@ _WAITING = _Sign(
     "Nothing to do: it starts when quota is free. A higher compute.priorityClass goes first.",
 )
 _LACKS = re.compile(r"insufficient unused quota for (\S+) in flavor (\S+), (\S+?) more needed")
+_PREEMPTED = re.compile(r"Preempted to accommodate a workload \([^)]*\) due to ([^;]+).*")
 _PREFIX = re.compile(r"^couldn't assign flavors to pod set \S+: ")
 
 
-def explain_queue(run: StageRun, observed: Observed, now: datetime, *, stopping: bool) -> Wait:
-    """Why the Job does not run now. `stopping`: pods that the queue took the GPUs from still save their work."""
-    compute = observed.job.spec.compute
-    name = compute.queue or ""
+def explain_queue(run: StageRun, wanted: str, observed: Observed, now: datetime, *, stopping: bool) -> Wait:
+    """Why the Job does not run now.
+
+    `wanted` is the queue it was sent to; empty for a stage that needs none. `stopping`: pods that the queue took the
+    GPUs from still save their work.
+    """
     queue = run.queue
+    if not wanted and (queue is None or not queue.name):
+        return Wait(
+            "HeldBack",
+            f"Job {run.job_name} needs no queue and is suspended all the same",
+            "Where Kueue manages jobs without a queue (manageJobsWithoutQueueName), the namespace needs a LocalQueue "
+            "named default: ask the platform team.",
+        )
     if queue is None:
         return _without_workload(run, observed, now)
+    name = queue.name or wanted
     if stopping:
-        why = queue.evicted_message or "the queue took the GPUs back"
-        return Wait(_eviction_reason(queue), f"pods save a checkpoint and end: {why}", _resumes(queue))
+        return Wait(_eviction_reason(queue), f"pods save a checkpoint and end: {_evicted(queue)}", _resumes(queue))
     if queue.quota_reserved:
         checks = ", ".join(queue.pending_checks)
         message = f"quota of queue {name} is reserved; " + (f"admission checks: {checks}" if checks else "pods start")
@@ -107,13 +117,10 @@ def explain_queue(run: StageRun, observed: Observed, now: datetime, *, stopping:
         )
     sign = next((sign for sign in _SIGNS if sign.words.search(queue.message)), _WAITING)
     place = _place(queue, name)
-    lacking = _lacking(queue.message)
+    # Until the next look at the queue, the lack of quota has the words of the eviction.
+    lacking = "waits for its turn" if queue.message == queue.evicted_message else _lacking(queue.message)
     if queue.evicted and sign is _WAITING:
-        return Wait(
-            _eviction_reason(queue),
-            f"{place}; {lacking}; it had to stop: {queue.evicted_message or queue.evicted}",
-            _resumes(queue),
-        )
+        return Wait(_eviction_reason(queue), f"{place}; {lacking}; {_evicted(queue)}", _resumes(queue))
     return Wait(sign.reason, f"{place}; {lacking}", sign.hint)
 
 
@@ -152,6 +159,11 @@ def _lacking(message: str) -> str:
         wanted = " or ".join(f"{amount} of {resource} in flavor {flavor}" for resource, flavor, amount in found)
         return f"waits for {wanted}: insufficient unused quota"
     return _PREFIX.sub("", message) or "waits for its turn"
+
+
+def _evicted(queue: QueueState) -> str:
+    """For example `preempted: prioritization in the ClusterQueue`, without the uids of Kueue's sentence."""
+    return _PREEMPTED.sub(r"preempted: \1", queue.evicted_message) or queue.evicted or "the queue took the GPUs back"
 
 
 def _eviction_reason(queue: QueueState) -> str:

@@ -56,6 +56,8 @@ class PodState:
 class QueueState:
     """What Kueue says of a Job that it holds back: its Workload, reduced to what a person asks about."""
 
+    name: str = ""
+    """The LocalQueue."""
     quota_reserved: bool = False
     reason: str = ""
     """Of condition QuotaReserved=False: Pending, Inadmissible ..."""
