@@ -227,15 +227,20 @@ def _seconds_before_preemption(run: StageRun, attempt: StageStatus, now: datetim
     return attempt.active_seconds + max(0.0, (end - attempt.started_at).total_seconds())
 
 
+def _started_anew(run: StageRun, attempt: StageStatus, pods_started_at: datetime) -> bool:
+    """Whether Job and pods are newer than the attempt's start. A Job's startTime may be a second after its pods'."""
+    if run.started_at is None or attempt.started_at is None:
+        return False
+    return min(run.started_at, pods_started_at) > attempt.started_at
+
+
 def _runs(draft: Draft, run: StageRun) -> None:
     attempt = draft.newest
     if attempt is None:
         return
     kind = KINDS[attempt.name]
     started = min((pod.started_at for pod in run.pods if pod.started_at), default=draft.now)
-    # A Job's startTime may be a second later than its pods: both must be newer than what is known.
-    renewed = run.started_at is not None and attempt.started_at is not None
-    if renewed and run.queue is not None and min(run.started_at, started) > attempt.started_at:
+    if run.queue is not None and _started_anew(run, attempt, started):
         # Taken back and given again while nobody looked: Kueue knows how long it had been admitted.
         active = max(attempt.active_seconds, run.queue.past_admitted_s)
         draft.set_stage(active_seconds=active, started_at=started, preemptions=attempt.preemptions + 1)
