@@ -108,10 +108,16 @@ class GPUPoolStatus(Contract):
     """State of the pool."""
 
     observed_generation: Annotated[int, Field(description="Generation this status is about.")] = 0
+    matching_nodes: Annotated[int, Field(description="Nodes with the labels of `spec.nodeSelector`.")] = 0
+    ready_nodes: Annotated[
+        int, Field(description="Of these, nodes that take pods: Ready, not cordoned, every taint tolerated.")
+    ] = 0
+    allocatable_gpus: Annotated[int, Field(description="GPUs that the ready nodes offer to pods, in use or not.")] = 0
+    largest_node_gpus: Annotated[int, Field(description="Most GPUs that one ready node offers.")] = 0
     conditions: Annotated[
         list[Condition],
         Field(
-            description="Ready.",
+            description="Ready: whether nodes take pods of the pool now. A pool that is not Ready still accepts jobs.",
             max_length=8,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),

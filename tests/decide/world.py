@@ -105,6 +105,7 @@ class World:
         self.runs: dict[str, StageRun] = {}
         self.started: list[StartStage] = []
         self.events: list[Event] = []
+        self.kueue = False
         self.now = START
 
     @property
@@ -113,7 +114,12 @@ class World:
 
     def observed(self) -> Observed:
         return Observed(
-            job=self.job, pools=self.pools, adapter=self.adapter, versions=tuple(self.versions), runs=dict(self.runs)
+            job=self.job,
+            pools=self.pools,
+            adapter=self.adapter,
+            versions=tuple(self.versions),
+            runs=dict(self.runs),
+            kueue=self.kueue,
         )
 
     def decide(self) -> Decision:

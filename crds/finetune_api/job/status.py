@@ -58,6 +58,10 @@ class StageStatus(Contract):
     job_name: Annotated[str, Field(description="Name of the Kubernetes Job.")]
     started_at: Annotated[Timestamp | None, Field(description="When its pods started.")] = None
     finished_at: Annotated[Timestamp | None, Field(description="When it ended.")] = None
+    active_seconds: Annotated[
+        float, Field(description="Seconds its pods ran before its queue took the GPUs back; `startedAt` begins anew.")
+    ] = 0.0
+    preemptions: Annotated[int, Field(description="How often its queue took the GPUs back after its pods had run.")] = 0
     exit_code: Annotated[int | None, Field(description="Exit code of the first pod that failed.")] = None
     cause: Annotated[str, Field(description="Typed cause of a failure.", max_length=64)] = ""
     message: Annotated[str, Field(description="What happened.", max_length=1024)] = ""
