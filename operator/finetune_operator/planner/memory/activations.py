@@ -51,7 +51,6 @@ def recomputation_factor(*, dropout: bool, adapter_bytes: int) -> float:
 def checkpoint_bytes(shape: ModelShape, tokens: int, residual_bytes: int = 2) -> float:
     """With gradient checkpointing each block keeps only its input, the residual stream.
 
-    `residual_bytes` is 4 where the stream is fp32: after `prepare_model_for_kbit_training`, and under FSDP and ZeRO-3
-    with mixed precision (found in the calibration rows: the same step on 2 and 4 GPUs needs 2 h L T more).
+    `residual_bytes` is 4 where the stream is fp32: after peft's `prepare_model_for_kbit_training`.
     """
     return float(residual_bytes * shape.hidden * shape.layers * tokens)

@@ -8,6 +8,7 @@ from finetune_operator.planner.memory.activations import checkpoint_bytes, recom
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
 from finetune_operator.planner.memory.attention import mask_bytes
 from finetune_operator.planner.memory.breakdown import (
+    CONTEXT_BYTES,
     FRAGMENTATION_SHARE,
     FRAGMENTATION_SHARE_FULL_LOGITS,
     Breakdown,
@@ -17,7 +18,8 @@ from finetune_operator.planner.memory.inference import SCORED_TOKENS
 from finetune_operator.planner.memory.sharding import (
     Strategy,
     communication_bytes,
-    keeps_residual_in_fp32,
+    keeps_input_gradients,
+    outside_bytes,
     shards,
 )
 from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, weight_bytes
@@ -44,7 +46,7 @@ class TrainingSetup:
     unquantised_bytes: int = 2
     """Bytes per parameter of embedding, head and norms."""
     residual_bytes: int = 2
-    """Bytes per element of the residual stream; FSDP and ZeRO-3 make it 4."""
+    """Bytes per element of the residual stream."""
     head: Head = "fused"
     flash_attention: bool = False
     """Whether no mask is ever made (the published rows; the runner uses SDPA)."""
@@ -60,7 +62,6 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     shape, dropout = setup.shape, setup.dropout > 0
     targets = shape.targets(setup.target_modules)
     weight_shards, gradient_shards, optimiser_shards = shards(setup.strategy, setup.gpus)
-    residual = 4 if keeps_residual_in_fp32(setup.strategy) else setup.residual_bytes
     adapter = adapter_bytes(adapter_parameters(shape, setup.rank, targets), setup.adapter_bytes)
     saved = saved_bytes_per_token(shape, setup.rank, targets, dropout=dropout, adapter_bytes=setup.adapter_bytes)
     head = head_bytes(shape, setup.tokens, setup.head)
@@ -76,15 +77,18 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
         parts["attentionMask"] = mask_bytes(setup.micro_batch, setup.sequence_length, packed=setup.packed)
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
+        parts["activations"] = checkpoint_bytes(shape, setup.tokens, setup.residual_bytes)
         block = factor * saved * setup.tokens
-        parts["activations"] = checkpoint_bytes(shape, setup.tokens, residual)
+        if keeps_input_gradients(setup.strategy):
+            block += checkpoint_bytes(shape, setup.tokens)
         # Head and blocks have their peaks one after the other.
         parts |= {"recomputation": block} if block >= head else {"head": head}
     else:
         parts["activations"] = saved * shape.layers * setup.tokens
         parts["head"] = head
     share = FRAGMENTATION_SHARE if setup.head == "fused" else FRAGMENTATION_SHARE_FULL_LOGITS
-    return Breakdown({name: size for name, size in parts.items() if size > 0}, share)
+    outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
+    return Breakdown({name: size for name, size in parts.items() if size > 0}, outside, share)
 
 
 def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Breakdown:
@@ -93,4 +97,5 @@ def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Brea
     kept = {"weights", "adapter", "gradients", "optimiser", "communication", "dequantisation"}
     parts = {name: size for name, size in training_memory(setup).allocated.items() if name in kept}
     wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * min(SCORED_TOKENS, max(1, min(rows, 16)) * longest_row)
-    return Breakdown(parts | {"head": evaluated_logits_bytes(shape, rows, longest_row), "activations": wide})
+    parts |= {"head": evaluated_logits_bytes(shape, rows, longest_row), "activations": wide}
+    return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
