@@ -82,6 +82,6 @@ class Forecast(Contract):
         Field(description="Smallest gain of the primary metric that the test rows can tell from chance, at worst."),
     ] = None
     gpu_model: Annotated[str, Field(description="GPU that the times rest on; empty when unknown.", max_length=64)] = ""
-    notes: Annotated[list[str], Field(description="What to know about these numbers, and what would help.", max_length=8)] = (
-        Field(default_factory=list)
-    )
+    notes: Annotated[
+        list[str], Field(description="What to know about these numbers, and what would help.", max_length=8)
+    ] = Field(default_factory=list)

@@ -23,7 +23,7 @@ BYTES_PER_LOGIT = 10
 
 
 def tokens_per_batch(vocabulary: int) -> int:
-    """Most tokens of a batch, so that its logits stay within `LOGITS_BYTES_PER_BATCH`. A function of the model alone."""
+    """Most tokens of a batch so that its logits stay within `LOGITS_BYTES_PER_BATCH`; the same for the same model."""
     return min(TOKENS_PER_BATCH, max(1, LOGITS_BYTES_PER_BATCH // (BYTES_PER_LOGIT * max(vocabulary, 1))))
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 GIB = 2**30
 
 CONTEXT_BYTES = 1_300_000_000
-"""CUDA context and workspaces, outside PyTorch's allocator. Fitted: 0.85e9 on the calibration rows with CUDA 12, 1.3e9 on
-those with CUDA 11.8; the larger is planned with."""
+"""CUDA context and workspaces, outside PyTorch's allocator. Fitted: 0.85e9 on the calibration rows with CUDA 12, 1.3e9
+on those with CUDA 11.8; the larger is planned with."""
 FRAGMENTATION_SHARE = 0.11
 """Reserved but unused, of what comes and goes within a step. Fitted: calibration rows with a fused head."""
 FRAGMENTATION_SHARE_FULL_LOGITS = 0.27
