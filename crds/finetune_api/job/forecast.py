@@ -19,7 +19,7 @@ class MemoryShare(Contract):
         str,
         Field(
             description="weights, adapter, gradients, optimiser, activations, recomputation, head, attentionMask, "
-            "keyValueCache, dequantisation, gradientBuckets, fragmentation or context.",
+            "keyValueCache, dequantisation, communication, merge, fragmentation or context.",
             max_length=32,
         ),
     ]

@@ -40,6 +40,8 @@ def _changes(demand: Demand, p95_length: int) -> Iterator[Change]:
     """Candidates by what they cost: first what hardly changes the result, then what cuts rows."""
     if demand.serves_merged:
         yield Change("output.servedAs: adapter", replace(demand, serves_merged=False))
+    if demand.longest_prompt > demand.longest_row:
+        yield Change("evaluation.fewShot: 0", replace(demand, longest_prompt=demand.longest_row))
     forms = [("", demand)]
     if demand.method == "lora":
         qlora = replace(demand, method="qlora")

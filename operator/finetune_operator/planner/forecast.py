@@ -215,17 +215,19 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
     if plan.method == "qlora" and not case.demand.serves_merged and not plan.judge_both_forms:
         need = merge_breakdown(case.demand).device_bytes
         notes.append(f"only the adapter is judged: the merged form in 16 bit needs {_gib(need)} GiB on one GPU")
-    other = "lora" if plan.method == "qlora" else "qlora"
-    alternative = stage_memory(replace(case.demand, method=other), 1, merges=False)["train"]
-    if plan.method == "qlora":
-        held = fit(alternative, pool.gpu_memory_gib) == "Fits"
-        notes.append(
-            f"lora would fit too ({_gib(alternative.device_bytes)} GiB at micro-batch 1): it trains on the exact base"
-            if held
-            else f"qlora: lora needs {_gib(alternative.device_bytes)} GiB at micro-batch 1"
-        )
-    else:
-        notes.append(f"lora: the exact base fits; qlora would need {_gib(alternative.device_bytes)} GiB")
+    notes.append(_recommendation(case))
     if not known:
         notes.append("times and cost are not forecast: set gpuModel in the pool, for example A100-80")
     return notes
+
+
+def _recommendation(case: _Case) -> str:
+    """Recommend lora where it fits, else qlora: 16-bit weights are exact, 4-bit ones are for want of memory."""
+    other: MethodType = "lora" if case.plan.method == "qlora" else "qlora"
+    stages = stage_memory(replace(case.demand, method=other), 1, merges=case.demand.serves_merged)
+    need = _gib(max(part.device_bytes for part in stages.values()))
+    if other == "qlora":
+        return f"lora trains on the exact base; qlora would need {need} GiB at micro-batch 1"
+    if worst_fit(stages, case.resolved.pool_spec.gpu_memory_gib) == "Fits":
+        return f"lora would fit too ({need} GiB at micro-batch 1) and trains on the exact base"
+    return f"qlora for want of memory: lora needs {need} GiB at micro-batch 1"

@@ -8,7 +8,14 @@ from finetune_api.common import duration_s
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
-from finetune_operator.planner.fit import LARGEST_MICRO_BATCH, Demand, fit, largest_micro_batch, train_breakdown
+from finetune_operator.planner.fit import (
+    LARGEST_MICRO_BATCH,
+    Demand,
+    largest_micro_batch,
+    stage_memory,
+    train_breakdown,
+    worst_fit,
+)
 from finetune_operator.planner.forecast import demand_of, merged_form_fits
 from finetune_operator.planner.gpus import MethodType
 from finetune_operator.planner.memory.breakdown import GIB
@@ -69,7 +76,8 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     if spec.method.type != "auto":
         method = spec.method.type
     elif demand is not None:
-        method = "lora" if fit(train_breakdown(demand, 1), memory_gib) == "Fits" else "qlora"
+        stages = stage_memory(demand, 1, merges=demand.serves_merged)
+        method = "lora" if worst_fit(stages, memory_gib) == "Fits" else "qlora"
     else:
         method = _method_without_shape(prepared.model, memory_gib) if gpus else "lora"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_operator.planner.families import known_shapes
 from finetune_operator.planner.memory.breakdown import Breakdown
+from finetune_operator.planner.memory.inference import InferenceSetup, generating_memory
 from finetune_operator.planner.memory.training import TrainingSetup, training_memory
 
 PUBLISHED = Path(__file__).parent / "published.toml"
@@ -58,6 +59,23 @@ def setup_of(row: dict[str, Any]) -> TrainingSetup:
     )
 
 
+def breakdown_of(row: dict[str, Any]) -> Breakdown:
+    """The forecast of a published row: of training, or of answering."""
+    if row.get("kind") != "inference":
+        return training_memory(setup_of(row))
+    return generating_memory(
+        InferenceSetup(
+            shape=known_shapes()[row["model"]],
+            quantisation=row["quantisation"],
+            rows=row["rows"],
+            longest_prompt=1,
+            max_new_tokens=row["tokens"],
+            longest_row=1,
+            cache_copies=row.get("cache_copies", 1),
+        )
+    )
+
+
 def rows() -> list[Row]:
     """All published rows with their forecasts."""
     return [
@@ -67,7 +85,7 @@ def rows() -> list[Row]:
             use=row["use"],
             group=row["group"],
             measured_gb=row["gb"],
-            forecast_gb=_quantity(training_memory(setup_of(row)), row["quantity"]) / GB,
+            forecast_gb=_quantity(breakdown_of(row), row["quantity"]) / GB,
         )
         for row in tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["row"]
     ]

@@ -16,9 +16,6 @@ def mask_bytes(micro_batch: int, sequence_length: int, *, packed: bool) -> float
 
 
 def cache_bytes(shape: ModelShape, rows: int, tokens: int) -> float:
-    """Keys and values of `rows` sequences of `tokens` in 16 bit, twice over: a step grows it into a new tensor.
-
-    transformers' DynamicCache concatenates layer by layer, so that one layer exists twice, not all.
-    """
+    """Keys and values of `rows` sequences of `tokens` in 16 bit. A step makes one layer's anew beside the old one."""
     per_layer = 2.0 * 2 * shape.key_value_width * rows * tokens
     return per_layer * (shape.layers + 1)

@@ -15,6 +15,9 @@ FRAGMENTATION_SHARE = 0.11
 FRAGMENTATION_SHARE_FULL_LOGITS = 0.27
 """The same where the logits exist in full: few, very large blocks. Fitted: calibration rows with full logits."""
 
+GROWING_CACHE_SHARE = 0.27
+"""The same of keys and values, which every step makes anew a little larger: as for other large blocks, not measured."""
+
 _STAYS = frozenset({"weights", "adapter", "gradients", "optimiser", "communication"})
 """Allocated once: they do not fragment."""
 
@@ -36,7 +39,9 @@ class Breakdown:
     @property
     def fragmentation_bytes(self) -> float:
         """What the allocator holds beyond that."""
-        return self.fragmentation_share * sum(size for name, size in self.allocated.items() if name not in _STAYS)
+        grown = self.allocated.get("keyValueCache", 0.0)
+        moving = sum(size for name, size in self.allocated.items() if name not in _STAYS) - grown
+        return self.fragmentation_share * moving + GROWING_CACHE_SHARE * grown
 
     @property
     def reserved_bytes(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_operator.planner.memory.attention import cache_bytes
 from finetune_operator.planner.memory.breakdown import Breakdown
@@ -29,37 +29,52 @@ class InferenceSetup:
     longest_row: int
     """Tokens of prompt and answer, as scored."""
     adapter_parameters: int = 0
+    cache_copies: int = 1
+    """2 with transformers' old tuple of keys and values: old and new exist at once (the published rows)."""
+
+
+def _per_token(shape: ModelShape) -> float:
+    """Bytes of the widest moment of a block: gate, up and their product, beside the residual stream."""
+    return 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
+
+
+def _rows(setup: InferenceSetup) -> int:
+    return max(1, min(GENERATED_ROWS, setup.rows))
+
+
+def _resident(setup: InferenceSetup) -> dict[str, float]:
+    return {
+        "weights": weight_bytes(setup.shape, setup.quantisation),
+        "adapter": 4.0 * setup.adapter_parameters,
+        "dequantisation": dequantisation_bytes(setup.shape, setup.quantisation),
+    }
+
+
+def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdown:
+    """Peak of answering `rows` at a time: their keys and values, and the prompts' one forward pass."""
+    rows = setup.rows if rows is None else rows
+    cache = setup.cache_copies * cache_bytes(setup.shape, rows, setup.longest_prompt + setup.max_new_tokens)
+    activations = _per_token(setup.shape) * rows * setup.longest_prompt
+    return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations})
+
+
+def scoring_memory(setup: InferenceSetup) -> Breakdown:
+    """Peak of likelihoods: the logits of a batch."""
+    rows = _rows(setup)
+    activations = _per_token(setup.shape) * min(SCORED_TOKENS, rows * setup.longest_row)
+    head = evaluated_logits_bytes(setup.shape, rows, setup.longest_row)
+    return Breakdown({**_resident(setup), "head": head, "activations": activations})
 
 
 def inference_memory(setup: InferenceSetup) -> Breakdown:
-    """Peak of generating (cache) or of scoring (logits), whichever is larger. Flash attention saves nothing."""
-    shape = setup.shape
-    rows = max(1, min(GENERATED_ROWS, setup.rows))
-    # The widest tensors of a block: gate, up and their product, beside the residual stream.
-    per_token = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
-    generating = {
-        "keyValueCache": cache_bytes(shape, rows, setup.longest_prompt + setup.max_new_tokens),
-        "activations": per_token * rows * setup.longest_prompt,
-    }
-    scoring = {
-        "head": evaluated_logits_bytes(shape, rows, setup.longest_row),
-        "activations": per_token * min(SCORED_TOKENS, rows * setup.longest_row),
-    }
-    larger = max(generating, scoring, key=lambda parts: sum(parts.values()))
-    return Breakdown(
-        {
-            "weights": weight_bytes(shape, setup.quantisation),
-            "adapter": 4.0 * setup.adapter_parameters,
-            "dequantisation": dequantisation_bytes(shape, setup.quantisation),
-            **larger,
-        }
-    )
+    """Peak of answering and scoring, whichever is larger."""
+    peaks = (generating_memory(setup, _rows(setup)), scoring_memory(setup))
+    return max(peaks, key=lambda peak: peak.device_bytes)
 
 
 def merge_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of the merged form: the whole model in 16 bit, first to add the adapter, then to answer."""
-    sixteen_bit = InferenceSetup(**{**vars(setup), "quantisation": "none", "adapter_parameters": 0})
-    answering = inference_memory(sixteen_bit)
+    answering = inference_memory(replace(setup, quantisation="none", adapter_parameters=0))
     # safe_merge keeps the old and the new value of one linear layer, the new one in fp32.
     merging = Breakdown(
         {
