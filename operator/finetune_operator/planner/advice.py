@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from finetune_operator.planner.fit import Demand, fit, sharded_gpus, stage_memory
 from finetune_operator.planner.memory.breakdown import GIB
@@ -14,6 +15,9 @@ LENGTH_STEP = 128
 LOWEST_RANK = 4
 SHORTEST_ANSWER = 64
 CARD_SIZES_GIB = (16, 24, 32, 40, 48, 80, 96, 141, 180)
+
+Edit = tuple[str, Callable[[Demand], Demand]]
+"""A field with its new value, and what it does to the demand."""
 
 
 @dataclass(frozen=True)
@@ -36,31 +40,49 @@ def _lengths(demand: Demand) -> Iterator[int]:
         length = min(length - LENGTH_STEP, length * 3 // 4 // LENGTH_STEP * LENGTH_STEP)
 
 
-def _changes(demand: Demand, p95_length: int) -> Iterator[Change]:
-    """Candidates by what they cost: first what hardly changes the result, then what cuts rows."""
+def _edits(demand: Demand) -> list[Edit]:
+    """Single edits that may help, those first that change the result least."""
+    edits: list[Edit] = []
     if demand.serves_merged:
-        yield Change("output.servedAs: adapter", replace(demand, serves_merged=False))
+        edits.append(("output.servedAs: adapter", lambda d: replace(d, serves_merged=False)))
     if demand.longest_prompt > demand.longest_row:
-        yield Change("evaluation.fewShot: 0", replace(demand, longest_prompt=demand.longest_row))
-    forms = [("", demand)]
+        edits.append(("evaluation.fewShot: 0", lambda d: replace(d, longest_prompt=d.longest_row)))
     if demand.method == "lora":
-        qlora = replace(demand, method="qlora")
-        yield Change("method.type: qlora", qlora)
-        forms.append(("method.type: qlora and ", qlora))
-    for words, form in forms:
-        for length in _lengths(form):
+        edits.append(("method.type: qlora", lambda d: replace(d, method="qlora")))
+    if demand.max_new_tokens > SHORTEST_ANSWER:
+        text = f"evaluation.maxNewTokens: {SHORTEST_ANSWER}"
+        edits.append((text, lambda d: replace(d, max_new_tokens=SHORTEST_ANSWER)))
+    return edits
+
+
+def _changes(demand: Demand, p95_length: int) -> Iterator[Change]:
+    """Candidates: few edits before many, and only then lengths that cut more than one row in twenty."""
+    edits = _edits(demand)
+    chosen = [some for size in range(len(edits) + 1) for some in combinations(edits, size)]
+    lengths = list(_lengths(demand))
+    for some in chosen:
+        if some:
+            yield _applied(demand, some)
+        for length in lengths:
             if length >= p95_length:
-                yield Change(f"{words}training.maxLength: {length}", _shortened(form, length))
+                yield _applied(demand, some, length)
     rank = demand.rank // 2
     while rank >= LOWEST_RANK:
         yield Change(f"method.rank: {rank}", replace(demand, rank=rank))
         rank //= 2
-    if demand.max_new_tokens > SHORTEST_ANSWER:
-        text = f"evaluation.maxNewTokens: {SHORTEST_ANSWER}"
-        yield Change(text, replace(demand, max_new_tokens=SHORTEST_ANSWER))
-    for words, form in forms:
-        for length in _lengths(form):
-            yield Change(f"{words}training.maxLength: {length}", _shortened(form, length))
+    for some in chosen:
+        for length in lengths:
+            yield _applied(demand, some, length)
+
+
+def _applied(demand: Demand, edits: Sequence[Edit], length: int | None = None) -> Change:
+    words = [text for text, _ in edits]
+    for _, edit in edits:
+        demand = edit(demand)
+    if length is not None:
+        words.append(f"training.maxLength: {length}")
+        demand = _shortened(demand, length)
+    return Change(" and ".join(words), demand)
 
 
 def _fits(demand: Demand, memory_gib: float) -> bool:

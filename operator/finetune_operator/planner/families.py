@@ -24,7 +24,26 @@ def _data() -> dict[str, dict[str, list[int]]]:
 def known_shapes() -> dict[str, ModelShape]:
     """Shapes by name."""
     return {
-        name: ModelShape(*values[:7], tied_embeddings=bool(values[7])) for name, values in _data()["shapes"].items()
+        name: ModelShape(
+            layers=layers,
+            hidden=hidden,
+            feed_forward=feed_forward,
+            heads=heads,
+            key_value_heads=key_value_heads,
+            head_size=head_size,
+            vocabulary=vocabulary,
+            tied_embeddings=bool(tied),
+        )
+        for name, (
+            layers,
+            hidden,
+            feed_forward,
+            heads,
+            key_value_heads,
+            head_size,
+            vocabulary,
+            tied,
+        ) in _data()["shapes"].items()
     }
 
 
