@@ -111,15 +111,12 @@ def test_a_model_is_known_by_its_config_its_size_or_the_cache(
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     cases = {
-        "given": (job(tmp_path, "s3://models/own"), ["--model-config", str(config)]),
-        "cache": (job(tmp_path, "hf://acme/small"), []),
-        "folder": (job(tmp_path, "file://model"), []),
+        "s3://models/own": ["--model-config", str(config)],
+        "hf://acme/small": [],
+        "file://model": [],
     }
-    for name, (file, options) in cases.items():
-        # One file per case: the YAML is written anew for each.
-        source = {"given": "s3://models/own", "cache": "hf://acme/small", "folder": "file://model"}[name]
-        file = job(tmp_path, source)
-        assert main(["estimate", file, *GIVEN, "--gpu", "L4", "-o", "json", *options]) == 0, name
+    for source, options in cases.items():
+        assert main(["estimate", job(tmp_path, source), *GIVEN, "--gpu", "L4", "-o", "json", *options]) == 0, source
         told = json.loads(capsys.readouterr().out)
         assert told["model"]["facts"]["parameters"] == pytest.approx(1.1e9, rel=0.01)
     file = job(tmp_path, "s3://models/own")

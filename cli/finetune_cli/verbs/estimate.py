@@ -111,7 +111,7 @@ def _facts(job: FineTuneJob, model: KnownModel, data: Counted, estimates: list[P
 def run(args: argparse.Namespace) -> int:
     """Estimate; 1 when the job fits none of the pools."""
     _checked(args)
-    document, _ = load_document(args.file, Overrides(name=None))
+    document, _ = load_document(args.file, Overrides())
     job = FineTuneJob.from_wire(document)
     state = Path(os.environ.get(STATE_VARIABLE, DEFAULT_STATE))
     model = find_model(
