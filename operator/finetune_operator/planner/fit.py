@@ -17,8 +17,9 @@ from finetune_operator.planner.shape import ModelShape
 
 USABLE_SHARE = 0.98
 """Of a GPU's nominal memory; torch sees 79.15 of an A100's 80 GiB and 23.6 of an RTX 4090's 24."""
-LARGEST_OVERESTIMATE = 0.13
-"""The forecast's largest error upwards on blind rows (docs/forecast.md): only what exceeds even that is refused."""
+LARGEST_OVERESTIMATE = 0.20
+"""Read off the published rows, calibration and blind: none that the runner can run is forecast higher than this above
+what was measured (docs/forecast.md). Only what exceeds even that is refused."""
 LARGEST_MICRO_BATCH = 16
 
 

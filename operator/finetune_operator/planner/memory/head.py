@@ -13,10 +13,9 @@ BYTES_PER_LOGIT: dict[Head, float] = {
     "fused": 0.0,
     # transformers: bf16 logits (2), fp32 copy (4), log-softmax (4), gradients; measured.
     "full": 14.25,
-    # A model that computes its loss from 16-bit logits under autocast: logits and shifted copy (2 + 2), fp32 inside
-    # the loss (4 + 4) (Qwen's modeling_qwen.py).
+    # Two heads of other stacks, for published rows only. Chosen after the slope of Qwen's rows over the sequence length
+    # (11.9 and 8.2 bytes per logit), explained by 16-bit logits and copy with fp32 inside the loss, or all in 16 bit.
     "autocast": 12.0,
-    # The same without autocast (DeepSpeed fp16): four 16-bit tensors.
     "half": 8.0,
     # Logits exist, the loss is one kernel (Unsloth's, as fms-acceleration ships it).
     "fused-loss": 8.0,

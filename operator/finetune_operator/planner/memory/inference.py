@@ -30,7 +30,8 @@ class InferenceSetup:
     """Tokens of prompt and answer, as scored."""
     adapter_parameters: int = 0
     cache_copies: int = 1
-    """2 with transformers' old tuple of keys and values: old and new exist at once (the published rows)."""
+    """2 for Qwen's published rows, chosen after seeing them; explained by the old tuple cache, whose old and new
+    exist at once."""
 
 
 def _per_token(shape: ModelShape) -> float:
