@@ -68,6 +68,14 @@ class GPUPoolSpec(Contract):
     gpu_memory_gib: Annotated[
         float, Field(description="Memory of one GPU in GiB, for example 80. 0 on a pool without GPUs.", ge=0, le=1024)
     ] = 0.0
+    gpu_model: Annotated[
+        str | None,
+        Field(
+            description="Model of the GPU, for example `A100-80`: what the time and cost forecast rests on. Default: "
+            "read from the values of nodeSelector.",
+            max_length=64,
+        ),
+    ] = None
     gpus_per_node: Annotated[int, Field(description="GPUs of a node; 0 makes this a CPU pool.", ge=0, le=16)]
     node_selector: Annotated[dict[str, str], Field(description="Labels of the pool's nodes.", max_length=32)] = Field(
         default_factory=dict

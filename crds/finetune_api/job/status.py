@@ -10,6 +10,7 @@ from finetune_api.base import Contract, Timestamp
 from finetune_api.common import Condition, Storage
 from finetune_api.gpupool import GPUPoolSpec
 from finetune_api.job.evaluation import Gate
+from finetune_api.job.forecast import Forecast
 from finetune_api.stages import Finding, Progress, Stage, StageResults, TrainPlan
 
 Phase = Literal[
@@ -136,6 +137,9 @@ class FineTuneJobStatus(Contract):
     ] = None
     resolved: Annotated[Resolved | None, Field(description="What Accepted froze.")] = None
     plan: Annotated[TrainPlan | None, Field(description="What Planned froze.")] = None
+    forecast: Annotated[
+        Forecast | None, Field(description="Memory, time and cost as forecast when Planned, beside what was measured.")
+    ] = None
     stages: Annotated[
         list[StageStatus], Field(description="Attempts of this run, oldest first (the last 20).", max_length=20)
     ] = Field(default_factory=list)
