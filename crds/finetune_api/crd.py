@@ -34,6 +34,9 @@ _COPIED = (
     "x-kubernetes-list-type",
     "x-kubernetes-preserve-unknown-fields",
 )
+UNSEEN = -1
+"""observedGeneration of an object that the operator has not looked at: kstatus takes one without any for Current."""
+
 _STANDARD = {
     "apiVersion": {"type": "string", "description": f"`{API_GROUP}/{API_VERSION}`."},
     "metadata": {"type": "object"},
@@ -66,6 +69,8 @@ class Kind:
     short_names: tuple[str, ...]
     columns: tuple[Column, ...]
     scope: Literal["Namespaced", "Cluster"] = "Namespaced"
+    always_reconciled: bool = True
+    """Whether every installation writes the kind's status; then an object says from birth that it is not yet seen."""
 
     @property
     def name(self) -> str:
@@ -124,6 +129,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Image", ".spec.image", priority=1),
         ),
         scope="Cluster",
+        always_reconciled=False,
     ),
     Kind(
         Adapter,
@@ -150,7 +156,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Version", ".spec.version", "integer"),
             Column("Phase", ".status.phase"),
             Column("Verdict", ".spec.verdict"),
-            Column("Channels", ".status.channels"),
+            # Not `.status.channels`: the API server prints a list as JSON, and an empty one as `[]`.
+            Column("Channels", '.status.conditions[?(@.type=="Released")].message', description="Who serves it."),
             _AGE,
             Column("Job", ".spec.origin.job", priority=1),
             Column("Base model", ".spec.base.source", priority=1),
@@ -213,7 +220,8 @@ def schema_of(kind: Kind) -> Schema:
             **_STANDARD,
             "kind": {"type": "string", "description": f"`{kind.name}`."},
             "spec": _structural(parts["spec"], definitions),
-            "status": _structural(parts["status"], definitions, wish=False),
+            "status": _structural(parts["status"], definitions, wish=False)
+            | ({"default": {"observedGeneration": UNSEEN}} if kind.always_reconciled else {}),
         },
     }
     rules = raw.get("x-kubernetes-validations")
@@ -223,8 +231,8 @@ def schema_of(kind: Kind) -> Schema:
 def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish: bool = True) -> Schema:
     """One node of pydantic's schema as a node of a structural one.
 
-    A status (`wish` is false) has neither defaults nor rules: the operator writes it in full, from values that were
-    judged before.
+    The members of a status (`wish` is false) have neither defaults nor rules: the operator writes it in full, from
+    values that were judged before.
     """
     node, optional = _resolve(raw, definitions)
     result: Schema = {}

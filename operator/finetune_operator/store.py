@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from finetune_api.adapter import Adapter
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.base import Contract
+from finetune_api.crd import UNSEEN
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
 from finetune_operator.decide.types import Key
@@ -120,6 +121,9 @@ class Parsed(Generic[C]):
         self._kind = kind
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         self.wire: dict[str, Any] = {**body, "metadata": metadata}
+        if self.wire.get("status", {}).get("observedGeneration") == UNSEEN:
+            # The CRD's default, not written by anybody: merge patches must not leave out what only the model has.
+            del self.wire["status"]
 
     @cached_property
     def model(self) -> C:
