@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-CLUSTER = ("tests/cluster/scenarios/", "tests/cluster/")
+CLUSTER = ("tests/cluster/scenarios/", "tests/cluster/", "tests/gitops/")
 
 # A busy machine is slow, not wrong: no deadline per example, and the same examples in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)

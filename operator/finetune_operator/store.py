@@ -18,6 +18,7 @@ from finetune_api.crd import UNSEEN
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
 from finetune_operator.decide.types import Key
+from finetune_operator.field_manager import written_by
 from finetune_operator.views import JobView, PodView, controller_uid, job_view, pod_view
 
 T = TypeVar("T")
@@ -119,6 +120,7 @@ class Parsed(Generic[C]):
     def __init__(self, kind: type[C], body: Mapping[str, Any]) -> None:
         """Keep a copy without managedFields."""
         self._kind = kind
+        self.written_by = written_by(body["metadata"])
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         self.wire: dict[str, Any] = {**body, "metadata": metadata}
         if self.wire.get("status", {}).get("observedGeneration") == UNSEEN:

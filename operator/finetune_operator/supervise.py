@@ -12,6 +12,7 @@ import kopf
 
 from finetune_operator.api import Api, ApiError
 from finetune_operator.audit import Audit
+from finetune_operator.compatibility import incompatibility
 from finetune_operator.connection import Connection
 from finetune_operator.health import STARTING, Health
 from finetune_operator.metrics import Metrics
@@ -99,7 +100,7 @@ class Supervisor:
                     if error.status in (401, 403):
                         return f"{name}: {error.message}; apply the operator's RBAC (manifests/base)"
                     return f"{name}: {error}"
-        return ""
+        return await incompatibility(self._api)
 
     async def run(self) -> None:
         """Until cancelled: wait until the watches can work, run them, and begin again when they end."""

@@ -83,9 +83,7 @@ def _effective(
     return ChannelStatus(name=channel.name, version=label, uri=chosen.spec.uri, digest=chosen.spec.digest, since=since)
 
 
-def _version_conditions(
-    phase: VersionPhase, message: str, channels: list[str]
-) -> list[Wanted]:
+def _version_conditions(phase: VersionPhase, message: str, channels: list[str]) -> list[Wanted]:
     approved = "True" if phase == "Approved" else "False"
     released = "True" if channels else "False"
     return [
@@ -103,7 +101,10 @@ def _adapter_conditions(wishes: Sequence[Channel], channels: Sequence[ChannelSta
     """
     unserved = [channel for channel in channels if not channel.version]
     unmet = [state for wish, state in zip(wishes, channels, strict=True) if state.message and wish.version != LATEST]
-    told = "; ".join(f"{channel.name}: {channel.message}" for channel in channels if channel.message)[:1024]
+    told = "; ".join(
+        f"{channel.name}: {channel.message}" if channel.message else f"{channel.name} serves {channel.version}"
+        for channel in channels
+    )[:1024]
     reason = "ChannelNotServed" if unmet else "NothingApproved" if unserved else "ChannelsServed"
     return [
         ("Ready", "False" if unmet else "True", reason, told),
