@@ -228,9 +228,13 @@ def schema_of(kind: Kind) -> Schema:
     return {**schema, "x-kubernetes-validations": rules} if rules else schema
 
 
-def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish: bool = True) -> Schema:
+def _structural(
+    raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish: bool = True, listed: bool = False
+) -> Schema:
     """One node of pydantic's schema as a node of a structural one.
 
+    Entries of a list (`listed`) have no defaults: whoever compares a list as a whole, as client-side apply and Argo CD
+    do, would find it different from Git for ever. The operator fills them in as it reads.
     The members of a status (`wish` is false) have neither defaults nor rules: the operator writes it in full, from
     values that were judged before.
     """
@@ -249,18 +253,21 @@ def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish:
     if wish and (low := result.get("minimum", 0)) != int(low):
         result["x-kubernetes-validations"] = [_fractional_minimum(low)]
     if "items" in node:
-        result["items"] = _structural(node["items"], definitions, wish=wish)
+        result["items"] = _structural(node["items"], definitions, wish=wish, listed=True)
     if "properties" in node:
         result["properties"] = {
-            name: _structural(value, definitions, wish=wish) for name, value in node["properties"].items()
+            name: _structural(value, definitions, wish=wish, listed=listed)
+            for name, value in node["properties"].items()
         }
         if node.get("required"):
             result["required"] = list(node["required"])
     elif isinstance(node.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(node["additionalProperties"], definitions, wish=wish)
+        result["additionalProperties"] = _structural(node["additionalProperties"], definitions, wish=wish, listed=listed)
     if wish and node.get("default") is not None:
         result["default"] = _minimal(node["default"], node, definitions)
     description = _described(node.get("description", ""), result, optional=optional and wish)
+    if listed:
+        result.pop("default", None)
     return {"description": description, **result} if description else result
 
 
