@@ -48,6 +48,12 @@ def argo_health(objects: Sequence[Object], configmap: dict[str, str] | None = No
     return _ask("argohealth", {"configMap": data, "objects": list(objects)})
 
 
+def argo_differences(pairs: Sequence[tuple[Object, Object]]) -> list[str]:
+    """What a sync would make of each pair (in Git, in the cluster); empty for a pair that Argo CD calls Synced."""
+    question = {"configMap": argocd_configmap(), "pairs": [{"git": git, "live": live} for git, live in pairs]}
+    return [told["message"] for told in _ask("argohealth", question)]
+
+
 def kstatus(objects: Sequence[Object]) -> list[dict[str, str]]:
     """Status and message that kpt and Flux compute for each object."""
     return _ask("kstatus", {"objects": list(objects)})

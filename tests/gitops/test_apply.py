@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.operator_process import GROUPS, SERVICE_ACCOUNT
 from tests.cluster.harness.runs import Runs
 from tests.cluster.harness.waiting import wait_for
+from tests.gitops.judges import argo_differences
 from tests.gitops.tools import WAYS, Object, apply, diff, owned, read
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +94,7 @@ def test_applying_twice_changes_nothing(operated: Runs, source: str, flags: tupl
     apply(operated.cluster, manifest, *flags)
     first = seen(operated, manifest)
     assert diff(operated.cluster, manifest, *flags) == ""
+    assert argo_differences([(manifest, first)]) == [""]
     said = apply(operated.cluster, manifest, *flags)
     assert said.strip().endswith("serverside-applied" if flags else "unchanged")
     assert identity(read(operated.cluster, manifest)) == identity(first)
@@ -132,6 +136,11 @@ def test_a_finished_job_does_not_differ_from_git_and_applying_it_starts_nothing(
     for flags in (WAYS["Argo CD"], WAYS["Flux"]):
         for item in git:
             assert diff(operated.cluster, item, *flags) == ""
+    assert argo_differences([(item, read(operated.cluster, item)) for item in git]) == ["", ""]
+    edited = copy.deepcopy(manifest)
+    edited["spec"]["training"]["epochs"] = 9
+    [difference] = argo_differences([(edited, read(operated.cluster, manifest))])
+    assert json.loads(difference)["spec"]["training"]["epochs"] == 9
     for item in git:
         apply(operated.cluster, item, *WAYS["Argo CD"])
     assert [identity(read(operated.cluster, item)) for item in git] == before
@@ -209,6 +218,7 @@ def test_the_recorded_author_is_no_difference(recording: Cluster, operated: Runs
     first = seen(operated, manifest)
     assert first["metadata"]["annotations"][AUTHOR] == "admin"
     assert diff(recording, manifest, *flags) == ""
+    assert argo_differences([(manifest, first)]) == [""]
     apply(recording, manifest, *flags)
     assert identity(read(recording, manifest)) == identity(first)
 

@@ -29,7 +29,8 @@ def _channels(draft: Draft) -> list[str]:
     adapter, version = draft.observed.adapter, draft.status.version
     if adapter is None or adapter.status is None or version is None:
         return []
-    return [channel.name for channel in adapter.status.channels if channel.digest == version.digest]
+    served = (f"v{version.number}", version.digest)
+    return [channel.name for channel in adapter.status.channels if (channel.version, channel.digest) == served]
 
 
 def standing(draft: Draft) -> Standing:
