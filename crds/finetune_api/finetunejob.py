@@ -17,7 +17,7 @@ NAME_LIMIT = 40
 """A child is called `<job>-<7 characters>-<stage>-<attempt>` and must stay a label of 63 characters."""
 
 RETRY_ANNOTATION = "finetune.dev/retry"
-"""Asks for another run of a finished job whose spec stays as it is; any value that was not seen before, such as the time.
+"""Asks for another run of a finished job whose spec stays as it is: any value not seen before, such as the time.
 
 An annotation and not a field, as in Flux (`reconcile.fluxcd.io/requestedAt`): a sync controller that owns the spec
 leaves it alone, and who retries does not become the author of the spec."""
