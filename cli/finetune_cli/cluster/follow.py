@@ -29,18 +29,23 @@ class Patience:
     _delay_s: float = FIRST_DELAY_S
     _since: float | None = None
     _told: bool = False
+    _was_fine: bool = False
 
     def fine(self) -> None:
         """The server answered."""
         if self._told:
             self.on_trouble("the API server answers again")
         self._since, self._told, self._delay_s = None, False, FIRST_DELAY_S
+        self._was_fine = True
 
     def trouble(self, refusal: Refusal) -> None:
         """It did not: wait a little. Raises the refusal when it has been so for too long, or never will change."""
         if refusal.code == 410:
             return
-        if not refusal.passing:
+        # An API server that has just started refuses everybody until it has read its roles: a right that was there a
+        # moment ago is waited for.
+        forgotten = self._was_fine and refusal.code in (401, 403)
+        if not refusal.passing and not forgotten:
             raise refusal
         if self._since is None:
             # A watch that was cut is nothing to talk about: proxies do it every minute.
