@@ -115,16 +115,16 @@ def _lines(connection: Connection, found: Found, wanted: Wanted, *, follow_it: b
         query["tailLines"] = str(wanted.tail)
     if follow_it:
         query["follow"] = "true"
-    last = b""
+    last = already = b""
     patience = Patience(lambda text: print(text, file=sys.stderr))
     while True:
         try:
             for line in connection.api.log_lines(path, query, SILENCE_S):
                 patience.fine()
                 moment, text = _split(line)
-                if moment <= last:
+                if moment and moment <= already:
                     continue
-                last = moment
+                last = moment or last
                 yield line if wanted.timestamps else text
             return
         except Refusal as refusal:
@@ -132,6 +132,8 @@ def _lines(connection: Connection, found: Found, wanted: Wanted, *, follow_it: b
                 raise
             patience.trouble(refusal)
             if last:
+                # The kubelet writes times of one width, so that they compare as text; it cuts to whole seconds.
+                already = last
                 query["sinceTime"] = last.decode()
                 query.pop("tailLines", None)
 

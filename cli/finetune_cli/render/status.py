@@ -100,7 +100,8 @@ def summary(view: StatusView) -> Iterator[RenderableType]:
     if prepared is not None:
         rows[0] = ("model", f"{spec.model.source} at {prepared.revision[:12]}")
     if resolved is not None:
-        gpus = f"{spec.compute.nodes} x {resolved.gpus_per_node} GPUs" if resolved.gpus_per_node else "CPU"
+        nodes, each = spec.compute.nodes, resolved.gpus_per_node
+        gpus = f"{nodes} pod{'s' * (nodes > 1)} of {each} GPU{'s' * (each > 1)}" if each else "CPU"
         queue = f", queue {spec.compute.queue}" if spec.compute.queue else ""
         rows.append(("compute", f"pool {resolved.pool}, {gpus}{queue}"))
         rows.append(("storage", resolved.storage.uri))
@@ -272,7 +273,9 @@ def conditions(view: StatusView) -> Iterator[RenderableType]:
         table.add_column(title, overflow="fold", no_wrap=title == "TYPE")
     for item in status.conditions:
         since = age(item.last_transition_time, view.now)
-        table.add_row(item.type, item.status, item.reason, since, Text(item.message))
+        # What the summary says already would only hide the rest.
+        message = "" if item.message == status.message else item.message
+        table.add_row(item.type, item.status, item.reason, since, Text(message))
     yield table
 
 
