@@ -23,7 +23,8 @@ def version_name(adapter: str, number: int) -> str:
     return f"{adapter}-v{number}"
 
 
-def _phase(version: AdapterVersion, policy: Policy) -> tuple[VersionPhase, str]:
+def release_phase(version: AdapterVersion, policy: Policy) -> tuple[VersionPhase, str]:
+    """Where a version stands under a policy, and why."""
     spec = version.spec
     if spec.verdict == "Failed":
         failed = next((gate.gate for gate in spec.gates if gate.verdict == "Failed"), "a gate")
@@ -117,7 +118,7 @@ def decide_release(
     adapter: Adapter, versions: Sequence[AdapterVersion], now: datetime
 ) -> tuple[AdapterStatus, dict[str, AdapterVersionStatus]]:
     """Status of the Adapter and, by name, of each of its versions."""
-    phases = {version.metadata.name: _phase(version, adapter.spec.policy) for version in versions}
+    phases = {version.metadata.name: release_phase(version, adapter.spec.policy) for version in versions}
     previous = {channel.name: channel for channel in (adapter.status.channels if adapter.status else [])}
     channels = [
         _effective(channel, previous.get(channel.name), versions, phases, now) for channel in adapter.spec.channels
@@ -163,5 +164,5 @@ def incumbent_of(adapter: Adapter | None, versions: Sequence[AdapterVersion]) ->
             if served and version_label(version) == served:
                 return version
     policy = adapter.spec.policy if adapter is not None else Policy()
-    standing = [v for v in versions if _phase(v, policy)[0] in ("PendingApproval", "Approved")]
+    standing = [v for v in versions if release_phase(v, policy)[0] in ("PendingApproval", "Approved")]
     return max(standing, key=lambda version: version.spec.version, default=None)
