@@ -4,7 +4,7 @@
 # one, because a virtual environment points at the interpreter it was made with.
 ARG BASE=python:3.12-slim-bookworm
 
-# What both images are at run time. 65532 needs no entry in /etc/passwd, and the root file system may be read-only:
+# What both images are at run time. 65532 needs no entry in /etc/passwd (libraries that ask for a name find USER), and the root file system may be read-only:
 # the only folder that is written to is /tmp (and what a pod mounts).
 FROM ${BASE} AS runtime
 ENV PATH=/opt/code/bin:/opt/finetune/bin:${PATH} \
@@ -46,7 +46,7 @@ COPY runner /src/runner
 RUN sh /src/code-in-image.sh finetune-runner
 
 FROM runner-dependencies AS runner
-ENV HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+ENV HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false USER=finetune
 COPY --from=runner-code /opt/code /opt/code
 USER 65532:65532
 ENTRYPOINT ["finetune-runner"]
@@ -62,6 +62,7 @@ LABEL org.opencontainers.image.title="finetune-runner" \
 
 # Last, and so what a build without --target makes.
 FROM operator-dependencies AS operator
+ENV USER=finetune
 COPY --from=operator-code /opt/code /opt/code
 USER 65532:65532
 ENTRYPOINT ["finetune-operator"]

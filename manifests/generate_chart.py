@@ -58,7 +58,7 @@ def render(document: dict[str, Any]) -> str:
     text = re.sub(r"'(\{\{[^'\n]*\}\})'", r"\1", text)  # a whole value that is an expression
     for number, block in enumerate(blocks):
         # `key: BLOCK` becomes the block alone: it writes its own key.
-        text = re.sub(rf"^.*BLOCK{number}END\n", lambda _, block=block: block, text, flags=re.MULTILINE)
+        text = re.sub(rf"^.*BLOCK{number}END\n", block.replace("\\", r"\\"), text, flags=re.MULTILINE)
     return text
 
 
@@ -81,7 +81,8 @@ def deployment() -> str:
         "        {{- with .Values.podLabels }}\n        {{- toYaml . | nindent 8 }}\n        {{- end }}\n"
     )
     template["metadata"]["annotations"] = Block(
-        "      {{- with .Values.podAnnotations }}\n      annotations:\n        {{- toYaml . | nindent 8 }}\n      {{- end }}\n"
+        "      {{- with .Values.podAnnotations }}\n      annotations:\n        {{- toYaml . | nindent 8 }}\n"
+        "      {{- end }}\n"
     )
     pod = template["spec"]
     pod["imagePullSecrets"] = optional("imagePullSecrets", 6)
@@ -127,8 +128,8 @@ def rbac() -> str:
             found["roleRef"]["kind"] = "Role"
             for subject in found["subjects"]:
                 subject["namespace"] = "{{ $.Release.Namespace }}"
-        each = f"{{{{- range .Values.watchNamespaces }}}}\n---\n{render(found)}{{{{- else }}}}\n---\n{cluster}{{{{- end }}}}\n"
-        texts.append(each)
+        of_each = f"{{{{- range .Values.watchNamespaces }}}}\n---\n{render(found)}"
+        texts.append(f"{of_each}{{{{- else }}}}\n---\n{cluster}{{{{- end }}}}\n")
     return in_own_namespace("".join(text if text.startswith("{{-") else f"---\n{text}" for text in texts))
 
 
@@ -136,7 +137,8 @@ def network_policy() -> str:
     """The network policy; where the API server is known to be, only that."""
     [found] = documents(BASE / "network-policy.yaml")
     egress = found["spec"]["egress"]
-    assert [port["port"] for port in egress[0]["ports"]] == [443, 6443], "the first rule is about the API server"
+    if [port["port"] for port in egress[0]["ports"]] != [443, 6443]:
+        raise SystemExit("network-policy.yaml: the first egress rule must be about the API server, ports 443 and 6443")
     egress[0] = Block(
         "  - ports:\n    {{- range .Values.networkPolicy.apiServer.ports }}\n    - port: {{ . }}\n      protocol: TCP\n"
         "    {{- end }}\n    {{- with .Values.networkPolicy.apiServer.cidrs }}\n    to:\n    {{- range . }}\n"
@@ -149,18 +151,19 @@ def policy(name: str) -> str:
     """An admission policy as text: its comments stay, the operator's user name follows the release."""
     text = in_own_namespace((BASE / f"{name}.yaml").read_text())
     everything = """    expression: "['hf://', 's3://', 'pvc://', 'oci://']"\n"""
-    strict = """    expression: {{ ternary "[]" "['hf://', 's3://', 'pvc://', 'oci://']" .Values.policies.strictSources | quote }}\n"""
+    choice = """ternary "[]" "['hf://', 's3://', 'pvc://', 'oci://']" .Values.policies.strictSources"""
+    strict = f"    expression: {{{{ {choice} | quote }}}}\n"
     return guard(".Values.policies.enabled", text.replace(everything, strict))
 
 
 def crd(plural: str) -> str:
     """A CRD as a template, so that an upgrade of the chart upgrades it; uninstalling keeps it and what it holds."""
     text = (MANIFESTS.parent / "crds" / f"finetune.dev_{plural}.yaml").read_text()
-    keep = (
-        "metadata:\n  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n"
-    )
-    assert "{{" not in text, "a CRD that looks like a template has to be escaped"
-    assert text.count("\nmetadata:\n  name:") == 1, "the CRD has no annotations of its own"
+    keep = "metadata:\n  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n"
+    if "{{" in text or text.count("\nmetadata:\n  name:") != 1:
+        raise SystemExit(
+            f"{plural}: a CRD with '{{{{' or with annotations of its own needs more than this generator does"
+        )
     return guard(".Values.crds.install", text.replace("\nmetadata:\n", f"\n{keep}", 1))
 
 
@@ -197,7 +200,10 @@ def files() -> Iterator[tuple[str, str, str]]:
     yield f"{templates}/network-policy.yaml", "base/network-policy.yaml", network_policy()
     for name in ("service-account", "service", "roles-for-people"):
         yield f"{templates}/{name}.yaml", f"base/{name}.yaml", copied(f"base/{name}.yaml")
-    for name, condition in (("namespace", ".Values.namespace.create"), ("disruption-budget", ".Values.disruptionBudget.enabled")):
+    for name, condition in (
+        ("namespace", ".Values.namespace.create"),
+        ("disruption-budget", ".Values.disruptionBudget.enabled"),
+    ):
         yield f"{templates}/{name}.yaml", f"base/{name}.yaml", guard(condition, copied(f"base/{name}.yaml"))
     for name in POLICIES:
         yield f"{templates}/{name}.yaml", f"base/{name}.yaml", policy(name)

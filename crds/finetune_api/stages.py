@@ -37,6 +37,13 @@ class ModelFacts(Contract):
     layers: Annotated[int, Field(description="Number of blocks.")] = 0
     vocabulary: Annotated[int, Field(description="Number of tokens.")] = 0
     context_length: Annotated[int, Field(description="Longest context in tokens.")] = 0
+    feed_forward_size: Annotated[int, Field(description="Width of the feed-forward layer; 0 = unknown.")] = 0
+    attention_heads: Annotated[int, Field(description="Query heads; 0 = unknown.")] = 0
+    key_value_heads: Annotated[int, Field(description="Key and value heads; 0 = unknown.")] = 0
+    head_size: Annotated[int, Field(description="Width of one head; 0 = unknown.")] = 0
+    tied_embeddings: Annotated[bool, Field(description="Whether the head is the embedding's own weight.")] = False
+    experts: Annotated[int, Field(description="Experts of a mixture; 0 = dense.")] = 0
+    file_bytes: Annotated[int, Field(description="Size of the weight files in bytes; 0 = unknown.")] = 0
 
 
 class RowCounts(Contract):
@@ -182,7 +189,13 @@ class TrainPlan(Contract):
     gradient_checkpointing: Annotated[bool, Field(description="Whether activations are recomputed.")] = False
     precision: Annotated[Literal["fp32", "bf16"], Field(description="Arithmetic of the forward pass.")] = "fp32"
     time_budget_seconds: Annotated[int | None, Field(description="Training stops after this many seconds.")] = None
-    forecast_gpu_memory_gib: Annotated[float | None, Field(description="Forecast peak GPU memory in GiB.")] = None
+    forecast_gpu_memory_gib: Annotated[
+        float | None, Field(description="Forecast of the GPU memory of training, in GiB.")
+    ] = None
+    judge_both_forms: Annotated[
+        bool,
+        Field(description="Whether evaluate judges the form that is not served too (QLoRA, where its memory allows)."),
+    ] = True
 
 
 class Incumbent(Contract):

@@ -49,8 +49,17 @@ JOBS = Resource("batch", "v1", "jobs")
 PODS = Resource("", "v1", "pods")
 SERVICES = Resource("", "v1", "services")
 EVENTS = Resource("events.k8s.io", "v1", "events")
+NODES = Resource("", "v1", "nodes", namespaced=False)
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", namespaced=False)
+
+
+KUEUE_GROUP = "kueue.x-k8s.io"
+
+
+def workloads(version: str) -> Resource:
+    """Kueue's Workloads in a version of their API."""
+    return Resource(KUEUE_GROUP, version, "workloads")
 
 
 class ApiError(Exception):
@@ -177,6 +186,22 @@ class Api:
                 await asyncio.sleep(min(wait_s, REQUEST_TIMEOUT_S))
                 delay_s = min(LARGEST_DELAY_S, delay_s * 2)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def served_version(self, group: str, plural: str) -> str:
+        """The preferred version of an API group, if it has this kind of object; empty where the cluster has not.
+
+        Raises:
+            ApiError: the API server did not say.
+        """
+        try:
+            told = await self.request("GET", f"/apis/{group}", attempts=1)
+            version = str(told["preferredVersion"]["version"])
+            kinds = await self.request("GET", f"/apis/{group}/{version}", attempts=1)
+        except ApiError as error:
+            if error.status == 404:
+                return ""
+            raise
+        return version if any(kind["name"] == plural for kind in kinds["resources"]) else ""
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any]:
         """Read one object."""

@@ -92,6 +92,7 @@ class ClusterExecutor:
             adapter=adapter.value.model if adapter is not None else None,
             versions=tuple(version.value.model for version in self._store.versions.owned_by(group)),
             runs={run.job_name: run for run in runs},
+            kueue=self._store.kueue,
         )
 
     def _pools(self) -> Iterator[GPUPool]:
@@ -110,7 +111,7 @@ class ClusterExecutor:
             pods = [pod.value for pod in self._store.pods.owned_by(entry.uid)]
             if not is_settled(entry.value, pods) and self._verified.get(entry.uid) != entry.version:
                 pods = await self._fresh_pods(entry)
-            runs.append(stage_run(entry.value, pods))
+            runs.append(stage_run(entry.value, pods, self._store.workloads.state_of(entry.uid)))
         return runs
 
     async def _fresh_pods(self, job: Entry[JobView]) -> list[Any]:

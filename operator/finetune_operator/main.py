@@ -28,6 +28,7 @@ from finetune_operator.health import Health, serve
 from finetune_operator.leader import LOST_LEASE_EXIT_CODE, Leader, Timing
 from finetune_operator.logs import configure_logs
 from finetune_operator.metrics import Metrics
+from finetune_operator.pool import PoolReconciler
 from finetune_operator.progress.service import ProgressService
 from finetune_operator.progress.service import Settings as ProgressSettings
 from finetune_operator.queue import Schedule, Workers
@@ -163,7 +164,8 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
         executor = ClusterExecutor(api, store, identity, _now, progress.offered if progress else lambda: None)
         releases = ReleaseReconciler(api, store, executor, metrics, identity, _now)
         schedule: Schedule[Item] = Schedule(jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311
-        reconciler = Reconciler(executor, releases, metrics, _now)
+        pools = PoolReconciler(store, executor, _now)
+        reconciler = Reconciler(executor, releases, pools, metrics, _now)
 
         async def work(item: Item) -> float | None:
             # A key that comes too early comes again: once all is read, every object is announced.

@@ -137,9 +137,7 @@ class Metrics:
         """Seconds since 1970 when the endpoint's certificate expires; 0 while there is none that works."""
         self._certificate_expiry.set(expires_at)
 
-    def decided(
-        self, key: Key, before: FineTuneJobStatus | None, after: FineTuneJobStatus, nodes: int = 1
-    ) -> None:
+    def decided(self, key: Key, before: FineTuneJobStatus | None, after: FineTuneJobStatus, nodes: int = 1) -> None:
         """A job got its next status. `nodes` is the size of its training gang."""
         old = self._phases.get(key)
         if old != after.phase:

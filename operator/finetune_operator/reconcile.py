@@ -15,6 +15,7 @@ from finetune_operator.cluster_executor import ClusterExecutor, MovedOn
 from finetune_operator.decide import decide
 from finetune_operator.decide.types import Key
 from finetune_operator.metrics import Metrics
+from finetune_operator.pool import PoolReconciler
 from finetune_operator.release import ReleaseReconciler
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 class Item:
     """What is in the queue."""
 
-    kind: Literal["job", "adapter"]
+    kind: Literal["job", "adapter", "pool"]
     key: Key
 
     def __str__(self) -> str:
@@ -38,12 +39,14 @@ class Reconciler:
         self,
         executor: ClusterExecutor,
         releases: ReleaseReconciler,
+        pools: PoolReconciler,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
         """`clock` is the wall clock: it is compared with the times of objects."""
         self._executor = executor
         self._releases = releases
+        self._pools = pools
         self._metrics = metrics
         self._clock = clock
 
@@ -52,7 +55,13 @@ class Reconciler:
         started = time.perf_counter()
         result = "error"
         try:
-            after_s = await (self._job(item.key) if item.kind == "job" else self._releases.reconcile(item.key))
+            if item.kind == "job":
+                after_s = await self._job(item.key)
+            elif item.kind == "adapter":
+                after_s = await self._releases.reconcile(item.key)
+            else:
+                await self._pools.reconcile(item.key)
+                after_s = None
             result = "ok"
         except MovedOn as moved:
             logger.debug("look again", extra={"key": str(item), "why": str(moved)})

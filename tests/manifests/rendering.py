@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ MANIFESTS = ROOT / "manifests"
 CHART = MANIFESTS / "chart"
 OVERLAYS = MANIFESTS / "overlays"
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is there: it reads the CRDs ten times as fast."""
+
 Identity = tuple[str, str, str, str]
 Object = dict[str, Any]
 
@@ -26,7 +30,7 @@ def objects(text: str) -> dict[Identity, Object]:
         AssertionError: two have the same identity.
     """
     found: dict[Identity, Object] = {}
-    for document in yaml.safe_load_all(text):
+    for document in yaml.load_all(text, Loader=LOADER):
         if document:
             metadata = document["metadata"]
             identity = (document["apiVersion"], document["kind"], metadata.get("namespace", ""), metadata["name"])
@@ -40,6 +44,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=120)
 
 
+@functools.cache
 def kustomized(folder: Path) -> str:
     """The output of ``kubectl kustomize``."""
     done = run(binary("kubernetes", "kubectl"), "kustomize", folder)

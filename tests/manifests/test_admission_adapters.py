@@ -35,7 +35,7 @@ def people(installed: Cluster, namespace: str) -> Cluster:
         {"purpose": "something else"},
         {"riskClass": "high"},
     ],
-    ids=lambda change: ".".join([*change, *(change["policy"] if "policy" in change else ())]),
+    ids=lambda change: ".".join([*change, *change.get("policy", ())]),
 )
 def test_only_who_may_govern_changes_what_binds_a_decision(
     people: Cluster, namespace: str, change: dict[str, Any]

@@ -38,7 +38,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "the model's secret",
         {"model": {"source": "s3://models/x", **secret("theirs")}},
-        "spec.model.secretRef.name: ada may not use Secret theirs; name another one, or ask for a Role with the verb use",
+        "spec.model.secretRef.name: ada may not use Secret theirs; name another one, or ask for a Role with the verb",
     ),
     (
         "the second file's secret",
@@ -100,7 +100,9 @@ ALLOWED: list[tuple[str, str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("user", "sections"), [case[1:] for case in ALLOWED], ids=[case[0] for case in ALLOWED])
 def test_allowed(people: Cluster, namespace: str, user: str, sections: dict[str, Any]) -> None:
     person = Person(people, namespace, user)
-    wait_for(lambda: person.create(job(**sections)) == "", 10, f"{user} to be allowed: {person.create(job(**sections))}")
+    wait_for(
+        lambda: person.create(job(**sections)) == "", 10, f"{user} to be allowed: {person.create(job(**sections))}"
+    )
 
 
 def test_the_last_of_eight_secrets_is_checked_too(people: Cluster, namespace: str) -> None:

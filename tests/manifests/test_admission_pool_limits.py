@@ -64,7 +64,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         "a namespace that is not allowed",
         "closed",
         {},
-        "spec.compute.pool: namespace {namespace} may not use GPUPool {pool}; use another pool, or ask the platform team",
+        "spec.compute.pool: namespace {namespace} may not use GPUPool {pool}; use another pool, or ask the platform",
     ),
     (
         "more GPUs than a node has",
@@ -72,8 +72,18 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {"gpusPerNode": 9},
         "spec.compute.gpusPerNode: 9 asked, nodes of GPUPool {pool} have 8; ask for less, or use more nodes",
     ),
-    ("GPUs of a CPU pool", "cpu", {"gpusPerNode": 1}, "spec.compute.gpusPerNode: 1 asked, nodes of GPUPool {pool} have 0"),
-    ("no GPU of a GPU pool", "big", {"gpusPerNode": 0}, "spec.compute.gpusPerNode: 0 asked, but GPUPool {pool} has GPUs"),
+    (
+        "GPUs of a CPU pool",
+        "cpu",
+        {"gpusPerNode": 1},
+        "spec.compute.gpusPerNode: 1 asked, nodes of GPUPool {pool} have 0",
+    ),
+    (
+        "no GPU of a GPU pool",
+        "big",
+        {"gpusPerNode": 0},
+        "spec.compute.gpusPerNode: 0 asked, but GPUPool {pool} has GPUs",
+    ),
     ("too many nodes", "big", {"nodes": 5}, "spec.compute.nodes: 5 asked, GPUPool {pool} allows 4 per job"),
     (
         "too many GPUs in all",
@@ -87,9 +97,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("pool", "compute", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_jobs(
-    person: Person, pools: Pools, namespace: str, pool: str, compute: dict[str, Any], words: str
-) -> None:
+def test_jobs(person: Person, pools: Pools, namespace: str, pool: str, compute: dict[str, Any], words: str) -> None:
     name = getattr(pools, pool)
     said = person.create(compute_of(name, **compute))
     assert words.format(pool=name, namespace=namespace) in said

@@ -44,12 +44,28 @@ CASES: list[tuple[str, dict[str, str], dict[str, Any], str]] = [
         TEAM,
         reads("s3://team-a/x", "s3://team-b/x"),
         "spec.data.train[1].source: s3://team-b/x is not allowed in namespace {namespace}; use a source of its list "
-        "(s3://team-a/, hf://org, s3://shared), or ask whoever may edit the Namespace to extend the annotation " + SOURCES,
+        "(s3://team-a/, hf://org, s3://shared), or ask whoever may edit the Namespace to extend the annotation "
+        + SOURCES,
     ),
-    ("a bucket whose name begins alike", TEAM, reads("s3://shared-by-others/x"), "s3://shared-by-others/x is not allowed"),
-    ("an owner whose name begins alike", TEAM, reads("s3://shared/x", model="hf://organic/m"), "spec.model.source: hf://organic/m"),
+    (
+        "a bucket whose name begins alike",
+        TEAM,
+        reads("s3://shared-by-others/x"),
+        "s3://shared-by-others/x is not allowed",
+    ),
+    (
+        "an owner whose name begins alike",
+        TEAM,
+        reads("s3://shared/x", model="hf://organic/m"),
+        "spec.model.source: hf://organic/m",
+    ),
     ("another model", TEAM, reads("s3://shared/x", model="pvc://claim/m"), "spec.model.source: pvc://claim/m is not"),
-    ("validation", TEAM, reads(model="hf://org/m") | data(validation="s3://x-y/v"), "spec.data.validation.source: s3://x-y"),
+    (
+        "validation",
+        TEAM,
+        reads(model="hf://org/m") | data(validation="s3://x-y/v"),
+        "spec.data.validation.source: s3://x-y",
+    ),
     ("test", TEAM, reads(model="hf://org/m") | data(test="s3://x-y/v"), "spec.data.test.source: s3://x-y/v"),
     ("replay", TEAM, reads(model="hf://org/m") | data(replay="s3://x-y/v"), "spec.data.replay.source: s3://x-y/v"),
     (
@@ -58,7 +74,12 @@ CASES: list[tuple[str, dict[str, str], dict[str, Any], str]] = [
         reads("s3://shared/x") | {"evaluation": {"outOfDomain": {"source": "s3://x-y/o"}}},
         "spec.evaluation.outOfDomain.source: s3://x-y/o",
     ),
-    ("an empty list: nothing", {SOURCES: ""}, reads("s3://team-a/x"), "spec.model.source: s3://team-a/model is not allowed"),
+    (
+        "an empty list: nothing",
+        {SOURCES: ""},
+        reads("s3://team-a/x"),
+        "spec.model.source: s3://team-a/model is not allowed",
+    ),
     ("a list of sources is none of storage", TEAM, reads("s3://shared/x") | writes("s3://elsewhere/x"), ""),
     ("storage of the list", {STORAGE: "s3://team-a/out"}, writes("s3://team-a/out/x"), ""),
     (
@@ -107,7 +128,12 @@ def test_jobs(policy: Cluster, namespace: str, lists: dict[str, str], sections: 
 ADAPTERS: list[tuple[str, dict[str, str], dict[str, Any], str]] = [
     ("no list", {}, {"uri": "s3://any/x", "endpoint": MINIO}, ""),
     ("a file", {}, {"uri": "file:///x"}, "spec.storage.uri: file:// works only without a cluster"),
-    ("beside the list", {STORAGE: "s3://team-a/"}, {"uri": "s3://team-b/x"}, "spec.storage.uri: s3://team-b/x is not allowed"),
+    (
+        "beside the list",
+        {STORAGE: "s3://team-a/"},
+        {"uri": "s3://team-b/x"},
+        "spec.storage.uri: s3://team-b/x is not allowed",
+    ),
     ("of the list", {STORAGE: "s3://team-a/"}, {"uri": "s3://team-a/x"}, ""),
     (
         "another service",
@@ -118,7 +144,9 @@ ADAPTERS: list[tuple[str, dict[str, str], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("lists", "storage", "words"), [case[1:] for case in ADAPTERS], ids=[case[0] for case in ADAPTERS])
+@pytest.mark.parametrize(
+    ("lists", "storage", "words"), [case[1:] for case in ADAPTERS], ids=[case[0] for case in ADAPTERS]
+)
 def test_adapters(policy: Cluster, namespace: str, lists: dict[str, str], storage: dict[str, Any], words: str) -> None:
     admin = Person(policy, namespace)
 

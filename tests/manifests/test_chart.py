@@ -143,12 +143,15 @@ def test_what_a_platform_sets_arrives(tmp_path: Path) -> None:
         ("replicas=two", "at '/replicas': got string, want integer"),
         ("image.tagg=1", "at '/image': additional properties 'tagg' not allowed"),
         ("imagee.tag=1", "additional properties 'imagee' not allowed"),
-        ("image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'"),
+        (
+            "image.pullPolicy=Sometimes",
+            "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent', 'Never'",
+        ),
         ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
         ("image.repository=finetune-operator:1", "at '/image/repository'"),
         ("watchNamespaces={Team_A}", "at '/watchNamespaces/0': 'Team_A' does not match pattern"),
         ("watchNamespaces={a,a}", "at '/watchNamespaces': items at 0 and 1 are equal"),
-        ("networkPolicy.apiServer.ports={}", "at '/networkPolicy/apiServer/ports': minItems"),
+        ("networkPolicy.apiServer.ports={https}", "at '/networkPolicy/apiServer/ports/0': got string, want integer"),
         ("policies.enabled=yes", "at '/policies/enabled': got string, want boolean"),
     ],
 )

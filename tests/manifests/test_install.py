@@ -1,13 +1,13 @@
-"""What is installed, on a real API server: accepted as it is, unchanged by a second time, and with the roles it promises."""
+"""What is installed, on a real API server: accepted as it is, unchanged by a second time, and its roles."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.cluster.harness.binaries import module_source
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.waiting import wait_for
 from tests.manifests.people import PEOPLE
@@ -40,9 +40,36 @@ def test_the_api_server_accepts_every_object_without_a_warning(team_a: Cluster, 
 def test_the_api_server_accepts_what_the_chart_renders(team_a: Cluster) -> None:
     done = team_a.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-"),
-        input=templated("policies.recordAuthor=true", "monitoring.dashboard=true", "policies.strictSources=true"),
+        input=templated("monitoring.dashboard=true", "policies.strictSources=true"),
     )
     assert done.stderr == ""
+
+
+def test_the_prometheus_operator_understands_the_monitoring_component(installed: Cluster) -> None:
+    source = module_source("prometheus-operator", "github.com/prometheus-operator/prometheus-operator")
+    crds = source / "example" / "prometheus-operator-crd"
+    names = ("servicemonitors", "prometheusrules")
+    for name in names:
+        installed.kubectl("apply", "--server-side", "-f", crds / f"monitoring.coreos.com_{name}.yaml")
+    established = [f"crd/{name}.monitoring.coreos.com" for name in names]
+    try:
+        installed.kubectl("wait", "--for=condition=Established", "--timeout=60s", *established)
+        monitoring = [
+            yaml.safe_dump(item)
+            for (group, _, _, _), item in objects(
+                templated("monitoring.serviceMonitor=true", "monitoring.prometheusRule=true")
+            ).items()
+            if group.startswith("monitoring.coreos.com/")
+        ]
+        assert len(monitoring) == len(names)
+        done = installed.kubectl(
+            *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"),
+            input="---\n".join(monitoring),
+        )
+        assert done.stdout.count("serverside-applied (server dry run)") == len(names)
+        assert done.stderr == ""
+    finally:
+        installed.kubectl("delete", *established)
 
 
 def test_applying_twice_changes_nothing(installed: Cluster) -> None:
@@ -56,7 +83,9 @@ def test_applying_twice_changes_nothing(installed: Cluster) -> None:
             for item in items
         }
         # The controllers' status of a Deployment or CRD moves on by itself: what people wrote has a generation.
-        return {key: str(data.get("generation") or data["resourceVersion"]) for key, data in found.items() if key in names}
+        return {
+            key: str(data.get("generation") or data["resourceVersion"]) for key, data in found.items() if key in names
+        }
 
     before = versions()
     assert set(before) == names
@@ -75,9 +104,12 @@ def test_every_policy_has_a_binding_and_no_expression_is_in_doubt(installed: Clu
 
     def checked() -> bool:
         shown = [
-            json.loads(installed.kubectl("get", "validatingadmissionpolicy", name, "-o", "json").stdout) for name in ours
+            json.loads(installed.kubectl("get", "validatingadmissionpolicy", name, "-o", "json").stdout)
+            for name in ours
         ]
-        assert [item.get("status", {}).get("typeChecking", {}).get("expressionWarnings") for item in shown] == [None] * 5
+        assert [item.get("status", {}).get("typeChecking", {}).get("expressionWarnings") for item in shown] == [
+            None
+        ] * 5
         assert {item["spec"]["failurePolicy"] for item in shown} == {"Fail"}
         return all(item["status"].get("observedGeneration") == item["metadata"]["generation"] for item in shown)
 
@@ -114,7 +146,10 @@ ROLES: list[tuple[str, dict[str, str]]] = [
             "create gpupools.finetune.dev": "no",
         },
     ),
-    ("admin", {"approve adapterversions.finetune.dev": "no", "govern adapters.finetune.dev": "no", "use secrets/x": "yes"}),
+    (
+        "admin",
+        {"approve adapterversions.finetune.dev": "no", "govern adapters.finetune.dev": "no", "use secrets/x": "yes"},
+    ),
     (
         "view",
         {
@@ -181,7 +216,12 @@ def test_what_a_role_may_do(installed: Cluster, namespace: str, role: str, answe
 
 @pytest.mark.parametrize(
     ("role", "verb", "answer"),
-    [("view", "list", "yes"), ("finetune-pool-viewer", "watch", "yes"), ("admin", "patch", "no"), ("edit", "create", "no")],
+    [
+        ("view", "list", "yes"),
+        ("finetune-pool-viewer", "watch", "yes"),
+        ("admin", "patch", "no"),
+        ("edit", "create", "no"),
+    ],
 )
 def test_pools_belong_to_the_platform(installed: Cluster, namespace: str, role: str, verb: str, answer: str) -> None:
     user = f"{role}-of-{namespace}"
@@ -189,7 +229,9 @@ def test_pools_belong_to_the_platform(installed: Cluster, namespace: str, role: 
     try:
 
         def said() -> str:
-            done = installed.kubectl("auth", "can-i", verb, "gpupools.finetune.dev", user=user, groups=PEOPLE, check=False)
+            done = installed.kubectl(
+                "auth", "can-i", verb, "gpupools.finetune.dev", user=user, groups=PEOPLE, check=False
+            )
             return done.stdout.strip()
 
         wait_for(lambda: said() == answer, 30, f"{role} {verb} gpupools to be answered {answer}")
@@ -198,7 +240,7 @@ def test_pools_belong_to_the_platform(installed: Cluster, namespace: str, role: 
         installed.kubectl("delete", "clusterrolebinding", user)
 
 
-def test_the_dashboards_configmap_fits(installed: Cluster, tmp_path: Path) -> None:
+def test_the_dashboard_is_one_in_its_configmap() -> None:
     [found] = [
         item for (_, kind, _, _), item in objects(templated("monitoring.dashboard=true")).items() if kind == "ConfigMap"
     ]

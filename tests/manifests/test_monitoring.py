@@ -41,7 +41,9 @@ def scrape(operated: Runs, operator: OperatorProcess) -> dict[str, set[str]]:
     operated.fail("prepare", 82)
     operated.succeed("prepare", attempt=2)
     operated.succeed_from("baseline")
-    operated.wait(lambda: 'finetune_versions{phase="PendingApproval"} 0' not in operator.get("metrics")[1], "the version")
+    operated.wait(
+        lambda: 'finetune_versions{phase="PendingApproval"} 0' not in operator.get("metrics")[1], "the version"
+    )
     operated.wait(operator.leads, "the operator to lead")
     found: dict[str, set[str]] = {}
     for name, labels in re.findall(r"^([a-z_]+)(?:\{(.*)\})? \S+$", operator.get("metrics")[1], re.MULTILINE):
@@ -103,7 +105,11 @@ def test_panels_do_not_overlap_and_say_what_they_show() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
-        own = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        own = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert place["x"] + place["w"] <= 24
         assert not cells & own, panel["title"]
         cells |= own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from kubernetes import client
 
 from tests.cluster.harness.binaries import binary
+from tests.cluster.harness.cluster import UNDER_TEST, Cluster, given_cluster
 from tests.cluster.harness.node.cluster import NodeCluster
 from tests.cluster.harness.node.node import Node
 from tests.cluster.harness.node.requirements import missing_for_node
@@ -19,11 +21,14 @@ from tests.cluster.harness.s3 import S3Server
 from tests.cluster.harness.waiting import wait_for
 
 PROBE_IMAGE = "localhost/probe:1"
+HOST_ADDRESS = "FINETUNE_TEST_HOST_ADDRESS"
 
 
 @pytest.fixture(scope="session")
 def node_cluster() -> Iterator[NodeCluster]:
-    """A control plane with one node of 8 GPUs that has our images; skips where this machine can have no node."""
+    """A control plane with one node of 8 GPUs that has our images; skips where there can be none of our own."""
+    if UNDER_TEST in os.environ:
+        pytest.skip("a given cluster's nodes are not ours to break")
     if reason := missing_for_node():
         pytest.skip(reason)
     with NodeCluster(audit=True) as cluster:
@@ -38,9 +43,26 @@ def node(node_cluster: NodeCluster) -> Node:
 
 
 @pytest.fixture(scope="session")
-def s3_for_pods(node_cluster: NodeCluster) -> Iterator[S3Server]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster whose nodes run pods: the one of ``KUBECONFIG_UNDER_TEST``, or ours; images are its owner's matter."""
+    with given_cluster() as given:
+        yield given or request.getfixturevalue("node_cluster")
+
+
+@pytest.fixture(scope="session")
+def host_address(cluster: Cluster) -> str:
+    """The address at which pods reach servers of this machine."""
+    if isinstance(cluster, NodeCluster):
+        return cluster.host_address
+    if HOST_ADDRESS not in os.environ:
+        pytest.skip(f"needs {HOST_ADDRESS}: the address at which the given cluster's pods reach this machine")
+    return os.environ[HOST_ADDRESS]
+
+
+@pytest.fixture(scope="session")
+def s3_for_pods(host_address: str) -> Iterator[S3Server]:
     """An S3 server outside the cluster, reachable from its pods."""
-    with S3Server(host=node_cluster.host_address) as server:
+    with S3Server(host=host_address) as server:
         yield server
 
 
@@ -52,9 +74,9 @@ def probe_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def namespace(node_cluster: NodeCluster) -> Iterator[str]:
+def namespace(cluster: Cluster) -> Iterator[str]:
     """A fresh namespace under Pod Security `restricted`; deleted with all that is in it."""
-    core = client.CoreV1Api(node_cluster.api())
+    core = client.CoreV1Api(cluster.api())
     name = f"test-{secrets.token_hex(5)}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name, labels=labels)))

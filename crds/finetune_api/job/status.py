@@ -10,6 +10,7 @@ from finetune_api.base import Contract, Timestamp
 from finetune_api.common import Condition, Storage
 from finetune_api.gpupool import GPUPoolSpec
 from finetune_api.job.evaluation import Gate
+from finetune_api.job.forecast import Forecast
 from finetune_api.stages import Finding, Progress, Stage, StageResults, TrainPlan
 
 Phase = Literal[
@@ -58,6 +59,10 @@ class StageStatus(Contract):
     job_name: Annotated[str, Field(description="Name of the Kubernetes Job.")]
     started_at: Annotated[Timestamp | None, Field(description="When its pods started.")] = None
     finished_at: Annotated[Timestamp | None, Field(description="When it ended.")] = None
+    active_seconds: Annotated[
+        float, Field(description="Seconds its pods ran before its queue took the GPUs back; `startedAt` begins anew.")
+    ] = 0.0
+    preemptions: Annotated[int, Field(description="How often its queue took the GPUs back after its pods had run.")] = 0
     exit_code: Annotated[int | None, Field(description="Exit code of the first pod that failed.")] = None
     cause: Annotated[str, Field(description="Typed cause of a failure.", max_length=64)] = ""
     message: Annotated[str, Field(description="What happened.", max_length=1024)] = ""
@@ -132,6 +137,9 @@ class FineTuneJobStatus(Contract):
     ] = None
     resolved: Annotated[Resolved | None, Field(description="What Accepted froze.")] = None
     plan: Annotated[TrainPlan | None, Field(description="What Planned froze.")] = None
+    forecast: Annotated[
+        Forecast | None, Field(description="Memory, time and cost as forecast when Planned, beside what was measured.")
+    ] = None
     stages: Annotated[
         list[StageStatus], Field(description="Attempts of this run, oldest first (the last 20).", max_length=20)
     ] = Field(default_factory=list)

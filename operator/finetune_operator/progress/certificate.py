@@ -70,12 +70,14 @@ def judge(files: Files, host: str) -> Certificate:
     """What a runner that connects to `host` and trusts the authority's file makes of it. Raises UnusableCertificate."""
     server = server_context(files)
     try:
-        ca = files.ca.read_bytes()[: LARGEST_CA_BYTES + 1]
+        ca = files.ca.read_bytes()
+        if len(ca) > LARGEST_CA_BYTES:
+            raise UnusableCertificate(
+                f"{files.ca} is larger than {LARGEST_CA_BYTES} bytes; keep the issuing authority only"
+            )
         client = ssl.create_default_context(cadata=ca.decode("ascii"))
     except (OSError, ValueError) as error:
         raise UnusableCertificate(f"{files.ca}: {error}; it must be PEM") from error
-    if len(ca) > LARGEST_CA_BYTES:
-        raise UnusableCertificate(f"{files.ca} is larger than {LARGEST_CA_BYTES} bytes; keep the issuing authority")
     try:
         peer = _handshake(client, server, host)
     except ssl.SSLCertVerificationError as error:

@@ -41,7 +41,7 @@ def next_status(status: FineTuneJobStatus, news: News, now: datetime) -> FineTun
     if newest is None or newest.job_name != news.job_name or not fits(status, news.progress):
         return None
     told, heard = (live.updated_at if live is not None else None for live in (status.live, news.progress))
-    if fits(status, status.live) and told is not None and heard is not None and told >= heard:
+    if fits(status, status.live) and told is not None and heard is not None and told > heard:
         return None
     after = status.model_copy(update={"live": news.progress})
     return after.model_copy(update={"progress": progress_text(after, now)})

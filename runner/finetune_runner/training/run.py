@@ -312,7 +312,7 @@ class TrainingRun:
                 phase=phase,
                 step=step,
                 total_steps=total,
-                percent=round(100 * step / total, 1),
+                percent=min(100.0, round(100 * step / total, 1)),
                 eta_seconds=None if pace_s is None else round(pace_s * (total - step), 1),
                 loss=_finite(self.state.recent_losses[-1]) if self.state.recent_losses else None,
                 validation_loss=_finite(self.state.history[-1].validation_loss) if self.state.history else None,

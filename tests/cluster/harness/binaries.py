@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ CONTROL_PLANE = ("etcd", "kubernetes")
 """Modules that every cluster test needs; the others are built by whoever asks for them."""
 
 _BUILD_FLAGS = ("-trimpath", "-p", "2")
+_GO_ENV = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 class BuildError(RuntimeError):
@@ -105,6 +107,21 @@ def binary(module: str, name: str | None = None) -> Path:
     return ensure_module(module) / (name or module)
 
 
+def module_source(name: str, dependency: str) -> Path:
+    """The folder of a Go module that a module pins, for files beside its code such as CRDs; read-only.
+
+    Raises:
+        BuildError: no usable Go could be found or installed, or the module could not be had.
+    """
+    command = [str(_find_go()), "mod", "download", "-json", dependency]
+    done = subprocess.run(
+        command, cwd=MODULES_DIR / Module.of(name).name, env=_GO_ENV, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BuildError(f"{' '.join(command)} (in {name}) ended with {done.returncode}:\n{done.stderr or done.stdout}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 def ensure_module(name: str) -> Path:
     """Return the folder with a module's programs.
 
@@ -140,9 +157,8 @@ def _build(go: Path, module: Module, name: str, package: str, target: Path) -> N
     _say(f"building {name} ...")
     tags = [f"-tags={','.join(module.tags)}"] if module.tags else []
     command = [str(go), "build", *_BUILD_FLAGS, *tags, "-ldflags", module.ldflags, "-o", str(target / name), package]
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     done = subprocess.run(
-        command, cwd=MODULES_DIR / module.name, env=environment, capture_output=True, text=True, check=False
+        command, cwd=MODULES_DIR / module.name, env=_GO_ENV, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} (in {module.name}) ended with {done.returncode}:\n{done.stderr[-4000:]}")

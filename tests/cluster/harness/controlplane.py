@@ -73,6 +73,7 @@ class ControlPlane(Cluster):
         self.logs_dir = work / "logs"
         self.logs_dir.mkdir()
         self.audit_log = work / "audit.log" if audit else None
+        self.watches_nodes = node_lifecycle
         self._keep = keep
         self._host = host
         etcd_client, etcd_peer, self.port = free_ports(3)

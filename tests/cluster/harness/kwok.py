@@ -11,7 +11,7 @@ from typing import Self
 
 from kubernetes import client
 
-from .binaries import binary
+from .binaries import binary, module_source
 from .cluster import Cluster
 from .process import LOOPBACK, Process, free_ports
 from .waiting import wait_for
@@ -20,6 +20,14 @@ GPU = "nvidia.com/gpu"
 LABEL = "finetune-test/kwok"
 """Every node of kwok carries it, as `true`; a pod selects them by it."""
 
+# kwok's own description of a kubelet in a hurry, as its releases ship it.
+_STAGES = (
+    "node/fast/node-initialize.yaml",
+    "node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
+    "pod/fast/pod-ready.yaml",
+    "pod/fast/pod-complete.yaml",
+    "pod/fast/pod-delete.yaml",
+)
 _MARK = "kwok.x-k8s.io/node"
 _DEADLINE_S = 120
 
@@ -34,6 +42,7 @@ class Kwok:
     def __init__(self, cluster: Cluster) -> None:
         self._core = client.CoreV1Api(cluster.api())
         [port] = free_ports(1)
+        stages = module_source("kwok", "sigs.k8s.io/kwok") / "kustomize" / "stage"
         self._process = Process(
             "kwok",
             [
@@ -41,6 +50,7 @@ class Kwok:
                 f"--kubeconfig={cluster.admin_kubeconfig}",
                 "--manage-all-nodes=false",
                 f"--manage-nodes-with-annotation-selector={_MARK}=fake",
+                *(f"--config={stages / name}" for name in _STAGES),
                 f"--server-address={LOOPBACK}:{port}",
                 "--node-lease-duration-seconds=40",
             ],
@@ -63,9 +73,19 @@ class Kwok:
         self._process.kill()
 
     def add_nodes(
-        self, count: int, *, gpus: int = 8, prefix: str = "kwok", cpu: str = "64", memory: str = "512Gi"
+        self,
+        count: int,
+        *,
+        gpus: int = 8,
+        prefix: str = "kwok",
+        cpu: str = "64",
+        memory: str = "512Gi",
+        tainted: bool = False,
     ) -> list[str]:
-        """Create nodes `<prefix>-0` and on, and wait until all are Ready; their names."""
+        """Create nodes `<prefix>-0` and on, and wait until all are Ready; their names.
+
+        ``tainted`` keeps pods away that do not tolerate ``kwok.x-k8s.io/node``: beside nodes that run something.
+        """
         names = [f"{prefix}-{number}" for number in range(count)]
         resources = {"cpu": cpu, "memory": memory, "pods": "110", "ephemeral-storage": "1Ti"}
         if gpus:
@@ -75,6 +95,7 @@ class Kwok:
             self._core.create_node(
                 {
                     "metadata": {"name": name, "annotations": {_MARK: "fake"}, "labels": labels},
+                    "spec": {"taints": [{"key": _MARK, "value": "fake", "effect": "NoSchedule"}] if tainted else []},
                     "status": {"allocatable": resources, "capacity": resources},
                 }
             )

@@ -69,6 +69,11 @@ class Node:
         self.kubelet: Process | None = None
         self.proxy: Process | None = None
 
+    @property
+    def containerd_socket(self) -> Path:
+        """Where containerd listens, on the machine and in the node."""
+        return self.work_dir / "containerd.sock"
+
     def start(self) -> None:
         """Start everything and wait until the node is Ready and has its GPUs."""
         peers = [node.machine for node in self.cluster.nodes.values() if node is not self and node.machine.running]
@@ -134,7 +139,7 @@ class Node:
         Raises:
             RuntimeError: containerd refused it; the message is what `ctr` said.
         """
-        command = ["ctr", "--address", self.work_dir / "containerd.sock", "--namespace", _NAMESPACE]
+        command = ["ctr", "--address", self.containerd_socket, "--namespace", _NAMESPACE]
         done = subprocess.run([*command, "images", "import", archive], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{archive} could not be imported into {self.name}: {done.stderr or done.stdout}")
@@ -165,9 +170,10 @@ class Node:
     def _containerd_answers(self) -> bool:
         assert self.containerd is not None
         self.containerd.check()
-        socket = self.work_dir / "containerd.sock"
-        asked = ["ctr", "--address", socket, "--connect-timeout", "2s", "version"]
-        return socket.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+        asked = ["ctr", "--address", self.containerd_socket, "--connect-timeout", "2s", "version"]
+        return (
+            self.containerd_socket.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+        )
 
     def _kubelet_command(self) -> list[str | Path]:
         labels = ",".join(f"{key}={value}" for key, value in self._labels.items())
@@ -185,13 +191,13 @@ class Node:
     def _advertise_gpus(self) -> None:
         if not self.gpus:
             return
-        patch = [{"op": "add", "path": f"/status/capacity/{GPU.replace('/', '~1')}", "value": str(self.gpus)}]
+        # The kubelet copies the capacity by itself, but only with its next report.
+        at = GPU.replace("/", "~1")
+        patch = [
+            {"op": "add", "path": f"/status/{field}/{at}", "value": str(self.gpus)}
+            for field in ("capacity", "allocatable")
+        ]
         self._core.patch_node_status(self.name, patch, _content_type="application/json-patch+json")
-
-        def advertised() -> bool:
-            return self._core.read_node(self.name).status.allocatable.get(GPU) == str(self.gpus)
-
-        wait_for(advertised, _DEADLINE_S, f"{self.gpus} GPUs on node {self.name}", context=self.logs)
 
     def _pause_archive(self) -> Path:
         archive = self.cluster.work_dir / "pause.tar"

@@ -12,9 +12,6 @@ from pathlib import Path
 
 from . import cgroups
 
-PACKAGES = ("conntrack", "containerd", "containernetworking-plugins", "iptables", "iproute2", "runc")
-"""Debian's packages with what a node needs (`make node-deps`)."""
-
 PROGRAMS = ("containerd", "ctr", "runc", "ip", "iptables", "conntrack", "nsenter", "unshare", "pivot_root")
 CNI_DIR = Path("/usr/lib/cni")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
