@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.cluster.harness.binaries import cache_root, locked
 
 from . import sources
-from .buildah import BASE, Buildah, ImageError
+from .buildah import BASE, Buildah, ImageError, say
 from .containerd import NAMESPACE, ContainerdStore, Prepared
 from .layout import Layout
 from .retention import Use, superfluous
@@ -196,6 +196,10 @@ def _ensure(target: str, buildah: Buildah, layout: Layout, store: ContainerdStor
         _remove_superfluous(target, buildah, layout, store)
         buildah.build(f"{target}-dependencies", dependencies)
         buildah.build(target, image)
+        if sources.key(target, BASE) != key:
+            buildah("rmi", "--force", image, dependencies)
+            say(f"the sources of {image} were edited while it was built: building again")
+            return _ensure(target, buildah, layout, store)
     layout.add(buildah, image, dependencies)
     used = _uses(target) / key
     used.parent.mkdir(parents=True, exist_ok=True)
