@@ -29,13 +29,13 @@ class Toleration(Contract):
 
     RULES = (
         Rule(
-            cel="self.operator != 'Exists' || !has(self.value)",
+            cel="!has(self.operator) || self.operator != 'Exists' || !has(self.value)",
             message="a toleration with operator Exists has no value; leave value out, or use operator Equal",
             holds=lambda t: t.operator != "Exists" or t.value is None,
             field_path="value",
         ),
         Rule(
-            cel="has(self.key) || self.operator == 'Exists'",
+            cel="has(self.key) || (has(self.operator) && self.operator == 'Exists')",
             message="a toleration without key tolerates everything; set key, or operator: Exists",
             holds=lambda t: t.key is not None or t.operator == "Exists",
             field_path="operator",

@@ -24,7 +24,9 @@ from urllib.parse import urlsplit
 from finetune_operator.api import Api
 from finetune_operator.cluster_executor import ClusterExecutor
 from finetune_operator.connection import Connection, NoConnectionError, connect
+from finetune_operator.field_manager import field_manager
 from finetune_operator.health import Health, serve
+from finetune_operator.installation import Installation
 from finetune_operator.leader import LOST_LEASE_EXIT_CODE, Leader, Timing
 from finetune_operator.logs import configure_logs
 from finetune_operator.metrics import Metrics
@@ -152,7 +154,7 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
     health = Health(time.monotonic)
     store = Store()
     namespace = arguments.lease_namespace or connection.namespace
-    async with Api(connection, on_request=metrics.request) as api:
+    async with Api(connection, on_request=metrics.request, field_manager=field_manager(namespace)) as api:
         leader = Leader(api, namespace, LEASE_NAME, identity, timing=Timing(arguments.lease_seconds))
         api.guard = leader.check
         settings = _progress_settings(arguments, namespace)
@@ -165,7 +167,8 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> int:
         releases = ReleaseReconciler(api, store, executor, metrics, identity, _now)
         schedule: Schedule[Item] = Schedule(jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311
         pools = PoolReconciler(store, executor, _now)
-        reconciler = Reconciler(executor, releases, pools, metrics, _now)
+        installation = Installation(api, store, namespace, LEASE_NAME, health)
+        reconciler = Reconciler(executor, releases, pools, metrics, _now, installation)
 
         async def work(item: Item) -> float | None:
             # A key that comes too early comes again: once all is read, every object is announced.

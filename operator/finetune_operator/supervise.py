@@ -13,6 +13,7 @@ import kopf
 
 from finetune_operator.api import KUEUE_GROUP, Api, ApiError
 from finetune_operator.audit import Audit
+from finetune_operator.compatibility import incompatibility
 from finetune_operator.connection import Connection
 from finetune_operator.health import STARTING, Health
 from finetune_operator.metrics import Metrics
@@ -103,7 +104,7 @@ class Supervisor:
                     if error.status in (401, 403):
                         return f"{name}: {error.message}; apply the operator's RBAC (manifests/base)"
                     return f"{name}: {error}"
-        return ""
+        return await incompatibility(self._api)
 
     async def _look_for_kueue(self) -> str:
         """Learn whether the cluster has Kueue; why that could not be learnt, empty when it could."""

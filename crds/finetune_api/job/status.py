@@ -119,6 +119,14 @@ class FineTuneJobStatus(Contract):
     spec_hash: Annotated[
         str, Field(description="sha256 of the spec this run was started from; empty asks for another run.")
     ] = ""
+    handled_retry: Annotated[
+        str,
+        Field(
+            description="The last value of the annotation `finetune.dev/retry` that was seen; another value on a "
+            "finished job starts another run.",
+            max_length=253,
+        ),
+    ] = ""
     phase: Annotated[Phase, Field(description="Where the run is.")] = "Pending"
     reason: Annotated[str, Field(description="One CamelCase word why the phase is what it is.", max_length=64)] = ""
     message: Annotated[str, Field(description="What is going on.", max_length=1024)] = ""

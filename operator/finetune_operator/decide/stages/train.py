@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.stages.base import StageKind
-from finetune_operator.planner.forecast import with_measurements
 from finetune_operator.decide.steps import note_resume
+from finetune_operator.planner.forecast import with_measurements
 
 
 def _after(draft: Draft) -> None:
