@@ -55,15 +55,15 @@ test: env cluster-binaries ## Run every test, the cluster's included
 
 .PHONY: test-unit
 test-unit: env ## Run the tests that need no cluster
-	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests --ignore=tests/cluster
+	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests --ignore=tests/cluster --ignore=tests/kueue
 
 .PHONY: test-cluster
 test-cluster: env cluster-binaries ## Run the tests against a real control plane
-	@$(BIN)/pytest $(PYTEST_ARGS) tests/cluster
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/kueue
 
 .PHONY: cluster-binaries
-cluster-binaries: env ## Build etcd and the Kubernetes control plane into the cache
-	@$(BIN)/python -m tests.cluster.harness.binaries
+cluster-binaries: env ## Build etcd, the Kubernetes control plane and Kueue into the cache
+	@$(BIN)/python -m tests.cluster.harness.binaries etcd kubernetes kueue
 
 ##@ Check it
 .PHONY: lint
