@@ -29,7 +29,7 @@ UV := $(UV_HOME)/bin/uv
 # What `make generate` writes, and nobody edits.
 GENERATED := 'crds/*.yaml' docs/reference
 PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner cli/finetune_cli
-# Test processes. The cluster's tests are two groups with a control plane each, and mostly wait.
+# Test processes. The cluster's tests are groups with a control plane each, and mostly wait.
 TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-CLUSTER = ("tests/cluster/scenarios/", "tests/cluster/")
+CLUSTER = ("tests/cluster/scenarios/", "tests/cluster/", "tests/kueue/")
 
 # A busy machine is slow, not wrong: no deadline per example, and the same examples in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)
@@ -12,7 +12,7 @@ hypothesis.settings.load_profile("project")
 
 
 class OneControlPlane(LoadScopeScheduling):
-    """Spread tests over the workers one by one, but keep the cluster's in two groups that share a control plane each.
+    """Spread tests over the workers one by one, but keep the cluster's in groups that share a control plane each.
 
     xdist's own `loadgroup` does this by a marker, which has no effect with pytest 9.2 (it writes the group into an
     attribute that pytest no longer reads).
