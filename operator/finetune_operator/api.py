@@ -51,6 +51,7 @@ SERVICES = Resource("", "v1", "services")
 EVENTS = Resource("events.k8s.io", "v1", "events")
 NODES = Resource("", "v1", "nodes", namespaced=False)
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
+TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", namespaced=False)
 
 
 KUEUE_GROUP = "kueue.x-k8s.io"
@@ -98,11 +99,13 @@ class Api:
         connection: Connection,
         guard: Callable[[], None] = lambda: None,
         on_request: Callable[[str, str, int], None] = lambda verb, resource, status: None,
+        field_manager: str = "finetune-operator",
     ) -> None:
-        """`on_request` is told verb, resource and status of every answer."""
+        """`on_request` is told verb, resource and status of every answer; `field_manager` signs every write."""
         self._connection = connection
         self.guard = guard
         self._on_request = on_request
+        self._signed = {"fieldManager": field_manager}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -228,14 +231,15 @@ class Api:
 
     async def create(self, resource: Resource, body: dict[str, Any]) -> dict[str, Any]:
         """POST one object; its metadata says where."""
-        return await self.request("POST", resource.path(body["metadata"].get("namespace")), body=body)
+        path = resource.path(body["metadata"].get("namespace"))
+        return await self.request("POST", path, query=self._signed, body=body)
 
     async def patch_status(
         self, resource: Resource, namespace: str, name: str, patch: dict[str, Any]
     ) -> dict[str, Any]:
         """Merge-patch the status subresource."""
         path = resource.path(namespace, name, "status")
-        return await self.request("PATCH", path, body=patch, content_type=MERGE_PATCH)
+        return await self.request("PATCH", path, query=self._signed, body=patch, content_type=MERGE_PATCH)
 
     async def delete(
         self, resource: Resource, namespace: str, name: str, uid: str, propagation: str, *, grace_s: int | None = None

@@ -25,6 +25,7 @@ from finetune_operator.api import (
     Resource,
 )
 from finetune_operator.builders.job import stage_job
+from finetune_operator.builders.progress import ProgressEndpoint
 from finetune_operator.builders.service import gang_service
 from finetune_operator.decide.types import Decision, Event, ForceDelete, Key, Observed, StageRun, StartStage, StopStage
 from finetune_operator.events import post_events
@@ -57,12 +58,20 @@ def object_body(kind: Adapter | AdapterVersion) -> dict[str, Any]:
 class ClusterExecutor:
     """Carries decisions out. Every write names its object or carries a precondition; answers go into the store."""
 
-    def __init__(self, api: Api, store: Store, instance: str, clock: Callable[[], datetime]) -> None:
-        """`instance` names this process in Events."""
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        instance: str,
+        clock: Callable[[], datetime],
+        progress: Callable[[], ProgressEndpoint | None] = lambda: None,
+    ) -> None:
+        """`instance` names this process in Events; `progress` says where pods push theirs, if anywhere."""
         self._api = api
         self._store = store
         self._instance = instance
         self._clock = clock
+        self._progress = progress
         self._verified: dict[str, int] = {}
 
     async def observe(self, key: Key) -> Observed | None:
@@ -201,7 +210,7 @@ class ClusterExecutor:
         service = gang_service(start)
         if service is not None:
             await self._create_child(SERVICES, service, start)
-        self._store.jobs.put(await self._create_child(JOBS, stage_job(start), start))
+        self._store.jobs.put(await self._create_child(JOBS, stage_job(start, self._progress()), start))
 
     async def _create_child(self, resource: Resource, body: dict[str, Any], start: StartStage) -> dict[str, Any]:
         """POST once; an existing object is adopted only when our job's uid controls it."""

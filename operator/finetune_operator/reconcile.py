@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from finetune_operator.cluster_executor import ClusterExecutor, MovedOn
 from finetune_operator.decide import decide
 from finetune_operator.decide.types import Key
+from finetune_operator.installation import RECHECK_S, ForeignObject, Installation
 from finetune_operator.metrics import Metrics
 from finetune_operator.pool import PoolReconciler
 from finetune_operator.release import ReleaseReconciler
@@ -42,6 +43,7 @@ class Reconciler:
         pools: PoolReconciler,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        installation: Installation,
     ) -> None:
         """`clock` is the wall clock: it is compared with the times of objects."""
         self._executor = executor
@@ -49,24 +51,27 @@ class Reconciler:
         self._pools = pools
         self._metrics = metrics
         self._clock = clock
+        self._installation = installation
 
     async def work(self, item: Item) -> float | None:
         """Look at the key once. Returns the seconds until it must be looked at again, None: when something changes."""
         started = time.perf_counter()
         result = "error"
         try:
-            if item.kind == "job":
-                after_s = await self._job(item.key)
-            elif item.kind == "adapter":
-                after_s = await self._releases.reconcile(item.key)
-            else:
+            if item.kind == "pool":
                 await self._pools.reconcile(item.key)
                 after_s = None
+            else:
+                await self._installation.claim(item.kind, item.key)
+                after_s = await (self._job(item.key) if item.kind == "job" else self._releases.reconcile(item.key))
             result = "ok"
         except MovedOn as moved:
             logger.debug("look again", extra={"key": str(item), "why": str(moved)})
             result = "conflict"
             return 0.0
+        except ForeignObject:
+            result = "foreign"
+            return RECHECK_S
         finally:
             self._metrics.reconciled(item.kind, result, time.perf_counter() - started)
         return after_s
@@ -98,7 +103,7 @@ class Reconciler:
                 },
             )
         await self._executor.act(observed, decision)
-        self._metrics.decided(key, before, decision.status)
+        self._metrics.decided(key, before, decision.status, observed.job.spec.compute.nodes)
         if decision.wake_at is None:
             return None
         return max(0.1, (decision.wake_at - now).total_seconds())

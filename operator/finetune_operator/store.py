@@ -15,9 +15,11 @@ from typing import Any, Generic, TypeVar
 from finetune_api.adapter import Adapter
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.base import Contract
+from finetune_api.crd import UNSEEN
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
 from finetune_operator.decide.types import Key, NodeState, QueueState
+from finetune_operator.field_manager import written_by
 from finetune_operator.views import (
     JobView,
     PodView,
@@ -179,8 +181,12 @@ class Parsed(Generic[C]):
     def __init__(self, kind: type[C], body: Mapping[str, Any]) -> None:
         """Keep a copy without managedFields."""
         self._kind = kind
+        self.written_by = written_by(body["metadata"])
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         self.wire: dict[str, Any] = {**body, "metadata": metadata}
+        if self.wire.get("status", {}).get("observedGeneration") == UNSEEN:
+            # The CRD's default, not written by anybody: merge patches must not leave out what only the model has.
+            del self.wire["status"]
 
     @cached_property
     def model(self) -> C:

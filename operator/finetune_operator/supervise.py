@@ -7,11 +7,13 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+from typing import Any, cast
 
 import kopf
 
 from finetune_operator.api import KUEUE_GROUP, Api, ApiError
 from finetune_operator.audit import Audit
+from finetune_operator.compatibility import incompatibility
 from finetune_operator.connection import Connection
 from finetune_operator.health import STARTING, Health
 from finetune_operator.metrics import Metrics
@@ -38,6 +40,9 @@ def _live(registry: kopf.OperatorRegistry, namespaces: list[str] | None, flag: c
                 settings=settings,
                 namespaces=namespaces or (),
                 clusterwide=not namespaces,
+                # A str of a type that kopf does not export. Left out, kopf asks the system for the user's name, and the
+                # user of a container has none.
+                identity=cast("Any", "finetune-operator"),
                 stop_flag=flag,
             )
         )
@@ -99,7 +104,7 @@ class Supervisor:
                     if error.status in (401, 403):
                         return f"{name}: {error.message}; apply the operator's RBAC (manifests/base)"
                     return f"{name}: {error}"
-        return ""
+        return await incompatibility(self._api)
 
     async def _look_for_kueue(self) -> str:
         """Learn whether the cluster has Kueue; why that could not be learnt, empty when it could."""

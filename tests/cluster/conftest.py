@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.cluster import Cluster, given_cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
 from tests.cluster.harness.operator_process import OperatorProcess, grant_lease
@@ -22,14 +22,8 @@ from tests.cluster.harness.waiting import wait_for
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster of ``KUBECONFIG_UNDER_TEST``, or a control plane of our own for the session."""
-    given = os.environ.get("KUBECONFIG_UNDER_TEST")
-    if given:
-        external = Cluster(Path(given))
-        yield external
-        external.close()
-        return
-    with ControlPlane(audit=True) as own:
-        yield own
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(given_cluster()) or stack.enter_context(ControlPlane(audit=True))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_operator.builders.names import PRIORITY_LABEL, QUEUE_LABEL, child_labels, owner_reference
 from finetune_operator.builders.pod import is_heavy, pod_template
+from finetune_operator.builders.progress import ProgressEndpoint
 from finetune_operator.decide.types import StartStage
 
 
@@ -17,8 +18,11 @@ def _queue_labels(start: StartStage) -> dict[str, str]:
     return {QUEUE_LABEL: compute.queue} | ({PRIORITY_LABEL: compute.priority_class} if compute.priority_class else {})
 
 
-def stage_job(start: StartStage) -> dict[str, Any]:
-    """One failed rank ends the gang, and retries belong to the operator: hence no back-off of the Job's own."""
+def stage_job(start: StartStage, progress: ProgressEndpoint | None = None) -> dict[str, Any]:
+    """One failed rank ends the gang, and retries belong to the operator: hence no back-off of the Job's own.
+
+    `progress`: where its pods push their progress; None where nobody listens.
+    """
     task = start.task
     queue = _queue_labels(start)
     return {
@@ -38,6 +42,6 @@ def stage_job(start: StartStage) -> dict[str, Any]:
             "podReplacementPolicy": "Failed",
             # Kueue admits a queued Job by clearing this; the operator never writes it again.
             **({"suspend": True} if queue else {}),
-            "template": pod_template(start),
+            "template": pod_template(start, progress),
         },
     }

@@ -16,6 +16,7 @@ from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.pools import shortage
 from finetune_operator.decide.queueing import TAKEN_WITHIN_S, explain_queue
 from finetune_operator.decide.stages import KINDS
+from finetune_operator.decide.steps import resumed_text
 from finetune_operator.decide.types import PodState, StageRun, StopStage
 
 ACTIVE_STATES = frozenset({"Pending", "Queued", "Running"})
@@ -264,7 +265,9 @@ def _runs(draft: Draft, run: StageRun) -> None:
         draft.set_stage(active_seconds=active, started_at=started, preemptions=attempt.preemptions + 1)
     if attempt.state != "Running":
         draft.set_stage(state="Running", started_at=attempt.started_at or started, cause="", message="", hint="")
-    draft.set(phase=kind.phase, reason=kind.phase, message=f"{attempt.name} is running", next_step="")
+    resumed = resumed_text(attempt)
+    message = f"{attempt.name} is running" + (f", {resumed}" if resumed else "")
+    draft.set(phase=kind.phase, reason=kind.phase, message=message, next_step="")
 
 
 def absorb(draft: Draft) -> None:

@@ -119,6 +119,8 @@ class Observed:
     runs: Mapping[str, StageRun] = field(default_factory=dict)
     """By job name: the children whose controller uid is the job's."""
     progress: Progress | None = None
+    """What the running attempt said last, where the executor hears it itself. In a cluster any replica does, and what
+    it writes comes in as `job.status.live`."""
     kueue: bool = False
     """Whether the cluster has Kueue."""
     allow_file_sources: bool = False
