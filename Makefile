@@ -30,11 +30,11 @@ UV := $(UV_HOME)/bin/uv
 GENERATED := 'crds/*.yaml' docs/reference manifests/chart/templates manifests/chart/files \
 	manifests/components/monitoring/prometheus-rule.yaml
 PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner cli/finetune_cli
-# Test processes. The cluster's tests are two groups with a control plane each, and mostly wait.
+# Test processes. The cluster's tests are groups with a control plane each, and mostly wait.
 TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 # Go modules under tests/cluster/binaries whose programs the tests start; built ahead, since it takes minutes.
-CLUSTER_MODULES := coredns etcd kubernetes kwok pause
+CLUSTER_MODULES := coredns etcd kubernetes kueue kwok pause
 # Only a KUBECONFIG given on this command line counts: the tests create and delete, and an exported one may be anybody's.
 ifeq ($(origin KUBECONFIG),command line)
 export KUBECONFIG_UNDER_TEST := $(abspath $(KUBECONFIG))

@@ -34,7 +34,6 @@ CONTROL_PLANE = ("etcd", "kubernetes")
 """Modules that every cluster test needs; the others are built by whoever asks for them."""
 
 _BUILD_FLAGS = ("-trimpath", "-p", "2")
-_GO_ENV = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 class BuildError(RuntimeError):
@@ -115,7 +114,12 @@ def module_source(name: str, dependency: str) -> Path:
     """
     command = [str(_find_go()), "mod", "download", "-json", dependency]
     done = subprocess.run(
-        command, cwd=MODULES_DIR / Module.of(name).name, env=_GO_ENV, capture_output=True, text=True, check=False
+        command,
+        cwd=MODULES_DIR / Module.of(name).name,
+        env=_go_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} (in {name}) ended with {done.returncode}:\n{done.stderr or done.stdout}")
@@ -158,11 +162,15 @@ def _build(go: Path, module: Module, name: str, package: str, target: Path) -> N
     tags = [f"-tags={','.join(module.tags)}"] if module.tags else []
     command = [str(go), "build", *_BUILD_FLAGS, *tags, "-ldflags", module.ldflags, "-o", str(target / name), package]
     done = subprocess.run(
-        command, cwd=MODULES_DIR / module.name, env=_GO_ENV, capture_output=True, text=True, check=False
+        command, cwd=MODULES_DIR / module.name, env=_go_environment(), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} (in {module.name}) ended with {done.returncode}:\n{done.stderr[-4000:]}")
     _say(f"built {name} in {time.monotonic() - started:.0f} s")
+
+
+def _go_environment() -> dict[str, str]:
+    return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 def _find_go() -> Path:
