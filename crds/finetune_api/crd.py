@@ -262,7 +262,9 @@ def _structural(
         if node.get("required"):
             result["required"] = list(node["required"])
     elif isinstance(node.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(node["additionalProperties"], definitions, wish=wish, listed=listed)
+        result["additionalProperties"] = _structural(
+            node["additionalProperties"], definitions, wish=wish, listed=listed
+        )
     if wish and node.get("default") is not None:
         result["default"] = _minimal(node["default"], node, definitions)
     description = _described(node.get("description", ""), result, optional=optional and wish)
