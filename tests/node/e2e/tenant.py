@@ -130,7 +130,7 @@ class Tenant:
     def wait_status(
         self, name: str, condition: Callable[[dict[str, Any]], T], what: str, deadline_s: float = RUN_DEADLINE_S
     ) -> T | None:
-        """Wait until a condition on a job's status holds; what is known is told when it never does, or no longer can."""
+        """Wait until a condition on a job's status holds; what is known is told when it never will."""
 
         def holds() -> T | None:
             status = self.status(name)
