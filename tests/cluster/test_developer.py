@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,6 +35,10 @@ class Developer:
         assert said.returncode == 0, said.stderr
         return Path(said.stdout.strip().removeprefix("export KUBECONFIG="))
 
+    def kubectl(self, kubeconfig: Path, *args: str) -> str:
+        with contextlib.closing(Cluster(kubeconfig)) as cluster:
+            return cluster.kubectl(*args).stdout
+
 
 @pytest.fixture
 def developer(tmp_path: Path) -> Iterator[Developer]:
@@ -46,12 +51,12 @@ def test_a_cluster_stays_until_it_is_asked_to_go(developer: Developer) -> None:
     assert "no cluster" in developer("load", "image.tar").stderr
     kubeconfig = developer.kubeconfig(developer("up", "--nodes", "0"))
     first = developer.supervisor()
-    Cluster(kubeconfig).kubectl("create", "namespace", "kept")
+    developer.kubectl(kubeconfig, "create", "namespace", "kept")
     again = developer("up")
     assert developer.kubeconfig(again) == kubeconfig
     assert "runs already" in again.stderr
     assert developer.supervisor() == first
-    Cluster(kubeconfig).kubectl("get", "namespace", "kept")
+    developer.kubectl(kubeconfig, "get", "namespace", "kept")
     other = developer("up", "--kwok-nodes", "5")
     assert (other.returncode, other.stderr) == (1, "cluster: one with KWOK_NODES=0 runs: `make cluster-down` first\n")
     assert developer("down").stderr == "cluster: ended\n"
@@ -67,9 +72,8 @@ def test_a_cluster_that_was_killed_is_noticed_and_made_anew(developer: Developer
     wait_for(lambda: not Path("/proc", str(first)).exists(), DEADLINE_S, "the supervisor's end")
     kubeconfig = developer.kubeconfig(developer("up", "--nodes", "0", "--kwok-nodes", "3"))
     assert developer.supervisor() != first
-    assert Cluster(kubeconfig).kubectl("get", "nodes", "-o", "name").stdout.split() == [
-        f"node/kwok-{number}" for number in range(3)
-    ]
+    nodes = developer.kubectl(kubeconfig, "get", "nodes", "-o", "name").split()
+    assert nodes == [f"node/kwok-{number}" for number in range(3)]
 
 
 @pytest.mark.parametrize("args", [["--nodes", "9"], ["--gpus", "many"], ["--kwok-nodes", "-1"]])
