@@ -20,7 +20,7 @@ _FOLLOW_LOOK_S = 0.05
 
 
 class LogServer:
-    """Keeps lines per pod and serves `/containerLogs`; a context manager. ``attach`` makes a node's logs come from here."""
+    """Keeps lines per pod and serves `/containerLogs`; a context manager. ``attach`` says for which node."""
 
     def __init__(self, cluster: ControlPlane, folder: Path) -> None:
         """Serve with a certificate of the cluster's authority; its files are written to ``folder``."""
@@ -76,9 +76,8 @@ class LogServer:
             position = max(0, len(self._lines.get(pod, [])) - int(query["tailLines"]))
         while True:
             with self._lock:
-                self._lock.wait_for(
-                    lambda: len(self._lines.get(pod, [])) > position or pod in self._ended, _FOLLOW_LOOK_S
-                )
+                if len(self._lines.get(pod, [])) == position and pod not in self._ended:
+                    self._lock.wait(_FOLLOW_LOOK_S)
                 lines, ended = self._lines.get(pod, [])[position:], pod in self._ended
                 position += len(lines)
             for moment, line in lines:
