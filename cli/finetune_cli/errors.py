@@ -13,6 +13,7 @@ class CliExit(IntEnum):
     USAGE = 2
     GATES_FAILED = 3
     INCONCLUSIVE = 4
+    TIMED_OUT = 124
     SUSPENDED = 130
 
 
@@ -23,6 +24,14 @@ EXIT_CODES_HELP = """exit codes:
   3    succeeded, but a gate failed: the version exists and will not be released
   4    succeeded, but a gate is inconclusive: too few test rows to decide
   130  suspended by Ctrl-C; the same command resumes"""
+
+FOLLOWING_EXIT_CODES_HELP = """exit codes:
+  0    the run succeeded, and every gate passed
+  1    the run failed or was cancelled, was deleted, or the API server was gone for too long
+  2    wrong usage, no such job, no access
+  3    the run succeeded, but a gate failed
+  4    the run succeeded, but a gate is inconclusive
+  130  Ctrl-C: only the watching ended, the job goes on"""
 
 
 class CliError(Exception):

@@ -116,6 +116,12 @@ def missing_files(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(field, path) for field, path in named if not Path(path).exists()]
 
 
+def file_sources(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Field and URI of everything of a (valid) job that only this machine has."""
+    named = [(field, str(holder[key])) for field, holder, key in _sources(document["spec"])]
+    return [(field, uri) for field, uri in named if uri.startswith(FILE_SCHEME)]
+
+
 def load_document(file: Path, overrides: Overrides) -> tuple[dict[str, Any], list[str]]:
     """The YAML with overrides and absolute paths, and notes for the user.
 

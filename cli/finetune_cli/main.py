@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from finetune_cli.errors import EXIT_CODES_HELP, CliError, CliExit
+from finetune_cli.options import KUBECTL_PROGRAM
 
+WORLDS = {
+    "cluster": "on a cluster (the current context's, or --context, --kubeconfig, -n):",
+    "both": "on a cluster with `kubectl finetune`, in the local registry with `finetune` (or --cluster, --local):",
+    "local": "on this machine, without a cluster:",
+}
 VERBS_FOLDER = Path(__file__).parent / "verbs"
 
 
@@ -21,6 +27,8 @@ class Verb(Protocol):
     """What a module in `verbs/` offers. Its docstring is its help."""
 
     __doc__: str | None
+    WORLD: str
+    """Which of `WORLDS` it knows."""
     EXAMPLES: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -36,31 +44,44 @@ def verb_files() -> dict[str, Path]:
     return {file.stem.rstrip("_"): file for file in files if file.stem != "__init__"}
 
 
-def _summary(file: Path) -> str:
+def _parsed(file: Path) -> ast.Module:
     # Read, not imported: the list of verbs appears at once.
-    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").splitlines()[0]
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def summary_of(file: Path) -> str:
+    """The first line of a verb's help."""
+    return (ast.get_docstring(_parsed(file)) or "").splitlines()[0]
+
+
+def _world_of(file: Path) -> str:
+    for node in _parsed(file).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WORLD":
+            return str(ast.literal_eval(node.value))
+    raise ValueError(f"{file.name} does not say which WORLD it knows")
 
 
 def _program() -> str:
-    return "kubectl finetune" if Path(sys.argv[0]).name == "kubectl-finetune" else "finetune"
+    return KUBECTL_PROGRAM if Path(sys.argv[0]).name == "kubectl-finetune" else "finetune"
 
 
 def _overview(program: str, verbs: dict[str, Path]) -> str:
     width = max(map(len, verbs))
-    lines = [f"  {name:<{width}}  {_summary(file)}" for name, file in verbs.items()]
+    lines: list[str] = []
+    for world, title in WORLDS.items():
+        lines += ["", title]
+        lines += [f"  {name:<{width}}  {summary_of(file)}" for name, file in verbs.items() if _world_of(file) == world]
     return "\n".join(
         [
             f"usage: {program} VERB [options]",
             "",
             "Fine-tunes a language model from one YAML, with or without a cluster, and keeps what comes out as a",
             "version with an evaluation, a gate and an approval.",
-            "",
-            "verbs:",
             *lines,
             "",
             f"  {program} VERB --help    arguments and examples of one verb",
             "",
-            EXIT_CODES_HELP,
+            EXIT_CODES_HELP.replace("exit codes:", "exit codes of run (watch and wait: their own help):"),
         ]
     )
 
@@ -74,6 +95,7 @@ def _parser(program: str, name: str, verb: Verb) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     verb.add_arguments(parser)
+    parser.set_defaults(program=program)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     return parser
 

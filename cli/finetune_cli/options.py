@@ -13,30 +13,83 @@ from finetune_cli.errors import CliError
 
 DEFAULT_STATE = ".finetune"
 STATE_VARIABLE = "FINETUNE_STATE"
+KUBECTL_PROGRAM = "kubectl finetune"
+"""How the program is called as a plugin of kubectl."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+
+def default_state() -> Path:
+    """The local registry that nobody named."""
+    return Path(os.environ.get(STATE_VARIABLE, DEFAULT_STATE))
+
+
+_STATE_HELP = f"folder of the local registry (default: {DEFAULT_STATE} in the current folder, or ${STATE_VARIABLE})"
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
     """Where the local registry is."""
-    parser.add_argument(
-        "--state",
-        type=Path,
-        default=Path(os.environ.get(STATE_VARIABLE, DEFAULT_STATE)),
-        metavar="DIR",
-        help=f"folder of the local registry (default: {DEFAULT_STATE} in the current folder, or ${STATE_VARIABLE})",
-    )
+    parser.add_argument("--state", type=Path, default=default_state(), metavar="DIR", help=_STATE_HELP)
     parser.add_argument("--namespace", "-n", default=None, metavar="NAME", help="namespace (default: default)")
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Table for people, JSON or YAML for machines."""
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Which cluster and namespace, as kubectl has it. For verbs that know no other world."""
+    group = parser.add_argument_group("the cluster")
+    group.add_argument("--namespace", "-n", default=None, metavar="NAME", help="namespace (default: the context's)")
+    group.add_argument("--context", default=None, metavar="NAME", help="context of the kubeconfig (default: current)")
+    group.add_argument(
+        "--kubeconfig",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="kubeconfig (default: $KUBECONFIG, ~/.kube/config)",
+    )
+
+
+def add_world(parser: argparse.ArgumentParser) -> None:
+    """For verbs that know both worlds: a cluster, and the local registry."""
+    add_cluster(parser)
+    group = parser.add_argument_group(
+        "which world",
+        "`kubectl finetune` asks the cluster and `finetune` the local registry, unless a flag says otherwise",
+    )
+    group.add_argument(
+        "--cluster", action="store_true", help="ask the cluster (--context and --kubeconfig mean so too)"
+    )
+    group.add_argument("--local", action="store_true", help="ask the local registry (--state means so too)")
+    group.add_argument("--state", type=Path, default=None, metavar="DIR", help=_STATE_HELP)
+
+
+def wants_cluster(args: argparse.Namespace) -> bool:
+    """Whether the cluster is meant. Raises CliError when the flags contradict each other."""
+    cluster = args.cluster or args.context is not None or args.kubeconfig is not None
+    local = args.local or args.state is not None
+    if cluster and local:
+        raise CliError(
+            "the flags name both a cluster and the local registry",
+            "Leave out --local and --state, or --cluster, --context and --kubeconfig.",
+        )
+    return cluster or (not local and args.program == KUBECTL_PROGRAM)
+
+
+def state_of(args: argparse.Namespace) -> Path:
+    """The local registry of a verb that knows both worlds."""
+    return args.state if args.state is not None else default_state()
+
+
+def add_output(parser: argparse.ArgumentParser, *more: str) -> None:
+    """Table for people, JSON or YAML for machines, and further forms."""
     parser.add_argument(
-        "-o", "--output", choices=["table", "json", "yaml"], default="table", help="form of the result (default: table)"
+        "-o",
+        "--output",
+        choices=["table", "json", "yaml", *more],
+        default="table",
+        help="form of the result (default: table)",
     )
 
 
 def namespace_of(args: argparse.Namespace) -> str:
-    """The namespace asked for. Raises CliError when it is not a DNS label."""
+    """The namespace asked for in the local registry. Raises CliError when it is not a DNS label."""
     return checked_name(args.namespace or "default", "--namespace")
 
 

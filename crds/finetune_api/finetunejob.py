@@ -16,6 +16,13 @@ from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus
 NAME_LIMIT = 40
 """A child is called `<job>-<7 characters>-<stage>-<attempt>` and must stay a label of 63 characters."""
 
+RETRY_ANNOTATION = "finetune.dev/retry"
+"""Asks for another run of a finished job whose spec stays as it is: any value not seen before, such as the time.
+
+An annotation and not a field, as in Flux (`reconcile.fluxcd.io/requestedAt`): a sync controller that owns the spec
+leaves it alone, and who retries does not become the author of the spec."""
+RETRY_LIMIT = 253
+
 _NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
@@ -52,6 +59,11 @@ class FineTuneJob(Contract):
     metadata: ObjectMeta
     spec: Annotated[FineTuneJobSpec, Field(description="Wish of the user.")]
     status: Annotated[FineTuneJobStatus | None, Field(description="State, written by the operator.")] = None
+
+    @property
+    def retry(self) -> str:
+        """What the retry annotation says now; empty without one."""
+        return self.metadata.annotations.get(RETRY_ANNOTATION, "")[:RETRY_LIMIT]
 
     RULES = (
         Rule(

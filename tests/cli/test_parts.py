@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -198,7 +199,7 @@ def test_every_verb_has_help_with_examples(capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit) as ended:
             main([verb, "--help"])
         assert ended.value.code == 0
-        assert f"  finetune {verb}" in capsys.readouterr().out
+        assert re.search(rf"  (kubectl )?finetune {verb}\b", capsys.readouterr().out)
     assert main(["--help"]) == 0
     assert "exit codes:" in capsys.readouterr().out
 

@@ -55,12 +55,12 @@ def test_second_version_is_compared_with_the_approved_one(workspace: Workspace) 
 
     assert workspace.job()["status"]["resolved"]["incumbent"] == "v1"
     assert "PendingApproval" in shown
-    assert "channel stable: v1" in shown
+    assert "channel stable serves v1" in shown
     listed = workspace.cli("list").stdout
     assert "f1 0.40->0.90" in listed
     assert "support-triage-v2" in listed
     status = workspace.cli("status", "support-triage").stdout
-    assert "3/5 train: Succeeded" in status
+    assert "3/5 train     Succeeded" in status
     assert "finetune approve support-triage@v2" in status
 
 

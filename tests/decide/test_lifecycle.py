@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from finetune_operator.decide.types import Decision
@@ -76,6 +78,65 @@ def test_taking_cancel_back_starts_another_run() -> None:
     assert world.status.stages[-1].name == "prepare"
 
 
+def ask_for_a_retry(world: World, value: str) -> None:
+    """What `kubectl finetune retry` does: an annotation, so the generation of the spec stays."""
+    annotations = world.job.metadata.annotations | {"finetune.dev/retry": value}
+    metadata = world.job.metadata.model_copy(update={"annotations": annotations})
+    world.job = world.job.model_copy(update={"metadata": metadata})
+
+
+def fail_run(world: World) -> None:
+    world.settle()
+    world.end(exit_code=81)
+
+
+@pytest.mark.parametrize("end", [fail_run, World.run_to_end])
+def test_a_retry_of_a_finished_job_is_another_run_and_only_one(end: Callable[[World], None]) -> None:
+    world = World()
+    end(world)
+    assert world.status.phase in ("Succeeded", "Failed")
+    ask_for_a_retry(world, "2026-01-02T10:00:00Z")
+    world.settle()
+    assert (world.status.run, world.status.stages[-1].name) == (2, "prepare")
+    assert [summary.run for summary in world.status.history] == [1]
+    end(world)
+    world.settle()
+    assert world.status.run == 2
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_retry_asked_for_before_the_end_is_answered_by_the_open_run(finish: bool) -> None:
+    world = World(job_dict())
+    ask_for_a_retry(world, "from a backup")
+    world.settle()
+    ask_for_a_retry(world, "impatient")
+    if finish:
+        world.run_to_end()
+    world.settle()
+    assert world.status.run == 1
+    assert world.status.handled_retry == "impatient"
+
+
+def test_no_retry_is_started_while_cancel_stands() -> None:
+    world = World()
+    fail_run(world)
+    patch_spec(world, cancel=True)
+    ask_for_a_retry(world, "1")
+    world.settle()
+    assert world.status.run == 1
+
+
+def test_taking_the_annotation_away_starts_nothing() -> None:
+    world = World()
+    fail_run(world)
+    ask_for_a_retry(world, "1")
+    world.settle()
+    fail_run(world)
+    ask_for_a_retry(world, "")
+    world.settle()
+    assert world.status.run == 2
+
+
 def test_a_finished_run_stays_what_it_is_when_cancel_is_set() -> None:
     world = World()
     world.run_to_end()
@@ -120,15 +181,6 @@ def test_cost_counts_gpu_time_of_pods_only() -> None:
     plan = world.status.plan
     assert plan is not None
     assert plan.time_budget_seconds == pytest.approx(0.7 * 100 / (2 * 4.0) * 3600, rel=0.01)
-
-
-def test_a_queued_job_says_what_it_waits_for() -> None:
-    world = World(job_dict(compute={"pool": "a100", "queue": "team-a"}))
-    world.run_to("baseline")
-    world.set_run(state="Queued", queue_message="waits for 1 of a100-80")
-    world.settle()
-    assert world.status.phase == "Queued"
-    assert world.status.message == "waits for 1 of a100-80"
 
 
 def test_deletion_is_left_to_the_garbage_collector() -> None:

@@ -26,13 +26,13 @@ HOST_ADDRESS = "FINETUNE_TEST_HOST_ADDRESS"
 
 @pytest.fixture(scope="session")
 def node_cluster() -> Iterator[NodeCluster]:
-    """A control plane with one node of 8 GPUs of our own; skips where there can be none."""
+    """A control plane with one node of 8 GPUs that has our images; skips where there can be none of our own."""
     if UNDER_TEST in os.environ:
         pytest.skip("a given cluster's nodes are not ours to break")
     if reason := missing_for_node():
         pytest.skip(reason)
     with NodeCluster(audit=True, node_grace_s=30) as cluster:
-        cluster.add_node("node-0", gpus=8)
+        cluster.add_node("node-0", gpus=8, image_targets=("operator", "runner"))
         yield cluster
 
 

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Literal
 
 from finetune_api.adapter import Adapter
-from finetune_api.adapterversion import AdapterVersion, AdapterVersionStatus, Decision
+from finetune_api.adapterversion import AdapterVersion, Decision
 from finetune_api.base import whole_seconds
+from finetune_cli.decision_rules import refuse_if_decided
 from finetune_cli.errors import CliError
 from finetune_cli.local.objects import ConflictError, ObjectStore
 from finetune_cli.options import VersionName
@@ -59,25 +60,6 @@ def refresh_adapter(store: ObjectStore, namespace: str, name: str, now: datetime
     raise ConflictError(f"Adapter {name} keeps being changed by somebody else")
 
 
-def _refuse_if_decided(version: AdapterVersion, status: AdapterVersionStatus, wanted: VersionName, user: str) -> None:
-    if status.phase == "GateFailed":
-        raise CliError(
-            f"{wanted} cannot be decided on: {status.message}",
-            "A version whose gate failed is never released. Change data or settings and run again.",
-        )
-    for decision in version.spec.decisions:
-        if decision.by == user:
-            why = f" ({decision.reason})" if decision.reason else ""
-            raise CliError(
-                f"{user} has already decided on {wanted}: {decision.decision}{why}",
-                "A decision stays; the next version can be decided differently.",
-            )
-    if status.phase in ("Approved", "Rejected"):
-        raise CliError(
-            f"{wanted} is already {status.phase.lower()}: {status.message}", "There is nothing left to decide."
-        )
-
-
 def record_decision(
     store: ObjectStore,
     namespace: str,
@@ -93,7 +75,7 @@ def record_decision(
     """
     refresh_adapter(store, namespace, wanted.adapter, now)
     version = get_version(store, namespace, wanted)
-    _refuse_if_decided(version, version.status or AdapterVersionStatus(), wanted, user)
+    refuse_if_decided(version, get_adapter(store, namespace, wanted.adapter).spec.policy, wanted, user)
     entry = Decision(by=user, decision=decision, reason=reason, at=whole_seconds(now))
     spec = version.spec.model_copy(update={"decisions": [*version.spec.decisions, entry]})
     store.replace(version.model_copy(update={"spec": spec}))

@@ -63,7 +63,7 @@ def open_state(folder: Path, *, create: bool) -> StateDir:
         if not state.objects.is_dir():
             raise CliError(
                 f"there is no local registry in {state.root}",
-                "Start one with `finetune run FILE`, or name its folder with --state DIR.",
+                "Start one with `finetune run FILE`, name its folder with --state DIR, or say --cluster.",
             )
         return state
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -129,24 +130,26 @@ def _print_findings(console: Console, status: FineTuneJobStatus) -> None:
         console.print(Text(f"  {finding.severity:<8} {finding.check}: {finding.message}{rows}"), soft_wrap=True)
 
 
-def next_command(job: FineTuneJob, version: AdapterVersion | None, program: str) -> str:
-    """What to type now; empty when there is nothing."""
+def local_steps(job: FineTuneJob, version: AdapterVersion | None) -> list[str]:
+    """What to type now after a run without a cluster; empty when there is nothing."""
     status = job.status
     if status is None:
-        return ""
+        return []
     if status.phase == "Suspended":
-        return "the same command again resumes"
-    if status.version is None:
-        return ""
+        return ["the same command again resumes"]
+    if status.reason == "Retrying":
+        return ["the same command tries again"]
+    if status.version is None or status.phase in ("Failed", "Cancelled"):
+        return []
     wanted = f"{job.spec.output.adapter_ref.name}@v{status.version.number}"
     phase = version.status.phase if version is not None and version.status is not None else "PendingApproval"
     if phase == "PendingApproval":
-        return f"{program} approve {wanted}"
-    return f"{program} versions {job.spec.output.adapter_ref.name}"
+        return [f"finetune approve {wanted}"]
+    return [f"finetune versions {job.spec.output.adapter_ref.name}"]
 
 
 def print_summary(
-    console: Console, job: FineTuneJob, version: AdapterVersion | None, program: str, logs: Path | None
+    console: Console, job: FineTuneJob, version: AdapterVersion | None, steps: Sequence[str], logs: Path | None
 ) -> None:
     """How a run ended (or stands): table, findings, where the version is, what to type next."""
     status = job.status
@@ -157,8 +160,7 @@ def print_summary(
     if status.phase in ("Failed", "Cancelled") or status.reason == "Retrying":
         _print_findings(console, status)
         _print_failure(console, status, logs)
-        if status.reason == "Retrying":
-            console.print(Text.assemble("next     ", ("the same command tries again", "bold")))
+        _print_steps(console, steps)
         return
     metrics = results.evaluate.metrics if results.evaluate else (version.spec.metrics if version else {})
     if status.gates or metrics:
@@ -171,6 +173,11 @@ def print_summary(
         console.print(Text(f"version  {status.version.name}  {status.version.uri}"), soft_wrap=True)
     if results.evaluate is not None and results.evaluate.report_uri:
         console.print(Text(f"report   {results.evaluate.report_uri}"), soft_wrap=True)
-    command = next_command(job, version, program)
-    if command:
-        console.print(Text.assemble("next     ", (command, "bold")), soft_wrap=True)
+    _print_steps(console, steps)
+
+
+def _print_steps(console: Console, steps: Sequence[str]) -> None:
+    title = "next     "
+    for step in steps:
+        console.print(Text.assemble(title, (step, "bold")), soft_wrap=True)
+        title = " " * len(title)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from finetune_api.adapter import Adapter
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.finetunejob import FineTuneJob
+from finetune_cli.render.happenings import Happening
 from finetune_cli.render.stages import number
 
 STYLES = {
@@ -47,7 +50,7 @@ def _coloured(word: str) -> Text:
 
 
 def jobs_table(jobs: list[FineTuneJob], now: datetime) -> Table:
-    """Jobs with the columns of `kubectl get finetunejobs`."""
+    """Jobs of the local registry."""
     table = _table("NAME", "RUN", "PHASE", "PROGRESS", "VERSION", "VERDICT", "METRIC", "AGE")
     for job in jobs:
         status = job.status
@@ -80,4 +83,38 @@ def versions_table(versions: list[AdapterVersion], now: datetime) -> Table:
             decisions or "-",
             age(spec.created_at, now),
         )
+    return table
+
+
+def channel_lines(adapter: Adapter) -> list[str]:
+    """What each channel serves, and why a wish is not (yet) met."""
+    lines = []
+    for channel in adapter.status.channels if adapter.status is not None else []:
+        served = f"{channel.version} ({channel.digest[:12]})" if channel.version else "nothing"
+        lines.append(f"channel {channel.name} serves {served}" + (f": {channel.message}" if channel.message else ""))
+    return lines
+
+
+def event_line(event: Happening) -> Text:
+    """Time, reason, object and words of an Event, with how often it was seen."""
+    often = f" (x{event.count})" if event.count > 1 else ""
+    return Text.assemble(
+        f"{event.at:%Y-%m-%d %H:%M:%S}Z  ",
+        (f"{event.reason:<18}", "yellow" if event.type == "Warning" else ""),
+        f"  {event.about}  {event.note}{often}",
+    )
+
+
+def server_table(answer: dict[str, Any], *, wide: bool, namespaces: bool) -> Table:
+    """A Table of the API server: the columns of `kubectl get`, with those of `-o wide` and the namespace if wanted."""
+    columns = [
+        (position, column)
+        for position, column in enumerate(answer.get("columnDefinitions") or [])
+        if wide or not column.get("priority")
+    ]
+    table = _table(*(["NAMESPACE"] if namespaces else []), *(str(column["name"]).upper() for _, column in columns))
+    for row in answer.get("rows") or []:
+        cells = ["-" if row["cells"][position] is None else str(row["cells"][position]) for position, _ in columns]
+        where = [row["object"]["metadata"]["namespace"]] if namespaces else []
+        table.add_row(*where, *(_coloured(cell or "-") for cell in cells))
     return table

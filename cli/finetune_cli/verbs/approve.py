@@ -1,6 +1,6 @@
-"""Approve a version of the local registry: channels on latestApproved then serve it.
+"""Approve a version: channels on latestApproved then serve it.
 
-In a cluster approvals are made with kubectl under the person's own name (docs/cli.md says how).
+In a cluster the decision carries your own name, and the API server refuses any other.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 
 from finetune_cli.decision import EXAMPLES_OF, add_decision_arguments, decide_version
 
+WORLD = "both"
 EXAMPLES = EXAMPLES_OF["approve"]
 add_arguments = add_decision_arguments
 

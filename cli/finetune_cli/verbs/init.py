@@ -14,6 +14,7 @@ from finetune_cli.options import checked_name
 from finetune_cli.sampling import sample_rows
 
 DEFAULT_MODEL = "hf://Qwen/Qwen2.5-0.5B-Instruct"
+WORLD = "local"
 EXAMPLES = """
 examples:
   finetune init --data tickets.csv --task classification --label category

@@ -30,9 +30,10 @@ from finetune_cli.local.state import StateDir, open_state, run_lock
 from finetune_cli.options import add_output, add_state, current_user
 from finetune_cli.render.machine import print_machine
 from finetune_cli.render.progress import RunView, run_view
-from finetune_cli.render.summary import console_for, exit_code, print_summary
+from finetune_cli.render.summary import console_for, exit_code, local_steps, print_summary
 from finetune_operator.decide.types import Key
 
+WORLD = "local"
 EXAMPLES = f"""
 examples:
   finetune run finetunejob.yaml
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             job = asyncio.run(drive_job(state, key, view))
         version = published_version(store, job)
     if table:
-        print_summary(console, job, version, "finetune", state.runs / key.namespace)
+        print_summary(console, job, version, local_steps(job, version), state.runs / key.namespace)
         if version is not None and version.status is not None and version.status.phase == "PendingApproval":
             console.print("         four eyes are not asked for in a local registry: you may approve your own version")
     else:

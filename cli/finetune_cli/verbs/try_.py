@@ -1,4 +1,4 @@
-"""Ask a version of the local registry something: the base model's answer beside the tuned one's."""
+"""Ask a version something: the base model's answer beside the tuned one's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from finetune_cli.render.machine import print_machine
 from finetune_cli.render.summary import console_for
 from finetune_cli.runner_process import ask_runner
 
+WORLD = "local"
 EXAMPLES = """
 examples:
   finetune try support-triage@v1 "My invoice shows the wrong amount"

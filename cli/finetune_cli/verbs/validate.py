@@ -20,6 +20,7 @@ from finetune_cli.options import add_output
 from finetune_cli.render.machine import print_machine
 from finetune_cli.runner_process import ask_runner
 
+WORLD = "local"
 EXAMPLES = """
 examples:
   finetune validate finetunejob.yaml

@@ -10,6 +10,7 @@ from finetune_api.base import API_GROUP_VERSION
 from finetune_cli.options import add_output
 from finetune_cli.render.machine import print_machine
 
+WORLD = "local"
 EXAMPLES = """
 examples:
   finetune version

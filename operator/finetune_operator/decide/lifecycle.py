@@ -30,7 +30,7 @@ def _summary(status: FineTuneJobStatus) -> RunSummary:
 
 
 def begin_run(draft: Draft) -> None:
-    """Start run 1, or run N+1 when a finished job was edited."""
+    """Start run 1, or run N+1 when a finished job was edited or a retry of it was asked for."""
     job = draft.observed.job
     digest = spec_hash(job.spec)
     status = draft.status
@@ -44,12 +44,15 @@ def begin_run(draft: Draft) -> None:
     elif not draft.finished and status.resolved is None and digest != status.spec_hash:
         # Edited while still waiting to be accepted: nothing has started, so it is the same run.
         draft.set(spec_hash=digest)
-    draft.set(observed_generation=job.metadata.generation)
+    # Whatever was asked for while a run was open is answered by that run: only a later wish starts the next.
+    draft.set(observed_generation=job.metadata.generation, handled_retry=job.retry)
 
 
 def _asks_for_another_run(draft: Draft, digest: str) -> bool:
     status = draft.status
     if not status.spec_hash or status.phase == "Cancelled":
+        return True
+    if draft.observed.job.retry not in ("", status.handled_retry):
         return True
     # An upgrade may add a default and so change the digest of specs nobody touched: only an edit starts a run.
     edited = draft.observed.job.metadata.generation != status.observed_generation

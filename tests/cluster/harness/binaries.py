@@ -48,10 +48,11 @@ class Module:
     name: str
     packages: dict[str, str]
     ldflags: str = "-s -w"
+    tags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str) -> Module:
-        """Read ``module.toml``: ``[packages]``, and optionally ``kubernetes_version`` to be linked in.
+        """Read ``module.toml``: ``[packages]``, optionally ``kubernetes_version`` to be linked in and build ``tags``.
 
         Raises:
             BuildError: there is no such module.
@@ -62,7 +63,8 @@ class Module:
             raise BuildError(f"no module {name!r} in {MODULES_DIR}; there are: {', '.join(known)}")
         content = tomllib.loads(path.read_text())
         version = content.get("kubernetes_version")
-        return cls(name, content["packages"], _version_ldflags(version) if version else "-s -w")
+        ldflags = _version_ldflags(version) if version else "-s -w"
+        return cls(name, content["packages"], ldflags, tuple(content.get("tags", ())))
 
 
 def _version_ldflags(version: str) -> str:
@@ -130,7 +132,7 @@ def ensure_module(name: str) -> Path:
     target = module_dir(module)
     if target.is_dir():
         return target
-    with _lock(target.with_suffix(".lock")):
+    with locked(target.with_suffix(".lock")):
         if target.is_dir():  # another process built it while this one waited
             return target
         started = time.monotonic()
@@ -150,7 +152,8 @@ def ensure_module(name: str) -> Path:
 def _build(go: Path, module: Module, name: str, package: str, target: Path) -> None:
     started = time.monotonic()
     _say(f"building {name} ...")
-    command = [str(go), "build", *_BUILD_FLAGS, "-ldflags", module.ldflags, "-o", str(target / name), package]
+    tags = [f"-tags={','.join(module.tags)}"] if module.tags else []
+    command = [str(go), "build", *_BUILD_FLAGS, *tags, "-ldflags", module.ldflags, "-o", str(target / name), package]
     done = subprocess.run(
         command, cwd=MODULES_DIR / module.name, env=_GO_ENV, capture_output=True, text=True, check=False
     )
@@ -217,7 +220,7 @@ def _go_of(venv: Path) -> Path | None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel frees it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:

@@ -99,11 +99,22 @@ class NodeCluster(ControlPlane):
         super().close()
         self._claim.release()
 
-    def add_node(self, name: str | None = None, *, gpus: int = 8, labels: dict[str, str] | None = None) -> Node:
-        """Start a node and wait until it is Ready; its name is `node-<number>` unless given."""
+    def add_node(
+        self,
+        name: str | None = None,
+        *,
+        gpus: int = 8,
+        labels: dict[str, str] | None = None,
+        image_targets: Sequence[str] = (),
+    ) -> Node:
+        """Start a node and wait until it is Ready; its name is `node-<number>` unless given.
+
+        With ``image_targets`` ("operator", "runner") its pods find the project's images, `images.OPERATOR` and
+        `images.RUNNER`, with ``imagePullPolicy: Never``.
+        """
         index = self._added
         self._added += 1
-        node = Node(self, index, name or f"node-{index}", gpus, labels or {})
+        node = Node(self, index, name or f"node-{index}", gpus, labels or {}, image_targets)
         self.nodes[node.name] = node
         node.start()
         return node

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
+from tests.cluster.harness import images
 from tests.cluster.harness.binaries import binary
 from tests.cluster.harness.cluster import write_kubeconfig
 from tests.cluster.harness.oci import write_image
@@ -38,16 +40,28 @@ class Node:
         name: its name in the API.
         gpus: how many GPUs it says it has.
         labels: labels the kubelet registers it with.
+        image_targets: which of the project's images its pods find: "operator", "runner".
     """
 
-    def __init__(self, cluster: NodeCluster, index: int, name: str, gpus: int, labels: dict[str, str]) -> None:
+    def __init__(
+        self,
+        cluster: NodeCluster,
+        index: int,
+        name: str,
+        gpus: int,
+        labels: dict[str, str],
+        image_targets: Sequence[str] = (),
+    ) -> None:
         self.cluster = cluster
         self.name = name
         self.gpus = gpus
         self.work_dir = cluster.work_dir / name
         self.work_dir.mkdir()
         programs = binary("kubernetes", "kubelet").parent
-        self.machine = Machine(cluster.slot, index, name, self.work_dir, [programs])
+        seen = [programs]
+        if image_targets:
+            seen.append(images.fill_containerd_root(self.work_dir / "containerd", *image_targets))
+        self.machine = Machine(cluster.slot, index, name, self.work_dir, seen)
         self._core = client.CoreV1Api(cluster.api())
         self._write_files(labels)
         self._labels = labels
