@@ -136,13 +136,13 @@ def _attempt_line(attempt: StageStatus, now: datetime) -> Text:
     return Text(f"attempt {attempt.attempt}  {attempt.state}{taken}{cause}{code}{free}")
 
 
-def _trouble(attempt: StageStatus) -> Iterator[tuple[str, str]]:
+def _trouble(attempt: StageStatus, *, newest: bool) -> Iterator[tuple[str, str]]:
     told = attempt.message
     yield "", told if attempt.state in ("Failed", "Pending") else ""
     yield "evidence", attempt.evidence if attempt.evidence not in ("", told) else ""
     yield "hint", attempt.hint
     retry = attempt.retry_at
-    yield "again at", f"{retry:%H:%M:%S} UTC" if retry is not None and attempt.state == "Failed" else ""
+    yield "again at", f"{retry:%H:%M:%S} UTC" if retry is not None and newest else ""
 
 
 def stages(view: StatusView) -> Iterator[RenderableType]:
@@ -169,7 +169,7 @@ def stages(view: StatusView) -> Iterator[RenderableType]:
             continue
         for attempt in tried:
             yield Padding(_attempt_line(attempt, view.now), (0, 0, 0, 6))
-            for rows in _facts(list(_trouble(attempt))):
+            for rows in _facts(list(_trouble(attempt, newest=attempt is newest))):
                 yield Padding(rows, (0, 0, 0, 8))
 
 
