@@ -25,7 +25,13 @@ _DOCUMENTATION = (
     "var/lib/apt/lists",
     "var/log",
 )
-BASE = f"localhost/finetune-base:{_SUITE}-{hashlib.sha256(repr((_PACKAGES, _DOCUMENTATION)).encode()).hexdigest()[:8]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+BASE = f"localhost/finetune-base:{_SUITE}-{_digest(repr((_PACKAGES, _DOCUMENTATION)))}"
 """Debian with Python, the stand-in for the official Python image where there is no registry."""
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -69,7 +75,8 @@ class Buildah:
         folder.mkdir(parents=True, exist_ok=True)
         storage = folder / "storage.conf"
         storage.write_text(
-            f'[storage]\ndriver = "overlay"\nrunroot = "/run/finetune-images"\ngraphroot = "{folder / "storage"}"\n'
+            f'[storage]\ndriver = "overlay"\nrunroot = "/run/finetune-images/{_digest(str(folder.resolve()))}"\n'
+            f'graphroot = "{folder / "storage"}"\n'
         )
         containers = folder / "containers.conf"
         containers.write_text(
