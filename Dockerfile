@@ -1,61 +1,77 @@
 # Two images from one file: `--target operator` (no torch) and `--target runner` (the training stack).
-# BASE is any Debian-like image with python3 (3.11 or newer), python3-venv and ca-certificates; both stages use the same
+#
+# BASE is a Debian-like image with python3 (3.11 or newer), python3-venv and ca-certificates. Every stage uses the same
 # one, because a virtual environment points at the interpreter it was made with.
 ARG BASE=python:3.12-slim-bookworm
 
-FROM ${BASE} AS installer
-ENV UV_SYSTEM_CERTS=1 UV_NO_CACHE=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never \
-    PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /src
-COPY requirements/bootstrap.lock requirements/
-RUN python3 -m venv /opt/installer \
-    && /opt/installer/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/bootstrap.lock
-ENV PATH=/opt/installer/bin:${PATH}
-
-FROM installer AS operator-dependencies
-COPY requirements/operator.lock requirements/
-RUN uv venv --quiet --python "$(command -v python3)" --no-project /opt/finetune \
-    && uv pip sync --quiet --python /opt/finetune/bin/python --require-hashes --build-constraints requirements/bootstrap.lock \
-        requirements/operator.lock
-
-FROM installer AS runner-dependencies
-COPY requirements/runner.lock requirements/
-RUN uv venv --quiet --python "$(command -v python3)" --no-project /opt/finetune \
-    && uv pip sync --quiet --python /opt/finetune/bin/python --require-hashes --build-constraints requirements/bootstrap.lock \
-        requirements/runner.lock
-
-FROM installer AS wheel
-COPY pyproject.toml README.md LICENSE ./
-COPY crds crds
-COPY operator operator
-COPY runner runner
-COPY cli cli
-RUN python -m hatchling build --target wheel --directory /wheels
-
-# The project's own code, apart from what it depends on: a change of code is a layer of less than two megabytes.
-FROM operator-dependencies AS operator-code
-COPY --from=wheel /wheels /wheels
-RUN uv pip install --quiet --python /opt/finetune/bin/python --no-deps --target /opt/code /wheels/*.whl
-
-FROM runner-dependencies AS runner-code
-COPY --from=wheel /wheels /wheels
-RUN uv pip install --quiet --python /opt/finetune/bin/python --no-deps --target /opt/code /wheels/*.whl
-
+# What both images are at run time. 65532 needs no entry in /etc/passwd (libraries that ask for a name find USER), and the root file system may be read-only:
+# the only folder that is written to is /tmp (and what a pod mounts).
 FROM ${BASE} AS runtime
 ENV PATH=/opt/code/bin:/opt/finetune/bin:${PATH} \
     PYTHONPATH=/opt/code PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
-LABEL org.opencontainers.image.title="finetune-operator" org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /tmp
-USER 65532:65532
 
-FROM runtime AS runner
-ENV HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
-COPY --from=runner-dependencies /opt/finetune /opt/finetune
+# Dependencies: a layer of their own, made by one RUN from a hashed lock. What installs them (pip, then uv) is gone
+# when the RUN ends, so it is in no layer. Bytecode is compiled here, because nothing can be written later, and is not
+# compared with the sources' times, because builders rewrite those.
+FROM runtime AS operator-dependencies
+COPY requirements/bootstrap.lock requirements/operator.lock requirements/install-in-image.sh /opt/locks/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
+    sh /opt/locks/install-in-image.sh operator
+
+FROM runtime AS runner-dependencies
+COPY requirements/bootstrap.lock requirements/runner.lock requirements/install-in-image.sh requirements/unused.py \
+    /opt/locks/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
+    sh /opt/locks/install-in-image.sh runner
+
+# The project's code, installed apart from what it depends on, and per image: editing the operator leaves the runner's
+# image untouched, and the reverse. The empty environment stands where the real one will be, for the scripts' first line.
+FROM ${BASE} AS builder
+COPY requirements/bootstrap.lock /locks/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    python3 -m venv /builder \
+    && /builder/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check \
+        --require-hashes --only-binary :all: -r /locks/bootstrap.lock \
+    && /builder/bin/uv venv --quiet --no-project --python "$(command -v python3)" /opt/finetune
+COPY pyproject.toml README.md LICENSE requirements/code-in-image.sh /src/
+COPY crds /src/crds
+
+FROM builder AS operator-code
+COPY operator /src/operator
+RUN sh /src/code-in-image.sh finetune-operator
+
+FROM builder AS runner-code
+COPY runner /src/runner
+RUN sh /src/code-in-image.sh finetune-runner
+
+FROM runner-dependencies AS runner
+ENV HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false USER=finetune
 COPY --from=runner-code /opt/code /opt/code
+USER 65532:65532
 ENTRYPOINT ["finetune-runner"]
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="finetune-runner" \
+    org.opencontainers.image.description="Runs one stage of a FineTuneJob" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}" \
+    org.opencontainers.image.created="${CREATED}"
 
 # Last, and so what a build without --target makes.
-FROM runtime AS operator
-COPY --from=operator-dependencies /opt/finetune /opt/finetune
+FROM operator-dependencies AS operator
+ENV USER=finetune
 COPY --from=operator-code /opt/code /opt/code
+USER 65532:65532
 ENTRYPOINT ["finetune-operator"]
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="finetune-operator" \
+    org.opencontainers.image.description="Kubernetes operator that fine-tunes, evaluates and releases LoRA adapters" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}" \
+    org.opencontainers.image.created="${CREATED}"

@@ -27,11 +27,26 @@ STAMP := $(VENV)/.installed
 UV_HOME := $(FINETUNE_CACHE)/installer-$(firstword $(shell cksum requirements/bootstrap.lock))
 UV := $(UV_HOME)/bin/uv
 # What `make generate` writes, and nobody edits.
-GENERATED := 'crds/*.yaml' docs/reference
+GENERATED := 'crds/*.yaml' docs/reference manifests/chart/templates manifests/chart/files \
+	manifests/components/monitoring/prometheus-rule.yaml
 PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner cli/finetune_cli
 # Test processes. The cluster's tests are two groups with a control plane each, and mostly wait.
 TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
+# Go modules under tests/cluster/binaries whose programs the tests start; built ahead, since it takes minutes.
+CLUSTER_MODULES := coredns etcd kubernetes kwok pause
+# Only a KUBECONFIG given on this command line counts: the tests create and delete, and an exported one may be anybody's.
+ifeq ($(origin KUBECONFIG),command line)
+export KUBECONFIG_UNDER_TEST := $(abspath $(KUBECONFIG))
+endif
+# The developer's cluster: nodes that run containers, GPUs each node says it has, and nodes that run nothing.
+NODES ?=
+GPUS ?=
+KWOK_NODES ?=
+DEVELOPER := $(BIN)/python -m tests.cluster.harness.developer
+# Program (or file) : Debian package that brings it. What is there already, from wherever, is left alone.
+NODE_DEPS := containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins ip:iproute2 \
+	iptables:iptables conntrack:conntrack buildah:buildah debootstrap:debootstrap
 
 COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --quiet $(LOCK_ARGS)
@@ -48,6 +63,31 @@ env: $(STAMP) ## Create .venv with every locked dependency (a no-op when nothing
 demo: env ## From nothing to a tuned adapter that waits for approval, on this machine
 	@examples/support-triage/demo
 
+##@ A cluster on this machine
+.PHONY: node-deps
+node-deps: ## Install what a node and its images need, system-wide (Debian and Ubuntu; needs root)
+	@packages=()
+	for need in $(NODE_DEPS); do command -v "$${need%%:*}" >/dev/null || packages+=("$${need#*:}"); done
+	if ((!$${#packages[@]})); then echo "node-deps: nothing to install"; exit; fi
+	command -v apt-get >/dev/null || { echo "node-deps: no apt-get here; install by your own means: $${packages[*]}" >&2; exit 1; }
+	(($$(id -u) == 0)) || { echo "node-deps: only root can install: $${packages[*]}" >&2; exit 1; }
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends --no-remove "$${packages[@]}"
+	echo "node-deps: installed $${packages[*]}"
+
+.PHONY: cluster
+cluster: env ## Start one with a node, print its KUBECONFIG; it stays (NODES=1 GPUS=8 KWOK_NODES=0)
+	@$(DEVELOPER) up $(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(KWOK_NODES),--kwok-nodes $(KWOK_NODES))
+
+.PHONY: cluster-load
+cluster-load: env ## Load an image from an OCI archive onto its nodes (ARCHIVE=image.tar)
+	@[[ -n "$(ARCHIVE)" ]] || { echo "cluster-load: say which one: make cluster-load ARCHIVE=image.tar"; exit 1; }
+	$(DEVELOPER) load $(ARCHIVE)
+
+.PHONY: cluster-down
+cluster-down: env ## End it, and leave nothing behind
+	@$(DEVELOPER) down
+
 ##@ Test it
 .PHONY: test
 test: env cluster-binaries ## Run every test, the cluster's included
@@ -55,15 +95,44 @@ test: env cluster-binaries ## Run every test, the cluster's included
 
 .PHONY: test-unit
 test-unit: env ## Run the tests that need no cluster
-	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests --ignore=tests/cluster
+	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests $(addprefix --ignore=tests/,cluster node manifests kueue gitops images)
 
 .PHONY: test-cluster
-test-cluster: env cluster-binaries ## Run the tests against a real control plane
-	@$(BIN)/pytest $(PYTEST_ARGS) tests/cluster
+test-cluster: env cluster-binaries ## Run the tests against a real control plane, or the cluster of KUBECONFIG=path
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests tests/kueue tests/gitops
+
+.PHONY: test-node
+test-node: env cluster-binaries ## Run the tests against a real node (skipped, with the reason, where none is possible)
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/node
 
 .PHONY: cluster-binaries
-cluster-binaries: env ## Build etcd and the Kubernetes control plane into the cache
-	@$(BIN)/python -m tests.cluster.harness.binaries
+cluster-binaries: env ## Build the programs of the tests' clusters into the cache
+	@$(BIN)/python -m tests.cluster.harness.binaries $(CLUSTER_MODULES)
+
+# What `make kind-test` uses: another container tool, another name, or the image of another Kubernetes version.
+KIND ?= kind
+KIND_CLUSTER ?= finetune
+KIND_NODE_IMAGE ?=
+CONTAINER_TOOL ?= docker
+KIND_KUBECONFIG = $(CURDIR)/.kind-kubeconfig
+KUBECTL ?= kubectl
+
+.PHONY: kind-test
+kind-test: env ## Run the cluster's tests on a cluster of kind with built images (needs Docker, kind and kubectl)
+	@for tool in $(KIND) $(CONTAINER_TOOL) $(KUBECTL); do
+	  command -v "$$tool" >/dev/null || { echo "make kind-test needs $$tool: install it, or say where it is (KIND=, CONTAINER_TOOL=, KUBECTL=)"; exit 1; }
+	done
+	for target in operator runner; do $(CONTAINER_TOOL) build --target $$target -t localhost/finetune-$$target:dev .; done
+	$(KIND) create cluster --name $(KIND_CLUSTER) --config manifests/kind/cluster.yaml --kubeconfig $(KIND_KUBECONFIG) \
+	  $(if $(KIND_NODE_IMAGE),--image $(KIND_NODE_IMAGE)) --wait 3m
+	trap '$(KIND) delete cluster --name $(KIND_CLUSTER); rm -f $(KIND_KUBECONFIG)' EXIT
+	$(KIND) load docker-image --name $(KIND_CLUSTER) localhost/finetune-operator:dev localhost/finetune-runner:dev
+	export KUBECONFIG=$(KIND_KUBECONFIG)
+	$(KUBECTL) apply --server-side -k manifests/overlays/kind
+	$(KUBECTL) -n finetune-system rollout status deployment/finetune-operator --timeout=3m
+	# The tests run operators of their own, which would wait for its Lease.
+	$(KUBECTL) -n finetune-system scale deployment/finetune-operator --replicas=0
+	KUBECONFIG_UNDER_TEST=$(KIND_KUBECONFIG) $(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests
 
 ##@ Check it
 .PHONY: lint
@@ -85,8 +154,9 @@ layers: env ## Layers: who may import whom
 	@$(BIN)/lint-imports
 
 .PHONY: generate
-generate: env ## Regenerate what is generated: the CRDs and their reference
+generate: env ## Regenerate what is generated: the CRDs, their reference, the Helm chart
 	@$(BIN)/python -m finetune_api.generate
+	$(BIN)/python manifests/generate_chart.py
 
 .PHONY: verify
 verify: env ## Fail where something generated, or a lock, is not what its source says
@@ -99,12 +169,60 @@ verify: env ## Fail where something generated, or a lock, is not what its source
 .PHONY: ci
 ci: lint types layers verify test ## Everything a change has to pass
 
+##@ Build images
+# buildah where it is installed, else docker; podman works too. What is made: $(REGISTRY)/finetune-{operator,runner}:$(VERSION).
+BUILDER ?= $(if $(shell command -v buildah),buildah,docker)
+REGISTRY ?= localhost
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+CREATED ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 1970-01-01T00:00:00Z)
+# Empty: the Dockerfile's. `local`: made here with debootstrap, for machines that reach no registry of images.
+BASE ?=
+# buildah as root: containers by runc (or crun) directly, without systemd; the network of this machine.
+BUILD_FLAGS ?= $(if $(filter buildah,$(notdir $(BUILDER))),--layers --network host $(if $(filter 0,$(shell id -u)), \
+	--isolation oci --runtime $(or $(shell command -v runc),$(shell command -v crun))))
+# Further arguments for the builder.
+BUILD_ARGS ?=
+# With BASE=local everything is in the store of the tests' images, and what they built is reused.
+LOCAL_STORE := $(FINETUNE_CACHE)/images
+LOCAL_CERTIFICATES := $(or $(SSL_CERT_FILE),/etc/ssl/certs/ca-certificates.crt)
+LOCAL_FLAGS := --pull=never --volume $(LOCAL_CERTIFICATES):/etc/ssl/certs/ca-certificates.crt:ro
+
+define image
+@if [[ "$(BASE)" == local ]]; then
+  $(MAKE) --no-print-directory env
+  set -- $(LOCAL_FLAGS) --build-arg BASE="$$($(BIN)/python -m tests.cluster.harness.images base)"
+  export CONTAINERS_STORAGE_CONF=$(LOCAL_STORE)/storage.conf CONTAINERS_CONF=$(LOCAL_STORE)/containers.conf
+else
+  set -- $(if $(BASE),--build-arg BASE=$(BASE))
+fi
+$(BUILDER) build $(BUILD_FLAGS) $(BUILD_ARGS) "$$@" --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+  --build-arg CREATED=$(CREATED) --target $(1) --tag $(REGISTRY)/finetune-$(1):$(VERSION) .
+endef
+
+.PHONY: images
+images: image-operator image-runner ## Build both images (REGISTRY, VERSION, BASE, BUILDER, BUILD_ARGS)
+
+.PHONY: image-operator
+image-operator: ## Build the operator's image
+	$(call image,operator)
+
+.PHONY: image-runner
+image-runner: ## Build the runner's image: minutes the first time, gigabytes
+	$(call image,runner)
+
+.PHONY: sbom
+sbom: env ## Write what is in both images to dist/*.spdx.json (SPDX 2.3, by syft)
+	@$(BIN)/python -m tests.cluster.harness.images.sbom dist
+
 ##@ Maintain it
+# No triton in the runner: it compiles its kernels with a C compiler at run time, which the image does not have, and
+# libraries that find it (TRL's loss on a GPU) would try; without it they take their kernels in torch.
 .PHONY: lock
 lock: | $(UV) ## Resolve the dependencies anew into requirements/*.lock (LOCK_ARGS=--upgrade for newer ones)
 	@$(COMPILE) pyproject.toml --extra dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra operator -c requirements/dev.lock -o requirements/operator.lock
-	$(COMPILE) pyproject.toml --extra runner --extra deepspeed -c requirements/dev.lock -o requirements/runner.lock
+	$(COMPILE) pyproject.toml --extra runner --extra deepspeed -c requirements/dev.lock --no-emit-package triton -o requirements/runner.lock
 	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.lock
 
 .PHONY: clean

@@ -1,10 +1,18 @@
 """What every test shares: the limits of property tests, and which tests stay on one worker."""
 
+import os
+
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-CLUSTER = ("tests/cluster/scenarios/", "tests/cluster/")
+from tests.cluster.harness.cluster import UNDER_TEST
+
+ONE_WORKER = ("tests/cluster/scenarios/", "tests/cluster/", "tests/gitops/", "tests/node/")
+"""Folders whose tests share what takes long to start (a control plane, a node); the first that fits counts."""
+
+# No test may meet the cluster of the person who runs it by accident.
+os.environ.pop("KUBECONFIG", None)
 
 # A busy machine is slow, not wrong: no deadline per example, and the same examples in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)
@@ -12,14 +20,22 @@ hypothesis.settings.load_profile("project")
 
 
 class OneControlPlane(LoadScopeScheduling):
-    """Spread tests over the workers one by one, but keep the cluster's in two groups that share a control plane each.
+    """Spread tests over the workers one by one, but keep those of each folder above together.
 
     xdist's own `loadgroup` does this by a marker, which has no effect with pytest 9.2 (it writes the group into an
     attribute that pytest no longer reads).
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in CLUSTER if nodeid.startswith(folder)), nodeid)
+        folder = next((folder for folder in ONE_WORKER if nodeid.startswith(folder)), None)
+        if folder and UNDER_TEST in os.environ:
+            return UNDER_TEST  # a cluster that was given is one for all of them: two operators would meet in it
+        return folder or nodeid
+
+
+def pytest_report_header() -> str:
+    """Say whose cluster the tests change."""
+    return f"cluster under test: {os.environ.get(UNDER_TEST) or 'one of our own'}"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:

@@ -106,7 +106,7 @@ class AdapterStatus(Contract):
     conditions: Annotated[
         list[Condition],
         Field(
-            description="Ready.",
+            description="Ready, Stalled, Served.",
             max_length=8,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),

@@ -11,9 +11,12 @@ from pydantic.alias_generators import to_camel
 from finetune_api.base import Contract, Rule, Timestamp
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DURATION = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
 
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+PriorityName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_SUBDOMAIN)]
+"""A DNS subdomain that also fits into a label value: Kueue reads the class from a label of the Job."""
 Duration = Annotated[str, Field(min_length=2, max_length=32, pattern=DURATION)]
 JSONPath = Annotated[str, Field(max_length=256, pattern=r"^\$(\.[A-Za-z_][A-Za-z0-9_-]*)+$")]
 

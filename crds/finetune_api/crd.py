@@ -34,6 +34,9 @@ _COPIED = (
     "x-kubernetes-list-type",
     "x-kubernetes-preserve-unknown-fields",
 )
+UNSEEN = -1
+"""observedGeneration of an object that the operator has not looked at: kstatus takes one without any for Current."""
+
 _STANDARD = {
     "apiVersion": {"type": "string", "description": f"`{API_GROUP}/{API_VERSION}`."},
     "metadata": {"type": "object"},
@@ -66,6 +69,8 @@ class Kind:
     short_names: tuple[str, ...]
     columns: tuple[Column, ...]
     scope: Literal["Namespaced", "Cluster"] = "Namespaced"
+    always_reconciled: bool = True
+    """Whether every installation writes the kind's status; then an object says from birth that it is not yet seen."""
 
     @property
     def name(self) -> str:
@@ -113,17 +118,22 @@ KINDS: tuple[Kind, ...] = (
         "gpupools",
         ("gpool",),
         (
-            Column("GPUs", ".spec.gpusPerNode", "integer", description="GPUs per node."),
+            Column("GPUs", ".status.allocatableGpus", "integer", description="GPUs of the ready nodes."),
+            Column("Per node", ".spec.gpusPerNode", "integer", description="GPUs per node."),
+            Column("Nodes ready", ".status.readyNodes", "integer", description="Nodes that take pods of the pool."),
             Column("Memory GiB", ".spec.gpuMemoryGib", "number", description="Memory of one GPU."),
             Column("Price", ".spec.price.gpuPerHour", "number", description="Price of one GPU hour."),
             Column("Currency", ".spec.price.currency"),
             Column("Default", ".spec.default", "boolean"),
             Column("Ready", _READY),
             _AGE,
+            Column("Nodes", ".status.matchingNodes", "integer", priority=1, description="Nodes the selector matches."),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
             Column("Resource", ".spec.resourceName", priority=1),
             Column("Image", ".spec.image", priority=1),
         ),
         scope="Cluster",
+        always_reconciled=False,
     ),
     Kind(
         Adapter,
@@ -150,7 +160,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Version", ".spec.version", "integer"),
             Column("Phase", ".status.phase"),
             Column("Verdict", ".spec.verdict"),
-            Column("Channels", ".status.channels"),
+            # Not `.status.channels`: the API server prints a list as JSON, and an empty one as `[]`.
+            Column("Channels", '.status.conditions[?(@.type=="Released")].message', description="Who serves it."),
             _AGE,
             Column("Job", ".spec.origin.job", priority=1),
             Column("Base model", ".spec.base.source", priority=1),
@@ -213,18 +224,23 @@ def schema_of(kind: Kind) -> Schema:
             **_STANDARD,
             "kind": {"type": "string", "description": f"`{kind.name}`."},
             "spec": _structural(parts["spec"], definitions),
-            "status": _structural(parts["status"], definitions, wish=False),
+            "status": _structural(parts["status"], definitions, wish=False)
+            | ({"default": {"observedGeneration": UNSEEN}} if kind.always_reconciled else {}),
         },
     }
     rules = raw.get("x-kubernetes-validations")
     return {**schema, "x-kubernetes-validations": rules} if rules else schema
 
 
-def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish: bool = True) -> Schema:
+def _structural(
+    raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish: bool = True, listed: bool = False
+) -> Schema:
     """One node of pydantic's schema as a node of a structural one.
 
-    A status (`wish` is false) has neither defaults nor rules: the operator writes it in full, from values that were
-    judged before.
+    Entries of a list (`listed`) have no defaults: whoever compares a list as a whole, as client-side apply and Argo CD
+    do, would find it different from Git for ever. The operator fills them in as it reads.
+    The members of a status (`wish` is false) have neither defaults nor rules: the operator writes it in full, from
+    values that were judged before.
     """
     node, optional = _resolve(raw, definitions)
     result: Schema = {}
@@ -241,18 +257,23 @@ def _structural(raw: Mapping[str, Any], definitions: Mapping[str, Any], *, wish:
     if wish and (low := result.get("minimum", 0)) != int(low):
         result["x-kubernetes-validations"] = [_fractional_minimum(low)]
     if "items" in node:
-        result["items"] = _structural(node["items"], definitions, wish=wish)
+        result["items"] = _structural(node["items"], definitions, wish=wish, listed=True)
     if "properties" in node:
         result["properties"] = {
-            name: _structural(value, definitions, wish=wish) for name, value in node["properties"].items()
+            name: _structural(value, definitions, wish=wish, listed=listed)
+            for name, value in node["properties"].items()
         }
         if node.get("required"):
             result["required"] = list(node["required"])
     elif isinstance(node.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(node["additionalProperties"], definitions, wish=wish)
+        result["additionalProperties"] = _structural(
+            node["additionalProperties"], definitions, wish=wish, listed=listed
+        )
     if wish and node.get("default") is not None:
         result["default"] = _minimal(node["default"], node, definitions)
     description = _described(node.get("description", ""), result, optional=optional and wish)
+    if listed:
+        result.pop("default", None)
     return {"description": description, **result} if description else result
 
 

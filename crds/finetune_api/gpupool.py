@@ -29,13 +29,13 @@ class Toleration(Contract):
 
     RULES = (
         Rule(
-            cel="self.operator != 'Exists' || !has(self.value)",
+            cel="!has(self.operator) || self.operator != 'Exists' || !has(self.value)",
             message="a toleration with operator Exists has no value; leave value out, or use operator Equal",
             holds=lambda t: t.operator != "Exists" or t.value is None,
             field_path="value",
         ),
         Rule(
-            cel="has(self.key) || self.operator == 'Exists'",
+            cel="has(self.key) || (has(self.operator) && self.operator == 'Exists')",
             message="a toleration without key tolerates everything; set key, or operator: Exists",
             holds=lambda t: t.key is not None or t.operator == "Exists",
             field_path="operator",
@@ -68,6 +68,14 @@ class GPUPoolSpec(Contract):
     gpu_memory_gib: Annotated[
         float, Field(description="Memory of one GPU in GiB, for example 80. 0 on a pool without GPUs.", ge=0, le=1024)
     ] = 0.0
+    gpu_model: Annotated[
+        str | None,
+        Field(
+            description="Model of the GPU, for example `A100-80`: what the time and cost forecast rests on. Default: "
+            "read from the values of nodeSelector.",
+            max_length=64,
+        ),
+    ] = None
     gpus_per_node: Annotated[int, Field(description="GPUs of a node; 0 makes this a CPU pool.", ge=0, le=16)]
     node_selector: Annotated[dict[str, str], Field(description="Labels of the pool's nodes.", max_length=32)] = Field(
         default_factory=dict
@@ -108,10 +116,16 @@ class GPUPoolStatus(Contract):
     """State of the pool."""
 
     observed_generation: Annotated[int, Field(description="Generation this status is about.")] = 0
+    matching_nodes: Annotated[int, Field(description="Nodes with the labels of `spec.nodeSelector`.")] = 0
+    ready_nodes: Annotated[
+        int, Field(description="Of these, nodes that take pods: Ready, not cordoned, every taint tolerated.")
+    ] = 0
+    allocatable_gpus: Annotated[int, Field(description="GPUs that the ready nodes offer to pods, in use or not.")] = 0
+    largest_node_gpus: Annotated[int, Field(description="Most GPUs that one ready node offers.")] = 0
     conditions: Annotated[
         list[Condition],
         Field(
-            description="Ready.",
+            description="Ready: whether nodes take pods of the pool now. A pool that is not Ready still accepts jobs.",
             max_length=8,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),

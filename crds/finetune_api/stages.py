@@ -37,6 +37,13 @@ class ModelFacts(Contract):
     layers: Annotated[int, Field(description="Number of blocks.")] = 0
     vocabulary: Annotated[int, Field(description="Number of tokens.")] = 0
     context_length: Annotated[int, Field(description="Longest context in tokens.")] = 0
+    feed_forward_size: Annotated[int, Field(description="Width of the feed-forward layer; 0 = unknown.")] = 0
+    attention_heads: Annotated[int, Field(description="Query heads; 0 = unknown.")] = 0
+    key_value_heads: Annotated[int, Field(description="Key and value heads; 0 = unknown.")] = 0
+    head_size: Annotated[int, Field(description="Width of one head; 0 = unknown.")] = 0
+    tied_embeddings: Annotated[bool, Field(description="Whether the head is the embedding's own weight.")] = False
+    experts: Annotated[int, Field(description="Experts of a mixture; 0 = dense.")] = 0
+    file_bytes: Annotated[int, Field(description="Size of the weight files in bytes; 0 = unknown.")] = 0
 
 
 class RowCounts(Contract):
@@ -182,7 +189,13 @@ class TrainPlan(Contract):
     gradient_checkpointing: Annotated[bool, Field(description="Whether activations are recomputed.")] = False
     precision: Annotated[Literal["fp32", "bf16"], Field(description="Arithmetic of the forward pass.")] = "fp32"
     time_budget_seconds: Annotated[int | None, Field(description="Training stops after this many seconds.")] = None
-    forecast_gpu_memory_gib: Annotated[float | None, Field(description="Forecast peak GPU memory in GiB.")] = None
+    forecast_gpu_memory_gib: Annotated[
+        float | None, Field(description="Forecast of the GPU memory of training, in GiB.")
+    ] = None
+    judge_both_forms: Annotated[
+        bool,
+        Field(description="Whether evaluate judges the form that is not served too (QLoRA, where its memory allows)."),
+    ] = True
 
 
 class Incumbent(Contract):
@@ -221,19 +234,46 @@ class StageTask(Contract):
         return f"{self.adapter_uri}/runs/{self.job.uid}/{self.job.run}"
 
 
-class Progress(Contract):
-    """Live state of a stage; losing one never hurts."""
+PHASE_LIMIT = 128
+"""Characters of `Progress.phase`."""
+_COUNT_LIMIT = 1_000_000_000_000
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
-    stage: Stage
-    attempt: int = 1
-    phase: str = ""
-    step: int = 0
-    total_steps: int = 0
-    percent: float = 0.0
-    eta_seconds: float | None = None
-    loss: float | None = None
-    validation_loss: float | None = None
-    updated_at: Timestamp | None = None
+
+class Progress(Contract):
+    """Live state of a stage; losing one never hurts.
+
+    It comes from a tenant's pod: every number is finite and bounded, and the text has no control characters.
+    """
+
+    stage: Annotated[Stage, Field(description="Stage that runs.")]
+    attempt: Annotated[int, Field(description="Number of its attempt.", ge=1, le=_COUNT_LIMIT)] = 1
+    phase: Annotated[
+        str,
+        Field(description="What the stage is doing.", max_length=PHASE_LIMIT, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$"),
+    ] = ""
+    step: Annotated[
+        int, Field(description="Steps done: of the optimiser in train, else rows or files.", ge=0, le=_COUNT_LIMIT)
+    ] = 0
+    total_steps: Annotated[int, Field(description="Steps planned; 0 = not known.", ge=0, le=_COUNT_LIMIT)] = 0
+    percent: Annotated[_Finite, Field(description="Share of the stage that is done, 0 to 100.", ge=0, le=100)] = 0.0
+    eta_seconds: Annotated[
+        _Finite | None,
+        Field(description="Seconds until the stage's steps are done, at the present pace.", ge=0, le=_COUNT_LIMIT),
+    ] = None
+    loss: Annotated[_Finite | None, Field(description="Training loss of the last step.")] = None
+    validation_loss: Annotated[_Finite | None, Field(description="Token-weighted loss of the last validation.")] = None
+    resumed_from_step: Annotated[
+        int | None,
+        Field(
+            description="Optimiser step that training resumed from, once known; 0 = from the start.",
+            ge=0,
+            le=_COUNT_LIMIT,
+        ),
+    ] = None
+    updated_at: Annotated[
+        Timestamp | None, Field(description="When it was heard of: old while the stage runs means no news.")
+    ] = None
 
 
 class StageReport(Contract):

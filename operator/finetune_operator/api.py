@@ -49,7 +49,17 @@ JOBS = Resource("batch", "v1", "jobs")
 PODS = Resource("", "v1", "pods")
 SERVICES = Resource("", "v1", "services")
 EVENTS = Resource("events.k8s.io", "v1", "events")
+NODES = Resource("", "v1", "nodes", namespaced=False)
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
+TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", namespaced=False)
+
+
+KUEUE_GROUP = "kueue.x-k8s.io"
+
+
+def workloads(version: str) -> Resource:
+    """Kueue's Workloads in a version of their API."""
+    return Resource(KUEUE_GROUP, version, "workloads")
 
 
 class ApiError(Exception):
@@ -89,11 +99,13 @@ class Api:
         connection: Connection,
         guard: Callable[[], None] = lambda: None,
         on_request: Callable[[str, str, int], None] = lambda verb, resource, status: None,
+        field_manager: str = "finetune-operator",
     ) -> None:
-        """`on_request` is told verb, resource and status of every answer."""
+        """`on_request` is told verb, resource and status of every answer; `field_manager` signs every write."""
         self._connection = connection
         self.guard = guard
         self._on_request = on_request
+        self._signed = {"fieldManager": field_manager}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -177,6 +189,22 @@ class Api:
                 delay_s = min(LARGEST_DELAY_S, delay_s * 2)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    async def served_version(self, group: str, plural: str) -> str:
+        """The preferred version of an API group, if it has this kind of object; empty where the cluster has not.
+
+        Raises:
+            ApiError: the API server did not say.
+        """
+        try:
+            told = await self.request("GET", f"/apis/{group}", attempts=1)
+            version = str(told["preferredVersion"]["version"])
+            kinds = await self.request("GET", f"/apis/{group}/{version}", attempts=1)
+        except ApiError as error:
+            if error.status == 404:
+                return ""
+            raise
+        return version if any(kind["name"] == plural for kind in kinds["resources"]) else ""
+
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any]:
         """Read one object."""
         return await self.request("GET", resource.path(namespace, name))
@@ -203,14 +231,15 @@ class Api:
 
     async def create(self, resource: Resource, body: dict[str, Any]) -> dict[str, Any]:
         """POST one object; its metadata says where."""
-        return await self.request("POST", resource.path(body["metadata"].get("namespace")), body=body)
+        path = resource.path(body["metadata"].get("namespace"))
+        return await self.request("POST", path, query=self._signed, body=body)
 
     async def patch_status(
         self, resource: Resource, namespace: str, name: str, patch: dict[str, Any]
     ) -> dict[str, Any]:
         """Merge-patch the status subresource."""
         path = resource.path(namespace, name, "status")
-        return await self.request("PATCH", path, body=patch, content_type=MERGE_PATCH)
+        return await self.request("PATCH", path, query=self._signed, body=patch, content_type=MERGE_PATCH)
 
     async def delete(
         self, resource: Resource, namespace: str, name: str, uid: str, propagation: str, *, grace_s: int | None = None

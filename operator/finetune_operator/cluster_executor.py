@@ -25,6 +25,7 @@ from finetune_operator.api import (
     Resource,
 )
 from finetune_operator.builders.job import stage_job
+from finetune_operator.builders.progress import ProgressEndpoint
 from finetune_operator.builders.service import gang_service
 from finetune_operator.decide.types import Decision, Event, ForceDelete, Key, Observed, StageRun, StartStage, StopStage
 from finetune_operator.events import post_events
@@ -57,12 +58,20 @@ def object_body(kind: Adapter | AdapterVersion) -> dict[str, Any]:
 class ClusterExecutor:
     """Carries decisions out. Every write names its object or carries a precondition; answers go into the store."""
 
-    def __init__(self, api: Api, store: Store, instance: str, clock: Callable[[], datetime]) -> None:
-        """`instance` names this process in Events."""
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        instance: str,
+        clock: Callable[[], datetime],
+        progress: Callable[[], ProgressEndpoint | None] = lambda: None,
+    ) -> None:
+        """`instance` names this process in Events; `progress` says where pods push theirs, if anywhere."""
         self._api = api
         self._store = store
         self._instance = instance
         self._clock = clock
+        self._progress = progress
         self._verified: dict[str, int] = {}
 
     async def observe(self, key: Key) -> Observed | None:
@@ -83,6 +92,7 @@ class ClusterExecutor:
             adapter=adapter.value.model if adapter is not None else None,
             versions=tuple(version.value.model for version in self._store.versions.owned_by(group)),
             runs={run.job_name: run for run in runs},
+            kueue=self._store.kueue,
         )
 
     def _pools(self) -> Iterator[GPUPool]:
@@ -101,7 +111,7 @@ class ClusterExecutor:
             pods = [pod.value for pod in self._store.pods.owned_by(entry.uid)]
             if not is_settled(entry.value, pods) and self._verified.get(entry.uid) != entry.version:
                 pods = await self._fresh_pods(entry)
-            runs.append(stage_run(entry.value, pods))
+            runs.append(stage_run(entry.value, pods, self._store.workloads.state_of(entry.uid)))
         return runs
 
     async def _fresh_pods(self, job: Entry[JobView]) -> list[Any]:
@@ -200,7 +210,7 @@ class ClusterExecutor:
         service = gang_service(start)
         if service is not None:
             await self._create_child(SERVICES, service, start)
-        self._store.jobs.put(await self._create_child(JOBS, stage_job(start), start))
+        self._store.jobs.put(await self._create_child(JOBS, stage_job(start, self._progress()), start))
 
     async def _create_child(self, resource: Resource, body: dict[str, Any], start: StartStage) -> dict[str, Any]:
         """POST once; an existing object is adopted only when our job's uid controls it."""

@@ -26,6 +26,7 @@ class Health:
         self._clock = clock
         self._turned_at = clock()
         self._reasons: dict[str, str] = {STARTING: "the watches have not started yet"}
+        self._warnings: dict[str, str] = {}
         self.longest_work_s: Callable[[], float] = lambda: 0.0
 
     def beat(self) -> None:
@@ -39,6 +40,18 @@ class Health:
     def fine(self, part: str) -> None:
         """A part is ready."""
         self._reasons.pop(part, None)
+
+    def warn(self, part: str, text: str) -> None:
+        """A part that nobody's work depends on is in trouble: said, but no reason to be taken out of service."""
+        if text:
+            self._warnings[part] = text
+        else:
+            self._warnings.pop(part, None)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong and hinders no work."""
+        return [self._warnings[part] for part in sorted(self._warnings)]
 
     @property
     def reasons(self) -> list[str]:
@@ -61,7 +74,8 @@ def _application(health: Health, metrics: Metrics) -> web.Application:
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = health.reasons
-        return web.Response(text="\n".join(reasons or ["ok"]) + "\n", status=503 if reasons else 200)
+        lines = [*(reasons or ["ok"]), *(f"warning: {text}" for text in health.warnings)]
+        return web.Response(text="\n".join(lines) + "\n", status=503 if reasons else 200)
 
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

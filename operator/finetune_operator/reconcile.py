@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from finetune_operator.cluster_executor import ClusterExecutor, MovedOn
 from finetune_operator.decide import decide
 from finetune_operator.decide.types import Key
+from finetune_operator.installation import RECHECK_S, ForeignObject, Installation
 from finetune_operator.metrics import Metrics
+from finetune_operator.pool import PoolReconciler
 from finetune_operator.release import ReleaseReconciler
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Item:
     """What is in the queue."""
 
-    kind: Literal["job", "adapter"]
+    kind: Literal["job", "adapter", "pool"]
     key: Key
 
     def __str__(self) -> str:
@@ -38,26 +40,38 @@ class Reconciler:
         self,
         executor: ClusterExecutor,
         releases: ReleaseReconciler,
+        pools: PoolReconciler,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        installation: Installation,
     ) -> None:
         """`clock` is the wall clock: it is compared with the times of objects."""
         self._executor = executor
         self._releases = releases
+        self._pools = pools
         self._metrics = metrics
         self._clock = clock
+        self._installation = installation
 
     async def work(self, item: Item) -> float | None:
         """Look at the key once. Returns the seconds until it must be looked at again, None: when something changes."""
         started = time.perf_counter()
         result = "error"
         try:
-            after_s = await (self._job(item.key) if item.kind == "job" else self._releases.reconcile(item.key))
+            if item.kind == "pool":
+                await self._pools.reconcile(item.key)
+                after_s = None
+            else:
+                await self._installation.claim(item.kind, item.key)
+                after_s = await (self._job(item.key) if item.kind == "job" else self._releases.reconcile(item.key))
             result = "ok"
         except MovedOn as moved:
             logger.debug("look again", extra={"key": str(item), "why": str(moved)})
             result = "conflict"
             return 0.0
+        except ForeignObject:
+            result = "foreign"
+            return RECHECK_S
         finally:
             self._metrics.reconciled(item.kind, result, time.perf_counter() - started)
         return after_s
@@ -89,7 +103,7 @@ class Reconciler:
                 },
             )
         await self._executor.act(observed, decision)
-        self._metrics.decided(key, before, decision.status)
+        self._metrics.decided(key, before, decision.status, observed.job.spec.compute.nodes)
         if decision.wake_at is None:
             return None
         return max(0.1, (decision.wake_at - now).total_seconds())

@@ -10,6 +10,7 @@ from finetune_operator.cluster_executor import ClusterExecutor
 from finetune_operator.decide.release import decide_release
 from finetune_operator.decide.types import Event, Key
 from finetune_operator.events import post_events
+from finetune_operator.metrics import Metrics
 from finetune_operator.store import Store, adapter_group
 
 
@@ -17,12 +18,19 @@ class ReleaseReconciler:
     """Writes the statuses that `decide_release` decides."""
 
     def __init__(
-        self, api: Api, store: Store, executor: ClusterExecutor, instance: str, clock: Callable[[], datetime]
+        self,
+        api: Api,
+        store: Store,
+        executor: ClusterExecutor,
+        metrics: Metrics,
+        instance: str,
+        clock: Callable[[], datetime],
     ) -> None:
         """Statuses are written through the executor, with its preconditions."""
         self._api = api
         self._store = store
         self._executor = executor
+        self._metrics = metrics
         self._instance = instance
         self._clock = clock
 
@@ -30,6 +38,7 @@ class ReleaseReconciler:
         """Bring the statuses of the Adapter and its versions up to date."""
         entry = self._store.adapters.get(key)
         if entry is None or entry.value.model.metadata.deletion_timestamp is not None:
+            self._metrics.versions(key, ())
             return None
         adapter = entry.value.model
         group = adapter_group(key.namespace, key.name)
@@ -47,6 +56,7 @@ class ReleaseReconciler:
                 await post_events(
                     self._api, "AdapterVersion", version.metadata, (event,), self._instance, "", self._clock()
                 )
+        self._metrics.versions(key, (statuses[version.metadata.name].phase for version in versions))
         before = adapter.status.to_wire() if adapter.status is not None else {}
         if await self._executor.write_status(
             ADAPTERS, self._store.adapters, adapter.metadata, before, status.to_wire()

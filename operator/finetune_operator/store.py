@@ -7,17 +7,28 @@ key sees its own writes at once, without waiting for the watch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from finetune_api.adapter import Adapter
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.base import Contract
+from finetune_api.crd import UNSEEN
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
-from finetune_operator.decide.types import Key
-from finetune_operator.views import JobView, PodView, controller_uid, job_view, pod_view
+from finetune_operator.decide.types import Key, NodeState, QueueState
+from finetune_operator.field_manager import written_by
+from finetune_operator.views import (
+    JobView,
+    PodView,
+    WorkloadView,
+    controller_uid,
+    job_view,
+    node_view,
+    pod_view,
+    workload_view,
+)
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Contract)
@@ -112,14 +123,66 @@ class Table(Generic[T]):
                 del self._by_owner[known.owner]
 
 
+class Workloads(Table[WorkloadView]):
+    """Kueue's Workloads by the uid of their Job, and by the LocalQueue they wait in."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__(workload_view, controller_uid)
+        self._waiting: dict[str, dict[Key, WorkloadView]] = {}
+
+    def put(self, body: Mapping[str, Any]) -> Entry[WorkloadView]:
+        """Take a Workload over unless a newer version of it is known; returns what is known now."""
+        entry = super().put(body)
+        if entry.value.waits:
+            self._waiting.setdefault(_group(entry.key.namespace, entry.value.queue), {})[entry.key] = entry.value
+        return entry
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self._waiting.clear()
+
+    def waiting_in(self, namespace: str, queue: str) -> list[Entry[WorkloadView]]:
+        """Those that wait in a LocalQueue, first come first."""
+        waiting = self._waiting.get(_group(namespace, queue), {})
+        return [self._entries[key] for key, _ in sorted(waiting.items(), key=lambda item: item[1].order)]
+
+    def state_of(self, job_uid: str) -> QueueState | None:
+        """What Kueue says of a Job, with its place in the queue; None when it has no Workload."""
+        found = self.owned_by(job_uid)
+        if not found:
+            return None
+        entry = found[-1]
+        if not entry.value.waits:
+            return entry.value.state
+        waiting = self._waiting[_group(entry.key.namespace, entry.value.queue)].values()
+        ahead = sum(other.order < entry.value.order for other in waiting)
+        return replace(entry.value.state, position=ahead + 1)
+
+    def _forget(self, key: Key) -> None:
+        known = self._entries.get(key)
+        if known is not None and known.value.waits:
+            group = _group(key.namespace, known.value.queue)
+            waiting = self._waiting[group]
+            del waiting[key]
+            if not waiting:
+                del self._waiting[group]
+        super()._forget(key)
+
+
 class Parsed(Generic[C]):
     """An object of ours: the wire form without what we never read, parsed when first asked for."""
 
     def __init__(self, kind: type[C], body: Mapping[str, Any]) -> None:
         """Keep a copy without managedFields."""
         self._kind = kind
+        self.written_by = written_by(body["metadata"])
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         self.wire: dict[str, Any] = {**body, "metadata": metadata}
+        if self.wire.get("status", {}).get("observedGeneration") == UNSEEN:
+            # The CRD's default, not written by anybody: merge patches must not leave out what only the model has.
+            del self.wire["status"]
 
     @cached_property
     def model(self) -> C:
@@ -156,6 +219,8 @@ class Store:
     def __init__(self) -> None:
         """Start empty."""
         self.epoch = 0
+        self.kueue = False
+        """Whether the cluster has Kueue, whose Workloads are then watched too."""
         self.finetune_jobs: Table[Parsed[FineTuneJob]] = Table(
             lambda body: Parsed(FineTuneJob, body), _by_adapter_of_job
         )
@@ -166,6 +231,8 @@ class Store:
         )
         self.jobs: Table[JobView] = Table(job_view, controller_uid)
         self.pods: Table[PodView] = Table(pod_view, controller_uid)
+        self.nodes: Table[NodeState] = Table(node_view, lambda body: "")
+        self.workloads = Workloads()
 
     def clear(self) -> None:
         """Forget everything; what was observed before is of another epoch."""
@@ -177,6 +244,8 @@ class Store:
             self.versions,
             self.jobs,
             self.pods,
+            self.nodes,
+            self.workloads,
         )
         for table in tables:
             table.clear()

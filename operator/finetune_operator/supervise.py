@@ -7,11 +7,13 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+from typing import Any, cast
 
 import kopf
 
-from finetune_operator.api import Api, ApiError
+from finetune_operator.api import KUEUE_GROUP, Api, ApiError
 from finetune_operator.audit import Audit
+from finetune_operator.compatibility import incompatibility
 from finetune_operator.connection import Connection
 from finetune_operator.health import STARTING, Health
 from finetune_operator.metrics import Metrics
@@ -38,6 +40,9 @@ def _live(registry: kopf.OperatorRegistry, namespaces: list[str] | None, flag: c
                 settings=settings,
                 namespaces=namespaces or (),
                 clusterwide=not namespaces,
+                # A str of a type that kopf does not export. Left out, kopf asks the system for the user's name, and the
+                # user of a container has none.
+                identity=cast("Any", "finetune-operator"),
                 stop_flag=flag,
             )
         )
@@ -99,12 +104,23 @@ class Supervisor:
                     if error.status in (401, 403):
                         return f"{name}: {error.message}; apply the operator's RBAC (manifests/base)"
                     return f"{name}: {error}"
+        return await incompatibility(self._api)
+
+    async def _look_for_kueue(self) -> str:
+        """Learn whether the cluster has Kueue; why that could not be learnt, empty when it could."""
+        try:
+            self._watches.use_kueue(await self._kueue_version())
+        except ApiError as error:
+            return f"{KUEUE_GROUP}: {error}"
         return ""
+
+    async def _kueue_version(self) -> str:
+        return await self._api.served_version(KUEUE_GROUP, "workloads")
 
     async def run(self) -> None:
         """Until cancelled: wait until the watches can work, run them, and begin again when they end."""
         while True:
-            reason = await self.missing()
+            reason = await self._look_for_kueue() or await self.missing()
             if reason:
                 self._health.trouble(PART, reason)
                 self._health.fine(STARTING)
@@ -160,6 +176,11 @@ class Supervisor:
                 continue
             self._health.fine(AUDIT)
             try:
+                version = await self._kueue_version()
+                if version != self._watches.kueue_version and self._flag is not None:
+                    logger.warning("Kueue came, went or changed: watches start anew", extra={"version": version})
+                    _ask_to_end(self._flag)
+                    continue
                 dead = await audit.run(self._namespaces)
             except ApiError as error:
                 logger.warning("audit failed", extra={"error": str(error)})

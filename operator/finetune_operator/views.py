@@ -1,13 +1,14 @@
-"""Projections: what is kept of Kubernetes Jobs and pods, a few hundred bytes each. Pure."""
+"""Projections: what is kept of Jobs, pods, nodes and Workloads, a few hundred bytes each. Pure."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 
-from finetune_operator.decide.types import PodState, StageRun
+from finetune_operator.decide.types import NodeState, PodState, QueueState, StageRun
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
@@ -27,8 +28,9 @@ class JobView:
     outcome: Literal["", "Succeeded", "Failed"]
     ended_pods: int
     """Pods the Job controller has counted as ended."""
-    queue_message: str
     created_at: datetime | None
+    started_at: datetime | None
+    """When its pods were last allowed to run; Kueue takes it back when it suspends the Job."""
     finished_at: datetime | None
 
 
@@ -38,6 +40,28 @@ class PodView:
 
     uid: str
     state: PodState
+    deleted_at: datetime | None = None
+    """When its deletion was asked for."""
+
+
+@dataclass(frozen=True)
+class WorkloadView:
+    """A Workload of Kueue, whoever made it: the others are those in front in the queue."""
+
+    uid: str
+    queue: str
+    """The LocalQueue."""
+    waits: bool
+    """Whether it stands in the queue: active, unfinished, without quota."""
+    priority: int
+    created_at: datetime | None
+    state: QueueState
+    """Without the position, which is a matter of the others."""
+
+    @property
+    def order(self) -> tuple[int, float, str]:
+        """Kueue's order in a queue: priority, then age."""
+        return (-self.priority, self.created_at.timestamp() if self.created_at else 0.0, self.uid)
 
 
 def parse_time(text: object) -> datetime | None:
@@ -53,9 +77,9 @@ def controller_uid(body: Mapping[str, Any]) -> str:
     return ""
 
 
-def _condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def _condition(body: Mapping[str, Any], kind: str, status: str = "True") -> Mapping[str, Any]:
     for condition in body.get("status", {}).get("conditions") or []:
-        if condition.get("type") == kind and condition.get("status") == "True":
+        if condition.get("type") == kind and condition.get("status") == status:
             return cast(Mapping[str, Any], condition)
     return {}
 
@@ -74,8 +98,8 @@ def job_view(body: Mapping[str, Any]) -> JobView:
         suspended=bool(spec.get("suspend")),
         outcome="Succeeded" if complete else "Failed" if failed else "",
         ended_pods=int(status.get("succeeded") or 0) + int(status.get("failed") or 0),
-        queue_message=str(_condition(body, "Suspended").get("message", "")),
         created_at=parse_time(metadata.get("creationTimestamp")),
+        started_at=parse_time(status.get("startTime")),
         finished_at=parse_time(status.get("completionTime") or end.get("lastTransitionTime")),
     )
 
@@ -94,8 +118,11 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             disruption = str(condition.get("reason", "")) or "DisruptionTarget"
     phase = status.get("phase", "Pending")
+    gone_by = parse_time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return PodView(
         uid=metadata["uid"],
+        deleted_at=gone_by - grace if gone_by is not None else None,
         state=PodState(
             name=metadata["name"],
             index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
@@ -106,9 +133,10 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
             waiting_reason=str(waiting.get("reason", "")),
             waiting_message=str(waiting.get("message", "")),
             unschedulable=unschedulable,
+            evicted=str(status.get("message") or "evicted") if status.get("reason") == "Evicted" else "",
             disruption=disruption,
             terminating="deletionTimestamp" in metadata,
-            gone_by=parse_time(metadata.get("deletionTimestamp")),
+            gone_by=gone_by,
             uid=metadata["uid"],
             created_at=parse_time(metadata.get("creationTimestamp")),
             started_at=parse_time(ended.get("startedAt") or running.get("startedAt")),
@@ -117,16 +145,83 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
     )
 
 
+def workload_view(body: Mapping[str, Any]) -> WorkloadView:
+    """Reduce a Workload; the members read here are the same in every version of its API."""
+    metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    pending, evicted = _condition(body, "QuotaReserved", "False"), _condition(body, "Evicted")
+    queue = str(spec.get("queueName", ""))
+    reserved, active = bool(_condition(body, "QuotaReserved")), spec.get("active", True)
+    return WorkloadView(
+        uid=metadata["uid"],
+        queue=queue,
+        waits=active and not reserved and not _condition(body, "Finished"),
+        priority=int(spec.get("priority") or 0),
+        created_at=parse_time(metadata.get("creationTimestamp")),
+        state=QueueState(
+            name=queue,
+            quota_reserved=reserved,
+            reason=str(pending.get("reason", "")),
+            message=str(pending.get("message", "")),
+            evicted=str(evicted.get("reason", "")),
+            evicted_message=str(evicted.get("message", "")),
+            pending_checks=tuple(
+                str(check.get("name", ""))
+                for check in status.get("admissionChecks") or []
+                if check.get("state") != "Ready"
+            ),
+            active=active,
+            past_admitted_s=float(status.get("accumulatedPastExecutionTimeSeconds") or 0),
+        ),
+    )
+
+
+_KEEPS_AWAY = frozenset({"NoSchedule", "NoExecute"})
+
+
+def node_view(body: Mapping[str, Any]) -> NodeState:
+    """Reduce a node. What changes with every heartbeat is not in it; the same labels are kept once for all nodes."""
+    metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    allocatable = status.get("allocatable") or {}
+    return NodeState(
+        name=metadata["name"],
+        labels={sys.intern(key): sys.intern(value) for key, value in (metadata.get("labels") or {}).items()},
+        taints=tuple(
+            (taint["key"], taint.get("value") or "", taint["effect"])
+            for taint in spec.get("taints") or []
+            # A cordoned node has a taint that says so too; it is told as what it is.
+            if taint["effect"] in _KEEPS_AWAY and taint["key"] != "node.kubernetes.io/unschedulable"
+        ),
+        extended_resources={
+            sys.intern(name): int(amount)
+            for name, amount in allocatable.items()
+            if "/" in name and str(amount).isdigit()  # extended resources are whole numbers
+        },
+        ready=bool(_condition(body, "Ready")),
+        cordoned=bool(spec.get("unschedulable")),
+    )
+
+
+def current_pods(job: JobView, pods: Sequence[PodView]) -> list[PodView]:
+    """Pods since the Job was last allowed to run: those that a queue took back may still be around.
+
+    They are told by the time of their deletion: a Job's startTime may be a second later than its first pods.
+    """
+    since = job.started_at
+    if job.suspended:
+        return list(pods)
+    return [pod for pod in pods if pod.deleted_at is None or (since is not None and pod.deleted_at > since)]
+
+
 def is_settled(job: JobView, pods: Sequence[PodView]) -> bool:
     """Whether all ended pods that the Job counts are known with their end: the two watches run apart."""
     if not job.outcome:
         return True
-    return sum(pod.state.phase in ("Succeeded", "Failed") for pod in pods) >= job.ended_pods
+    return sum(pod.state.phase in ("Succeeded", "Failed") for pod in current_pods(job, pods)) >= job.ended_pods
 
 
-def stage_run(job: JobView, pods: Sequence[PodView]) -> StageRun:
+def stage_run(job: JobView, pods: Sequence[PodView], queue: QueueState | None = None) -> StageRun:
     """The attempt as `decide` sees it."""
-    states = tuple(sorted((pod.state for pod in pods), key=lambda pod: (pod.index, pod.name)))
+    states = tuple(sorted((pod.state for pod in current_pods(job, pods)), key=lambda pod: (pod.index, pod.name)))
     state: Literal["Queued", "Pending", "Running", "Succeeded", "Failed", "Terminating"]
     if job.deleting:
         state = "Terminating"
@@ -146,7 +241,8 @@ def stage_run(job: JobView, pods: Sequence[PodView]) -> StageRun:
         uid=job.uid,
         state=state,
         pods=states,
-        queue_message=job.queue_message,
+        queue=queue,
         created_at=job.created_at,
+        started_at=job.started_at,
         finished_at=job.finished_at,
     )

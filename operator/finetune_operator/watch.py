@@ -11,9 +11,21 @@ from typing import Any
 
 import kopf
 
-from finetune_operator.api import ADAPTER_VERSIONS, ADAPTERS, FINETUNE_JOBS, GPU_POOLS, JOBS, PODS, Resource
+from finetune_operator.api import (
+    ADAPTER_VERSIONS,
+    ADAPTERS,
+    FINETUNE_JOBS,
+    GPU_POOLS,
+    JOBS,
+    KUEUE_GROUP,
+    NODES,
+    PODS,
+    Resource,
+    workloads,
+)
 from finetune_operator.connection import Connection
-from finetune_operator.decide.types import Key
+from finetune_operator.decide.pools import is_member
+from finetune_operator.decide.types import Key, NodeState
 from finetune_operator.reconcile import Item
 from finetune_operator.settings import MANAGED_SELECTOR
 from finetune_operator.store import Entry, Store, Table, adapter_group
@@ -44,14 +56,30 @@ class Watches:
         """Whether the store holds all there is: until then nothing may be decided."""
         self._store = store
         self._enqueue = enqueue
-        self.sources = (
+        self._announced: dict[str, object] = {}
+        """By uid: what the others were last told of a node or a Workload, so that a heartbeat wakes nobody."""
+        self.kueue_version = ""
+        self._sources = (
             Source(GPU_POOLS, store.pools, self._of_pool),
             Source(ADAPTERS, store.adapters, self._of_adapter),
             Source(ADAPTER_VERSIONS, store.versions, self._of_version),
             Source(FINETUNE_JOBS, store.finetune_jobs, self._of_finetune_job),
             Source(JOBS, store.jobs, self._of_job, MANAGED_SELECTOR),
             Source(PODS, store.pods, self._of_pod, MANAGED_SELECTOR),
+            Source(NODES, store.nodes, self._of_node),
         )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What is watched: Kueue's Workloads only where the cluster has Kueue."""
+        if not self.kueue_version:
+            return self._sources
+        return (*self._sources, Source(workloads(self.kueue_version), self._store.workloads, self._of_workload))
+
+    def use_kueue(self, version: str) -> None:
+        """From the next start of the watches on, watch Workloads in this version of Kueue's API; empty: not at all."""
+        self.kueue_version = version
+        self._store.kueue = bool(version)
 
     def changed(self, source: Source, kind: str | None, body: Mapping[str, Any]) -> None:
         """An object appeared, changed or went: update the store, then wake whom it concerns.
@@ -60,8 +88,10 @@ class Watches:
         """
         self.complete = True
         if kind == "DELETED":
-            items = source.concerns(body)
             metadata = body["metadata"]
+            self._announced.pop(metadata["uid"], None)  # its end is news to all whom it concerns
+            items = source.concerns(body)
+            self._announced.pop(metadata["uid"], None)
             source.table.remove(Key(metadata.get("namespace", ""), metadata["name"]), metadata["uid"])
         else:
             source.table.put(body)
@@ -72,6 +102,7 @@ class Watches:
     def forget(self) -> None:
         """The watches have ended: what they told may be half of the world by now."""
         self.complete = False
+        self._announced.clear()
         self._store.clear()
 
     def registry(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
@@ -103,6 +134,12 @@ class Watches:
 
     def concerned(self, source: Source, entry: Entry[Any]) -> list[Item]:
         """Whom it concerns that an entry is gone, found out without the object itself."""
+        if source.resource == NODES:
+            return self._pools_of(entry.value)
+        if source.resource == GPU_POOLS:
+            return []
+        if source.resource.group == KUEUE_GROUP:
+            return [*self._owner_of(entry.owner), *self._waiting_in(entry.key.namespace, entry.value.queue)]
         if source.resource in (ADAPTERS, ADAPTER_VERSIONS):
             name = entry.owner.partition("/")[2] if source.resource == ADAPTER_VERSIONS else entry.key.name
             return [Item("adapter", Key(entry.key.namespace, name))]
@@ -125,13 +162,61 @@ class Watches:
         key = self._store.owner_of_pod(body)
         return [Item("job", key)] if key is not None else []
 
+    def _of_node(self, body: Mapping[str, Any]) -> list[Item]:
+        """Pools the node is in, or was; none when only its heartbeat has changed."""
+        uid = body["metadata"]["uid"]
+        entry = self._store.nodes.find(uid)
+        before = self._announced.get(uid)
+        if entry is None or entry.value == before:
+            return []
+        self._announced[uid] = entry.value
+        items = set(self._pools_of(entry.value))
+        if isinstance(before, NodeState):
+            items.update(self._pools_of(before))
+        return sorted(items)
+
+    def _pools_of(self, node: NodeState) -> list[Item]:
+        found = []
+        for entry in self._store.pools:
+            selector = entry.value.wire.get("spec", {}).get("nodeSelector", {})
+            if is_member(selector, node):
+                found.append(Item("pool", entry.key))
+        return found
+
+    def _of_workload(self, body: Mapping[str, Any]) -> list[Item]:
+        """The Job it is for; and those behind it in its queue, when it joined, left or moved."""
+        metadata = body["metadata"]
+        entry = self._store.workloads.find(metadata["uid"])
+        if entry is None:
+            return []
+        view = entry.value
+        items = self._owner_of(entry.owner)
+        place = (view.queue, view.waits, view.priority)
+        if self._announced.get(metadata["uid"]) != place:
+            self._announced[metadata["uid"]] = place
+            items += self._waiting_in(entry.key.namespace, view.queue)
+        return items
+
+    def _owner_of(self, job_uid: str) -> list[Item]:
+        job = self._store.jobs.find(job_uid)
+        owner = self._store.finetune_jobs.find(job.owner) if job is not None else None
+        return [Item("job", owner.key)] if owner is not None else []
+
+    def _waiting_in(self, namespace: str, queue: str) -> list[Item]:
+        waiting = self._store.workloads.waiting_in(namespace, queue)
+        return [item for entry in waiting for item in self._owner_of(entry.owner)]
+
     def _of_pool(self, body: Mapping[str, Any]) -> list[Item]:
-        """Jobs that wait to be accepted; the others froze their pool."""
-        return [
-            Item("job", entry.key)
-            for entry in self._store.finetune_jobs
-            if not entry.value.wire.get("status", {}).get("resolved")
-        ]
+        """The pool itself, jobs that wait to be accepted, and those whose pods wait for its nodes."""
+        name = body["metadata"]["name"]
+        items = [Item("pool", Key("", name))]
+        for entry in self._store.finetune_jobs:
+            status = entry.value.wire.get("status", {})
+            resolved, stages = status.get("resolved"), status.get("stages")
+            waits = resolved and resolved.get("pool") == name and stages and stages[-1].get("state") == "Pending"
+            if not resolved or waits:
+                items.append(Item("job", entry.key))
+        return items
 
     def _of_adapter(self, body: Mapping[str, Any]) -> list[Item]:
         namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from finetune_api.common import SecretRef
-from finetune_api.stages import Progress, StageTask
+from finetune_api.stages import PHASE_LIMIT, Progress, StageTask
 from finetune_runner.errors import interrupted
 from finetune_runner.fence import Fence
 from finetune_runner.secret_files import Secrets
@@ -24,6 +24,10 @@ class Environment:
     """Receives the stage's report (at most 4,000 bytes)."""
     progress_file: Path | None
     """Receives the newest Progress."""
+    progress_url: str
+    """Where the operator hears progress over HTTPS; empty = nowhere."""
+    progress_credentials: Path
+    """Folder with the projected token and the certificate authority for that."""
     scratch: Path
     model_cache: Path
     secrets: Path
@@ -40,6 +44,8 @@ class Environment:
         return cls(
             termination_log=Path(environ.get("FINETUNE_TERMINATION_LOG") or "/dev/termination-log"),
             progress_file=Path(progress_file) if progress_file else None,
+            progress_url=environ.get("FINETUNE_PROGRESS_URL") or "",
+            progress_credentials=Path(environ.get("FINETUNE_PROGRESS_CREDENTIALS") or "/etc/finetune/progress"),
             scratch=scratch,
             model_cache=Path(environ.get("FINETUNE_MODEL_CACHE") or scratch / "models"),
             secrets=Path(environ.get("FINETUNE_SECRETS") or "/etc/finetune/secrets"),
@@ -73,10 +79,10 @@ class StageContext:
             Progress(
                 stage=self.task.stage,
                 attempt=self.task.attempt,
-                phase=phase,
+                phase=printable(phase)[:PHASE_LIMIT],
                 step=done,
                 total_steps=total,
-                percent=round(100 * done / total, 1) if total else 0.0,
+                percent=min(100.0, round(100 * done / total, 1)) if total else 0.0,
                 updated_at=self.clock(),
             )
         )
@@ -91,6 +97,11 @@ class StageContext:
             endpoint=None if secret_ref and "AWS_ENDPOINT_URL" in self.secrets.read(secret_ref) else storage.endpoint,
             region=storage.region,
         )
+
+
+def printable(text: str) -> str:
+    """The text without control characters: names of sources and files may hold them."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def open_context(

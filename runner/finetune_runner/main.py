@@ -22,6 +22,7 @@ from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
 from finetune_api.stages import STAGES, StageReport, StageTask
 from finetune_runner.context import Environment, StageContext, open_context
 from finetune_runner.errors import StageError, classify, interrupted
+from finetune_runner.progress_push import ProgressPush, progress_push
 from finetune_runner.reporting import (
     Outcome,
     failure,
@@ -57,13 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = Environment.of(os.environ, tempfile.gettempdir())
     task: StageTask | None = None
     context: StageContext | None = None
+    push: ProgressPush | None = None
     try:
+        # Rank 0 speaks for the gang.
+        push = progress_push(environment) if environment.node_rank == 0 else None
         task = read_task(arguments.task, arguments.stage)
         context = open_context(
             task,
             environment,
             clock=lambda: datetime.now(UTC),
-            progress=progress_writer(environment.progress_file),
+            progress=progress_writer(environment.progress_file, push),
             stop=stop,
         )
         log.info("stage %s of %s/%s run %d attempt %d: %s", task.stage, task.job.namespace, task.job.name, task.job.run,
@@ -80,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = failure(arguments.stage, task, cause)
         _commit_failure(context, environment, report, cause)
     write_termination_message(environment.termination_log, report)
+    if push is not None:
+        push.close()
     log.info("stage %s ends with %d (%s)", arguments.stage, report.exit_code, report.cause or "Succeeded")
     return report.exit_code
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.model_config import facts_of_config
 from finetune_api.stages import ModelFacts
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
@@ -20,6 +21,8 @@ from finetune_runner.storage.files import path_of
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """What of a model is used. Code and pickles are not fetched."""
 PVC_ROOT = Path("/mnt/pvc")
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+"""What the head is called; a model without any uses its embedding."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -108,14 +111,13 @@ def model_facts(path: Path, source: str) -> ModelFacts:
     """What config.json and the heads of the weight files say. Raises StageError (MODEL_UNUSABLE)."""
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
-        text = {**config, **(config.get("text_config") or {})}
-        return ModelFacts(
-            architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0]),
-            parameters=sum(_parameters(item) for item in path.glob("*.safetensors")),
-            hidden_size=_whole(text, "hidden_size", "n_embd", "d_model"),
-            layers=_whole(text, "num_hidden_layers", "n_layer", "num_layers"),
-            vocabulary=_whole(text, "vocab_size"),
-            context_length=_whole(text, "max_position_embeddings", "n_positions", "seq_length"),
+        files = sorted(path.glob("*.safetensors"))
+        shapes = {name: shape for item in files for name, shape in _tensor_shapes(item).items()}
+        return facts_of_config(
+            config,
+            parameters=sum(map(prod, shapes.values())),
+            file_bytes=sum(item.stat().st_size for item in files),
+            tied_embeddings=not any(name.endswith(_HEADS) for name in shapes),
         )
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise StageError(
@@ -126,18 +128,14 @@ def model_facts(path: Path, source: str) -> ModelFacts:
         ) from error
 
 
-def _whole(config: dict[str, Any], *names: str) -> int:
-    return next((int(config[name]) for name in names if config.get(name)), 0)
-
-
-def _parameters(path: Path) -> int:
-    """Parameters of a safetensors file by its head: 8 bytes length, then JSON (format specification of safetensors)."""
+def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Tensors of a safetensors file by its head: 8 bytes length, then JSON (format specification of safetensors)."""
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > 100_000_000:
             raise ValueError(f"{path.name} is not a safetensors file")
         head = json.loads(stream.read(length))
-    return sum(prod(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__")
+    return {name: tensor["shape"] for name, tensor in head.items() if name != "__metadata__"}
 
 
 def _from_hub(context: StageContext, source: str, commit: str | None) -> tuple[Path, str]:

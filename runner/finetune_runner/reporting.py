@@ -13,6 +13,7 @@ from uuid import uuid4
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Finding, Progress, StageReport, StageResults, StageTask, decode_report, encode_report
 from finetune_runner.errors import StageError
+from finetune_runner.progress_push import ProgressPush
 from finetune_runner.storage import Storage, join
 
 log = logging.getLogger("finetune_runner")
@@ -36,14 +37,16 @@ def set_up_logging() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def progress_writer(path: Path | None) -> Callable[[Progress], None]:
-    """A function that keeps the newest Progress in a file, replaced whole; without a file it only logs.
+def progress_writer(path: Path | None, push: ProgressPush | None = None) -> Callable[[Progress], None]:
+    """A function that keeps the newest Progress in a file, replaced whole, and hands it on to be pushed.
 
-    A progress that cannot be written is logged and lost: losing one never hurts.
+    Without either it only logs. A progress that cannot be written is logged and lost: losing one never hurts.
     """
 
     def write(progress: Progress) -> None:
         log.info("progress %s", json.dumps(progress.to_wire(), separators=(",", ":")))
+        if push is not None:
+            push(progress)
         if path is None:
             return
         temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")

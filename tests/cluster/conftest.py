@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.cluster import Cluster, given_cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
 from tests.cluster.harness.operator_process import OperatorProcess, grant_lease
@@ -22,25 +22,24 @@ from tests.cluster.harness.waiting import wait_for
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster of ``KUBECONFIG_UNDER_TEST``, or a control plane of our own for the session."""
-    given = os.environ.get("KUBECONFIG_UNDER_TEST")
-    if given:
-        external = Cluster(Path(given))
-        yield external
-        external.close()
-        return
-    with ControlPlane(audit=True) as own:
-        yield own
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(given_cluster()) or stack.enter_context(ControlPlane(audit=True))
 
 
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster) -> Cluster:
     """The cluster with what `manifests/base` installs: CRDs, roles, admission policies (no Deployment runs)."""
+    install(cluster)
+    return cluster
+
+
+def install(cluster: Cluster) -> None:
+    """Apply `manifests/base` and wait until our kinds are served."""
     base = Path(__file__).parents[2] / "manifests" / "base"
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", base)
     plurals = ("finetunejobs", "gpupools", "adapters", "adapterversions")
     crds = [f"crd/{plural}.finetune.dev" for plural in plurals]
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *crds)
-    return cluster
 
 
 @pytest.fixture(scope="session")
@@ -77,15 +76,20 @@ def namespace(cluster: Cluster, player: PodPlayer) -> Iterator[str]:
 @pytest.fixture
 def runs(installed: Cluster, namespace: str, player: PodPlayer) -> Iterator[Runs]:
     """A namespace ready for FineTuneJobs: Pod Security restricted, a node with 8 GPUs, a pool."""
-    installed.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    grant_lease(installed, namespace)
-    player.add_node(namespace, gpus=8, labels={NODE_LABEL: namespace})
-    installed.apply(pool_manifest(namespace))
-    playing = Runs(installed, namespace, player)
+    playing = make_runs(installed, namespace, player)
     yield playing
     playing.close()
     installed.kubectl("delete", "gpupool", namespace, "--ignore-not-found", "--wait=false")
     player.remove_node(namespace)
+
+
+def make_runs(installed: Cluster, namespace: str, player: PodPlayer) -> Runs:
+    """Make a namespace ready for FineTuneJobs."""
+    installed.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    grant_lease(installed, namespace)
+    player.add_node(namespace, gpus=8, labels={NODE_LABEL: namespace})
+    installed.apply(pool_manifest(namespace))
+    return Runs(installed, namespace, player)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,9 @@ AUTHOR = "finetune.dev/requested-by"
 
 @pytest.fixture
 def recording(installed: Cluster) -> Iterator[Cluster]:
+    served = installed.kubectl("api-resources", "--api-group=admissionregistration.k8s.io", "-o", "name").stdout
+    if "mutatingadmissionpolicies" not in served:
+        pytest.skip("needs MutatingAdmissionPolicy: Kubernetes 1.36 or newer")
     installed.kubectl("apply", "--server-side", "-f", COMPONENT)
     yield installed
     installed.kubectl("delete", "-f", COMPONENT)

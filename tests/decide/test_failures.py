@@ -76,15 +76,32 @@ def test_a_reported_failure(code: ExitCode, then: str) -> None:
         ({"exit_code": 137, "disruption": "DeletionByTaintManager"}, "NodeLost"),
         ({"exit_code": 137, "reason": "Error"}, "Killed"),
         ({"exit_code": 1, "reason": "Error", "message": "Traceback ... KeyError: 'x'"}, "InternalError"),
+        *(
+            ({"exit_code": code, "reason": reason, "evicted": message}, cause)
+            # The kubelet's own words (pkg/kubelet/eviction/helpers.go); the container only says that it was killed.
+            for code, reason in ((137, "Error"), (85, "Error"), (None, ""))
+            for message, cause in (
+                ('Usage of EmptyDir volume "scratch" exceeds the limit "200Gi". ', "DiskFull"),
+                ('Container stage exceeded its local ephemeral storage limit "1Gi". ', "DiskFull"),
+                ("Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ", "DiskFull"),
+                (
+                    "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 9Gi. "
+                    "Container stage was using 50Gi, request is 0, has larger consumption of ephemeral-storage. ",
+                    "Evicted",
+                ),
+                ("The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. ", "Evicted"),
+                ("The node had condition: [DiskPressure]. ", "Evicted"),
+            )
+        ),
+        ({"exit_code": 137, "disruption": "TerminationByKubelet", "evicted": "low on memory"}, "Evicted"),
         (
             {
-                "exit_code": None,
-                "reason": "Evicted",
-                "message": "Usage of EmptyDir volume exceeds the limit: ephemeral",
+                "exit_code": 128,
+                "reason": "StartError",
+                "message": 'failed to create task: exec: "finetune-runner": executable file not found in $PATH',
             },
-            "DiskFull",
+            "ImageUnusable",
         ),
-        ({"exit_code": None, "reason": "Evicted", "message": "The node was low on resource: memory"}, "Evicted"),
         ({"exit_code": 2, "message": '{"not": "a report"}'}, "InternalError"),
     ],
 )
@@ -229,3 +246,90 @@ def test_a_terminating_job_is_waited_for() -> None:
     decision = world.settle()
     assert decision.starts == ()
     assert world.status.reason == "Stopping"
+
+
+def test_a_full_volume_is_no_interruption_although_the_process_saved_its_work() -> None:
+    world = World()
+    world.run_to("train")
+    report = world.report(outcome="Failed", exitCode=85, cause="Interrupted", message="a checkpoint was saved")
+    world.end(85, report, evicted='Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". ')
+    assert (world.status.phase, world.status.reason) == ("Failed", "DiskFull")
+    assert "scratchSize" in world.status.next_step
+
+
+@pytest.mark.parametrize(
+    ("pod", "cause", "says"),
+    [
+        (
+            {"unschedulable": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: not helpful."},
+            "Unschedulable",
+            "3 Insufficient nvidia.com/gpu",
+        ),
+        (
+            {
+                "waiting_reason": "ErrImagePull",
+                "waiting_message": 'failed to resolve reference "r.example/x:1": not found',
+            },
+            "ImagePull",
+            "not found",
+        ),
+        ({"waiting_reason": "ImagePullBackOff", "waiting_message": "Back-off pulling image"}, "ImagePull", "Back-off"),
+        ({"waiting_reason": "InvalidImageName", "waiting_message": "couldn't parse image name"}, "ImagePull", "parse"),
+        (
+            {"waiting_reason": "ErrImageNeverPull", "waiting_message": "not present with pull policy"},
+            "ImagePull",
+            "policy",
+        ),
+        (
+            {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "hf" not found'},
+            "ContainerConfig",
+            'secret "hf" not found',
+        ),
+    ],
+)
+def test_what_a_pod_waits_for_is_named_while_it_waits(pod: dict[str, Any], cause: str, says: str) -> None:
+    world = World()
+    world.run_to("train")
+    world.set_run(state="Pending", pods=(PodState("pod-0", phase="Pending", **pod),))
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Training", cause)
+    assert says in world.status.message
+    assert world.status.next_step
+    warnings = [event for event in world.events if event.reason == cause]
+    assert len(warnings) == 1, "told once, when it begins"
+
+
+def test_a_job_that_waited_long_in_its_queue_has_its_full_time_to_start() -> None:
+    world = World(job_dict(compute={"pool": "a100", "queue": "team-a"}))
+    world.run_to("baseline")
+    world.tick(3600)
+    pulling = PodState("p0", phase="Pending", waiting_reason="ErrImagePull", waiting_message="timeout")
+    world.set_run(state="Pending", pods=(pulling,), started_at=world.now)
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Baseline", "ImagePull")
+    world.tick(601)
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Failed", "ImagePull")
+
+
+def test_the_delay_grows_with_failures_of_the_same_cause_even_when_they_do_not_count() -> None:
+    world = World(job_dict(compute={"pool": "a100", "nodes": 2, "gpusPerNode": 1}))
+    world.run_to("train")
+    delays_s = []
+    for _ in range(5):
+        bound = PodState("p0", 0, "Running", started_at=world.now)
+        stuck = PodState("p1", 1, "Pending", unschedulable="0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")
+        world.set_run(state="Pending", pods=(bound, stuck))
+        world.settle()
+        world.tick(301)
+        world.settle()
+        assert world.active.state == "Terminating", "the half that runs gives its GPUs back"
+        retry_at = world.status.stages[-1].retry_at
+        assert retry_at is not None
+        delays_s.append((retry_at - world.now).total_seconds())
+        world.remove_terminated()
+        world.now = retry_at
+        world.settle()
+    assert delays_s == sorted(delays_s)
+    assert delays_s[-1] > 8 * delays_s[0]
+    assert not any(stage.counts_against_retries for stage in world.status.stages if stage.state == "Failed")

@@ -183,15 +183,6 @@ def test_cost_counts_gpu_time_of_pods_only() -> None:
     assert plan.time_budget_seconds == pytest.approx(0.7 * 100 / (2 * 4.0) * 3600, rel=0.01)
 
 
-def test_a_queued_job_says_what_it_waits_for() -> None:
-    world = World(job_dict(compute={"pool": "a100", "queue": "team-a"}))
-    world.run_to("baseline")
-    world.set_run(state="Queued", queue_message="waits for 1 of a100-80")
-    world.settle()
-    assert world.status.phase == "Queued"
-    assert world.status.message == "waits for 1 of a100-80"
-
-
 def test_deletion_is_left_to_the_garbage_collector() -> None:
     world = World()
     world.run_to("train")

@@ -23,10 +23,15 @@ PREPARED = {
     "modelDigest": "m" * 64,
     "model": {
         "architecture": "LlamaForCausalLM",
-        "parameters": 8_000_000_000,
+        "parameters": 8_030_261_248,
         "hiddenSize": 4096,
         "layers": 32,
         "vocabulary": 128256,
+        "contextLength": 131072,
+        "feedForwardSize": 14336,
+        "attentionHeads": 32,
+        "keyValueHeads": 8,
+        "headSize": 128,
     },
     "rows": {"train": 800, "validation": 100, "test": 200, "replay": 100},
     "trainTokens": 100_000,
@@ -105,6 +110,7 @@ class World:
         self.runs: dict[str, StageRun] = {}
         self.started: list[StartStage] = []
         self.events: list[Event] = []
+        self.kueue = False
         self.now = START
 
     @property
@@ -113,7 +119,12 @@ class World:
 
     def observed(self) -> Observed:
         return Observed(
-            job=self.job, pools=self.pools, adapter=self.adapter, versions=tuple(self.versions), runs=dict(self.runs)
+            job=self.job,
+            pools=self.pools,
+            adapter=self.adapter,
+            versions=tuple(self.versions),
+            runs=dict(self.runs),
+            kueue=self.kueue,
         )
 
     def decide(self) -> Decision:

@@ -18,6 +18,7 @@ from finetune_api.job.status import Resolved
 from finetune_api.stages import JobIdentity, StageTask, TrainPlan
 from finetune_operator.builders.job import stage_job
 from finetune_operator.builders.names import TASK_ANNOTATION, job_name
+from finetune_operator.builders.progress import ProgressEndpoint
 from finetune_operator.builders.service import gang_service
 from finetune_operator.decide.types import StartStage
 
@@ -48,8 +49,12 @@ def start_of(case: dict[str, Any]) -> StartStage:
     return StartStage(name, task, resolved, nodes=case.get("nodes", 1), gpus_per_node=case.get("gpusPerNode", 0))
 
 
-def manifests(start: StartStage) -> list[dict[str, Any]]:
-    made = [body for body in (gang_service(start), stage_job(start)) if body is not None]
+def endpoint_of(case: dict[str, Any]) -> ProgressEndpoint | None:
+    return ProgressEndpoint(**case["progress"]) if "progress" in case else None
+
+
+def manifests(start: StartStage, progress: ProgressEndpoint | None) -> list[dict[str, Any]]:
+    made = [body for body in (gang_service(start), stage_job(start, progress)) if body is not None]
     annotations = made[-1]["spec"]["template"]["metadata"]["annotations"]
     # The task has a test of its own; here it would bury the pod.
     assert StageTask.from_wire(json.loads(annotations[TASK_ANNOTATION])) == start.task
@@ -59,7 +64,8 @@ def manifests(start: StartStage) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case: str, request: pytest.FixtureRequest) -> None:
-    made = manifests(start_of(yaml.safe_load((GOLDEN / "input" / f"{case}.yaml").read_text())))
+    given = yaml.safe_load((GOLDEN / "input" / f"{case}.yaml").read_text())
+    made = manifests(start_of(given), endpoint_of(given))
     output = GOLDEN / "output" / f"{case}.yaml"
     if request.config.getoption("--update-golden"):
         output.write_text(yaml.safe_dump_all(made, sort_keys=False, width=120))
@@ -72,9 +78,9 @@ def test_there_are_cases() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_pod_security_restricted_and_beyond(case: str) -> None:
-    start = start_of(yaml.safe_load((GOLDEN / "input" / f"{case}.yaml").read_text()))
-    pod = stage_job(start)["spec"]["template"]["spec"]
-    allowed = {"downwardAPI", "emptyDir", "secret", "persistentVolumeClaim"}
+    given = yaml.safe_load((GOLDEN / "input" / f"{case}.yaml").read_text())
+    pod = stage_job(start_of(given), endpoint_of(given))["spec"]["template"]["spec"]
+    allowed = {"downwardAPI", "emptyDir", "secret", "persistentVolumeClaim", "projected"}
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

@@ -18,7 +18,7 @@ def body(name: str, uid: str, version: int = 1, owner: str = "", **rest: Any) ->
 
 
 def job(name: str = "job", uid: str = "job-1", version: int = 1, owner: str = "ftj", **rest: Any) -> dict[str, Any]:
-    return body(name, uid, version, owner, spec={"completions": 1}, **({"status": {}} | rest))
+    return body(name, uid, version, owner, **({"spec": {"completions": 1}, "status": {}} | rest))
 
 
 def pod(name: str, uid: str, owner: str = "job-1", labels: dict[str, str] | None = None, **status: Any) -> Any:
@@ -155,5 +155,25 @@ def test_a_pod_is_reduced_to_what_diagnosis_needs() -> None:
 
 
 def test_an_evicted_pod_speaks_through_its_own_reason() -> None:
-    state = pod_view(pod("p", "p", phase="Failed", reason="Evicted", message="the node ran low on memory")).state
-    assert (state.reason, state.message, state.exit_code) == ("Evicted", "the node ran low on memory", None)
+    killed = {"state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+    evicted = {"phase": "Failed", "reason": "Evicted", "message": "the node ran low on memory"}
+    for containers in ([], [killed]):
+        state = pod_view(pod("p", "p", containerStatuses=containers, **evicted)).state
+        assert state.evicted == "the node ran low on memory", "whatever the container says of its end"
+
+
+def test_pods_that_a_queue_took_back_are_none_of_the_job_that_goes_on() -> None:
+    """A Job's startTime is renewed when it goes on, up to a second after its pods were made."""
+    goes_on = job(status={"startTime": "2026-01-01T01:00:01Z"})
+    old, new, dying = (pod(name, name, phase="Running") for name in ("old", "new", "dying"))
+    old["status"]["phase"] = "Failed"
+    old["metadata"] |= {"deletionTimestamp": "2026-01-01T00:59:30Z", "deletionGracePeriodSeconds": 30}
+    new["metadata"]["creationTimestamp"] = "2026-01-01T01:00:00Z"
+    dying["metadata"] |= {"deletionTimestamp": "2026-01-01T01:10:30Z", "deletionGracePeriodSeconds": 30}
+    views = [pod_view(body) for body in (old, new, dying)]
+    run = stage_run(job_view(goes_on), views)
+    assert ([state.name for state in run.pods], run.state) == (["dying", "new"], "Running")
+    waits = job(spec={"completions": 1, "suspend": True}, status={})
+    assert [state.name for state in stage_run(job_view(waits), views).pods] == ["dying", "new", "old"]
+    unstarted = stage_run(job_view(job()), views[:1])
+    assert (unstarted.pods, unstarted.state) == ((), "Pending")

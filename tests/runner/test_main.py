@@ -64,6 +64,22 @@ def task(world: PrepareWorld) -> StageTask:
     return world.task({"train": [{"source": world.write("a.jsonl", varied(200))}]})
 
 
+def test_progress_that_nobody_hears_does_not_reach_the_stage(
+    process: Callable[..., tuple[int, StageReport]], task: StageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_PROGRESS_URL", f"https://localhost:{free_ports(1)[0]}/v1/progress/team/triage")
+    monkeypatch.setenv("FINETUNE_PROGRESS_CREDENTIALS", str(tmp_path / "none"))
+
+    def stage(context: StageContext) -> StageResults:
+        for done in range(100):
+            context.report_progress("fetching \x1b[2J" + "x" * 300, done, 100)
+        return RESULT
+
+    code, report = process(task, stage)
+    assert (code, report.outcome) == (0, "Succeeded")
+    assert json.loads((tmp_path / "progress.json").read_text())["percent"] == 99
+
+
 def stored(tmp_path: Path, name: str = "report.json") -> Path:
     return tmp_path / "store/team/triage/runs/uid-1/1/prepare" / name
 

@@ -128,6 +128,10 @@ def test_facts_come_from_config_and_weights(model: Path) -> None:
     attention = 64 * 64 + 2 * 64 * 32 + 64 * 64
     layer = attention + 3 * 64 * 128 + 2 * 64
     assert facts.parameters == facts.vocabulary * 64 + 2 * layer + 64  # embeddings and head are tied
+    assert facts.tied_embeddings
+    shape = (facts.feed_forward_size, facts.attention_heads, facts.key_value_heads, facts.head_size, facts.experts)
+    assert shape == (128, 4, 2, 16, 0)
+    assert facts.file_bytes == sum(item.stat().st_size for item in model.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,14 @@ def test_qlora_reports_both_forms(merged: Published) -> None:
     assert set(merged.evaluated.other_form) == set(merged.evaluated.metrics)
 
 
+def test_qlora_judges_one_form_where_the_plan_says_that_the_other_does_not_fit(merged: Published) -> None:
+    world = merged.world.with_plan(judge_both_forms=False)
+    found = evaluate.run(world.context("evaluate", results=merged.results)).evaluate
+    assert found is not None
+    assert (found.served_as, found.other_form) == ("merged", {})
+    assert found.metrics == merged.evaluated.metrics
+
+
 def test_the_manifest_names_every_file_with_its_digest(lora: Published) -> None:
     manifest = json.loads((lora.folder / "manifest.json").read_bytes())
     names = {path.name for path in lora.folder.iterdir()} - {"manifest.json", "claim.json"}

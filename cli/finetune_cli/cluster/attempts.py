@@ -56,7 +56,7 @@ def why_waiting(job: JSON, pods: list[JSON]) -> str:
     uid = job["metadata"]["uid"]
     run = stage_run(job_view(job), [pod_view(pod) for pod in pods if controller_uid(pod) == uid])
     if run.state == "Queued":
-        return f"Queued: {run.queue_message or 'the Job waits for quota in its queue'}"
+        return "Queued: the Job waits for quota in its queue; `status` says what it waits for"
     waiting = diagnose_waiting(run)
     if waiting is not None:
         return f"{waiting.cause.name}: {waiting.message}\n  {waiting.hint}"

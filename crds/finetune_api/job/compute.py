@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Contract, Rule
-from finetune_api.common import Duration, Name
+from finetune_api.common import Duration, Name, PriorityName
 
 
 class Compute(Contract):
@@ -31,6 +31,13 @@ class Compute(Contract):
     queue: Annotated[Name | None, Field(description="Kueue LocalQueue in the job's namespace. Default: no queue.")] = (
         None
     )
+    priority_class: Annotated[
+        PriorityName | None,
+        Field(
+            description="Kueue WorkloadPriorityClass: who goes first in the queue and may preempt whom. Default: none, "
+            "which is priority 0."
+        ),
+    ] = None
     max_cost: Annotated[
         float | None,
         Field(
@@ -57,6 +64,12 @@ class Compute(Contract):
     ] = 3
 
     RULES = (
+        Rule(
+            cel="!has(self.priorityClass) || has(self.queue)",
+            message="compute.priorityClass orders the jobs of a Kueue queue; set compute.queue, or leave it out",
+            holds=lambda c: c.priority_class is None or c.queue is not None,
+            field_path="priorityClass",
+        ),
         Rule(
             cel="self.maxDuration.matches('[1-9]')",
             message="compute.maxDuration is zero; write for example 24h or 1h30m",

@@ -14,7 +14,7 @@ Format = Literal["auto", "chat", "alpaca", "promptCompletion", "preference"]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
 
 PREFERENCE_RULE = Rule(
-    cel="self.format != 'preference'",
+    cel="!has(self.format) || self.format != 'preference'",
     message="format preference belongs to objective dpo, which is not available in this version; "
     "use chat, alpaca or promptCompletion",
     holds=lambda s: s.format != "preference",

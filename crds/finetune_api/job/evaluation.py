@@ -83,7 +83,7 @@ class Metric(Contract):
 
     RULES = (
         Rule(
-            cel="self.average == 'macro' || self.name == 'f1'",
+            cel="!has(self.average) || self.average == 'macro' || self.name == 'f1'",
             message="average belongs to metric f1; leave it out here",
             holds=lambda m: m.average == "macro" or m.name == "f1",
             field_path="average",

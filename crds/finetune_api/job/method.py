@@ -16,7 +16,7 @@ class Method(Contract):
         Literal["auto", "lora", "qlora"],
         Field(
             description="`lora`: base in 16 bit (32 on a CPU). `qlora`: base in 4-bit NF4 with double quantisation. "
-            "`auto`: lora when the forecast fits the pool's GPU, else qlora. Default auto."
+            "`auto`: lora when every stage fits the pool's GPU by forecast, else qlora. Default auto."
         ),
     ] = "auto"
     objective: Annotated[

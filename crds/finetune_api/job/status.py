@@ -10,7 +10,8 @@ from finetune_api.base import Contract, Timestamp
 from finetune_api.common import Condition, Storage
 from finetune_api.gpupool import GPUPoolSpec
 from finetune_api.job.evaluation import Gate
-from finetune_api.stages import Finding, Stage, StageResults, TrainPlan
+from finetune_api.job.forecast import Forecast
+from finetune_api.stages import Finding, Progress, Stage, StageResults, TrainPlan
 
 Phase = Literal[
     "Pending",
@@ -58,6 +59,10 @@ class StageStatus(Contract):
     job_name: Annotated[str, Field(description="Name of the Kubernetes Job.")]
     started_at: Annotated[Timestamp | None, Field(description="When its pods started.")] = None
     finished_at: Annotated[Timestamp | None, Field(description="When it ended.")] = None
+    active_seconds: Annotated[
+        float, Field(description="Seconds its pods ran before its queue took the GPUs back; `startedAt` begins anew.")
+    ] = 0.0
+    preemptions: Annotated[int, Field(description="How often its queue took the GPUs back after its pods had run.")] = 0
     exit_code: Annotated[int | None, Field(description="Exit code of the first pod that failed.")] = None
     cause: Annotated[str, Field(description="Typed cause of a failure.", max_length=64)] = ""
     message: Annotated[str, Field(description="What happened.", max_length=1024)] = ""
@@ -65,6 +70,13 @@ class StageStatus(Contract):
     evidence: Annotated[str, Field(description="The line that shows it.", max_length=1024)] = ""
     counts_against_retries: Annotated[bool, Field(description="Whether a failure used up a retry.")] = True
     retry_at: Annotated[Timestamp | None, Field(description="When the next attempt starts.")] = None
+    last_step: Annotated[int | None, Field(description="Last optimiser step that was heard of.")] = None
+    resumed_from_step: Annotated[
+        int | None, Field(description="Optimiser step that training started at; 0 = from the beginning.")
+    ] = None
+    lost_steps: Annotated[
+        int | None, Field(description="Optimiser steps done before that it had to do again, as far as heard of.")
+    ] = None
 
 
 class GateResult(Contract):
@@ -119,7 +131,10 @@ class FineTuneJobStatus(Contract):
     reason: Annotated[str, Field(description="One CamelCase word why the phase is what it is.", max_length=64)] = ""
     message: Annotated[str, Field(description="What is going on.", max_length=1024)] = ""
     next_step: Annotated[str, Field(description="What a person can do now.", max_length=512)] = ""
-    progress: Annotated[str, Field(description="For example `3/5 train 42%`.", max_length=64)] = ""
+    progress: Annotated[str, Field(description="For example `3/5 train 42% 12m left`.", max_length=64)] = ""
+    live: Annotated[
+        Progress | None, Field(description="Last progress that the running attempt pushed; absent when nothing runs.")
+    ] = None
     metric: Annotated[str, Field(description="Primary metric, for example `f1 0.71->0.89`.", max_length=64)] = ""
     verdict: Annotated[Verdict | None, Field(description="All gates together: Passed, Failed or Inconclusive.")] = None
     started_at: Annotated[Timestamp | None, Field(description="When the run was accepted.")] = None
@@ -130,6 +145,9 @@ class FineTuneJobStatus(Contract):
     ] = None
     resolved: Annotated[Resolved | None, Field(description="What Accepted froze.")] = None
     plan: Annotated[TrainPlan | None, Field(description="What Planned froze.")] = None
+    forecast: Annotated[
+        Forecast | None, Field(description="Memory, time and cost as forecast when Planned, beside what was measured.")
+    ] = None
     stages: Annotated[
         list[StageStatus], Field(description="Attempts of this run, oldest first (the last 20).", max_length=20)
     ] = Field(default_factory=list)

@@ -17,6 +17,7 @@ ATTEMPT_LABEL = "finetune.dev/attempt"
 RUN_LABEL = "finetune.dev/run"
 UID_LABEL = "finetune.dev/job-uid"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 TASK_ANNOTATION = "finetune.dev/task"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.stages import Stage
 from finetune_operator.builders.names import TASK_ANNOTATION, child_labels
+from finetune_operator.builders.progress import ProgressEndpoint, ca_annotation, push_environment
 from finetune_operator.builders.volumes import SECRETS_PATH, TASK_FILE, volumes
 from finetune_operator.decide.types import StartStage
 
@@ -75,16 +76,16 @@ def _placement(start: StartStage) -> dict[str, Any]:
     return placement
 
 
-def pod_template(start: StartStage) -> dict[str, Any]:
+def pod_template(start: StartStage, progress: ProgressEndpoint | None = None) -> dict[str, Any]:
     """`spec.template` of the Job of one attempt."""
     task, pool = start.task, start.resolved.pool_spec
-    made, mounts = volumes(start, heavy=is_heavy(start))
+    made, mounts = volumes(start, heavy=is_heavy(start), progress=progress is not None)
     container = {
         "name": "stage",
         "image": pool.image,
         "imagePullPolicy": pool.image_pull_policy,
         "command": ["finetune-runner", task.stage, "--task", TASK_FILE],
-        "env": _environment(start),
+        "env": _environment(start) + push_environment(task, progress),
         "resources": _resources(start),
         "volumeMounts": mounts,
         "terminationMessagePolicy": "File",
@@ -97,7 +98,10 @@ def pod_template(start: StartStage) -> dict[str, Any]:
     return {
         "metadata": {
             "labels": child_labels(task),
-            "annotations": {TASK_ANNOTATION: json.dumps(task.to_wire(), separators=(",", ":"), sort_keys=True)},
+            "annotations": {
+                TASK_ANNOTATION: json.dumps(task.to_wire(), separators=(",", ":"), sort_keys=True),
+                **ca_annotation(progress),
+            },
         },
         "spec": {
             "restartPolicy": "Never",

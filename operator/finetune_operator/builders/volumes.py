@@ -1,4 +1,4 @@
-"""Volumes of a stage's pod: its task, scratch space, the Secrets it may read and the claims it reads from. Pure."""
+"""Volumes of a stage's pod: its task, scratch space, Secrets, claims, and the credentials of live progress. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.common import SecretRef
 from finetune_api.stages import StageTask
 from finetune_operator.builders.names import TASK_ANNOTATION
+from finetune_operator.builders.progress import PROGRESS_PATH, credentials_volume
 from finetune_operator.decide.types import StartStage
 
 SECRETS_PATH = "/etc/finetune/secrets"
@@ -49,13 +50,13 @@ def claim_names(task: StageTask) -> list[str]:
     return sorted({source.removeprefix(PVC_SCHEME).split("/", 1)[0] for source in sources})
 
 
-def volumes(start: StartStage, *, heavy: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def volumes(start: StartStage, *, heavy: bool, progress: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Volumes and the container's mounts. Names are numbered: a Secret's own name may be too long for one."""
     made: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
 
-    def add(name: str, path: str, volume: dict[str, Any], *, read_only: bool = False) -> None:
-        made.append({"name": name, **volume})
+    def add(name: str, path: str, source: dict[str, Any], *, read_only: bool = False) -> None:
+        made.append({"name": name, **source})
         mounts.append({"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})})
 
     annotation = {"fieldPath": f"metadata.annotations['{TASK_ANNOTATION}']"}
@@ -71,4 +72,6 @@ def volumes(start: StartStage, *, heavy: bool) -> tuple[list[dict[str, Any]], li
     for number, name in enumerate(claim_names(start.task)):
         claim = {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
         add(f"claim-{number}", f"{PVC_PATH}/{name}", claim, read_only=True)
+    if progress:
+        add("progress", PROGRESS_PATH, credentials_volume(start.task), read_only=True)
     return made, mounts

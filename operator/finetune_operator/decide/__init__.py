@@ -7,23 +7,18 @@ from datetime import datetime
 from finetune_api.base import whole_seconds
 from finetune_api.job.status import FineTuneJobStatus
 from finetune_operator.decide.attempts import absorb
-from finetune_operator.decide.complete import complete
+from finetune_operator.decide.complete import complete, follow_version
 from finetune_operator.decide.conditions import job_conditions
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.lifecycle import accept, begin_run, cancel, enforce_deadline, remove_children, suspend
+from finetune_operator.decide.live import follow, note_steps
 from finetune_operator.decide.lost_pods import remove_lost_pods
 from finetune_operator.decide.present import progress_text, transition_events
+from finetune_operator.decide.standing import standing
 from finetune_operator.decide.start import continue_run
 from finetune_operator.decide.types import Decision, Observed
 
 __all__ = ["decide"]
-
-
-def _is_serving(draft: Draft) -> bool:
-    adapter, version = draft.observed.adapter, draft.status.version
-    if adapter is None or adapter.status is None or version is None:
-        return False
-    return any(channel.digest == version.digest for channel in adapter.status.channels)
 
 
 def decide(observed: Observed, now: datetime) -> Decision:
@@ -35,6 +30,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
         return Decision(status=before)
     begin_run(draft)
     for step in (
+        note_steps,
         cancel,
         accept,
         absorb,
@@ -43,12 +39,14 @@ def decide(observed: Observed, now: datetime) -> Decision:
         enforce_deadline,
         continue_run,
         complete,
+        follow_version,
+        follow,
         remove_children,
     ):
         step(draft)
-    draft.set(progress=progress_text(draft.status, observed.progress))
+    draft.set(progress=progress_text(draft.status, draft.now))
     generation = observed.job.metadata.generation
-    conditions = job_conditions(draft.status, before.conditions, generation, draft.now, serving=_is_serving(draft))
+    conditions = job_conditions(draft.status, before.conditions, generation, draft.now, standing(draft))
     draft.set(conditions=conditions)
     return Decision(
         status=draft.status,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from finetune_api.job.status import StageStatus
 from finetune_api.stages import StageReport, StageResults
@@ -11,7 +13,10 @@ from finetune_operator.decide.causes import registry
 from finetune_operator.decide.causes.base import Cause
 from finetune_operator.decide.diagnosis import Diagnosis, diagnose_failure, diagnose_waiting, success_report
 from finetune_operator.decide.draft import Draft
+from finetune_operator.decide.pools import shortage
+from finetune_operator.decide.queueing import TAKEN_WITHIN_S, explain_queue
 from finetune_operator.decide.stages import KINDS
+from finetune_operator.decide.steps import resumed_text
 from finetune_operator.decide.types import StageRun, StopStage
 
 ACTIVE_STATES = frozenset({"Pending", "Queued", "Running"})
@@ -33,10 +38,10 @@ def is_active(attempt: StageStatus | None) -> bool:
 def pod_seconds(run: StageRun | None, attempt: StageStatus, now: datetime) -> float:
     """Seconds this attempt's pods have run: queued and suspended time is not in it."""
     if attempt.started_at is None:
-        return 0.0
+        return attempt.active_seconds
     ends = [pod.finished_at for pod in run.pods if pod.finished_at] if run else []
     end = attempt.finished_at or (max(ends) if ends and run and run.state in ("Succeeded", "Failed") else now)
-    return max(0.0, (end - attempt.started_at).total_seconds())
+    return attempt.active_seconds + max(0.0, (end - attempt.started_at).total_seconds())
 
 
 def account(draft: Draft, run: StageRun | None) -> None:
@@ -53,12 +58,12 @@ def account(draft: Draft, run: StageRun | None) -> None:
         draft.set(cost=round((draft.status.cost or 0.0) + seconds / 3600 * gpus * price.gpu_per_hour, 4))
 
 
-def _delay_s(draft: Draft, cause: Cause, counted: int) -> float:
+def _delay_s(draft: Draft, cause: Cause, in_a_row: int) -> float:
     if cause.retry == "soon":
         return 0.0
-    seconds: float = min(BACKOFF_LARGEST_S, BACKOFF_FIRST_S * 2 ** max(0, counted - 1))
+    seconds: float = min(BACKOFF_LARGEST_S, BACKOFF_FIRST_S * 2 ** (in_a_row - 1))
     # Jitter must not depend on chance, or two looks at the same world would decide differently.
-    seed = hashlib.sha256(f"{draft.uid}/{draft.status.run}/{counted}".encode()).digest()[0]
+    seed = hashlib.sha256(f"{draft.uid}/{draft.status.run}/{in_a_row}".encode()).digest()[0]
     return seconds * (0.75 + 0.5 * seed / 255)
 
 
@@ -104,7 +109,8 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
         tried = f" after {attempt.attempt} attempts" if attempt.attempt > 1 else ""
         draft.finish("Failed", cause.name, f"{attempt.name} failed{tried}: {diagnosis.message}", diagnosis.hint)
         return
-    retry_at = draft.now + timedelta(seconds=_delay_s(draft, cause, counted))
+    in_a_row = sum(1 for _ in takewhile(lambda stage: stage.cause == cause.name, reversed(ours)))
+    retry_at = draft.now + timedelta(seconds=_delay_s(draft, cause, in_a_row))
     draft.set_stage(retry_at=retry_at)
 
 
@@ -151,14 +157,17 @@ def lose_report(draft: Draft, run: StageRun) -> None:
 def _waits(draft: Draft, run: StageRun) -> None:
     attempt = draft.newest
     waiting = diagnose_waiting(run)
-    created = run.created_at or draft.now
-    age_s = (draft.now - created).total_seconds()
+    # A Job may have stood in a queue before: only the time in which its pods could start counts.
+    since = run.started_at or run.created_at or draft.now
+    age_s = (draft.now - since).total_seconds()
     if waiting is None:
         # What `continue_run` has said still holds: no write for other words.
         if draft.status.reason != "Starting":
             name = attempt.name if attempt else "the stage"
             draft.set(reason="Starting", message=f"waiting for the pods of {name} to start", next_step="")
         return
+    if waiting.cause.name == "Unschedulable":
+        waiting = _with_shortage(draft, waiting)
     draft.set(reason=waiting.cause.name, message=waiting.message[:1024], next_step=waiting.hint[:512])
     draft.set_stage(cause=waiting.cause.name, message=waiting.message[:1024], hint=waiting.hint[:512])
     if waiting.cause.name == "Unschedulable":
@@ -168,13 +177,62 @@ def _waits(draft: Draft, run: StageRun) -> None:
                 fail_attempt(draft, waiting, run)
                 draft.stops.append(StopStage(run.job_name, run.uid))
             else:
-                draft.wake(created + timedelta(seconds=GANG_DEADLINE_S))
+                draft.wake(since + timedelta(seconds=GANG_DEADLINE_S))
         return
     if age_s >= START_DEADLINE_S:
         fail_attempt(draft, waiting, run)
         draft.stops.append(StopStage(run.job_name, run.uid))
     else:
-        draft.wake(created + timedelta(seconds=START_DEADLINE_S))
+        draft.wake(since + timedelta(seconds=START_DEADLINE_S))
+
+
+def _with_shortage(draft: Draft, waiting: Diagnosis) -> Diagnosis:
+    """Say what the pool knows better than the scheduler: which nodes there are, and how many GPUs they have."""
+    attempt, resolved = draft.newest, draft.resolved
+    on_pool = attempt is not None and attempt.mode == "run" and KINDS[attempt.name].needs_gpu
+    if not on_pool and resolved.pool_spec.gpus_per_node:
+        return waiting  # stages on the CPU run on any node
+    pool = next((pool for pool in draft.observed.pools if pool.metadata.name == resolved.pool), None)
+    found = shortage(pool, resolved.gpus_per_node if on_pool else 0) if pool is not None else None
+    if found is None:
+        return waiting
+    return replace(waiting, message=f"{found.message} ({waiting.message})", hint=found.hint)
+
+
+def _waits_in_queue(draft: Draft, run: StageRun) -> None:
+    """Kueue holds the Job back, or has taken its GPUs away again: the same Job goes on later."""
+    attempt = draft.newest
+    if attempt is None:
+        return
+    alive = any(pod.phase == "Running" for pod in run.pods)
+    if attempt.started_at is not None and not alive:
+        draft.set_stage(
+            active_seconds=_seconds_before_preemption(run, attempt, draft.now),
+            started_at=None,
+            preemptions=attempt.preemptions + 1,
+        )
+    wanted = (draft.observed.job.spec.compute.queue or "") if KINDS[attempt.name].needs_gpu else ""
+    wait = explain_queue(run, wanted, draft.observed, draft.now, stopping=alive)
+    overdue_at = (run.created_at or draft.now) + timedelta(seconds=TAKEN_WITHIN_S)
+    if run.queue is None and draft.now < overdue_at:
+        draft.wake(overdue_at)
+    draft.set_stage(state="Queued", cause="", message=wait.message[:1024], hint=wait.hint[:512])
+    draft.set(phase="Queued", reason=wait.reason, message=wait.message[:1024], next_step=wait.hint[:512])
+
+
+def _seconds_before_preemption(run: StageRun, attempt: StageStatus, now: datetime) -> float:
+    """Pods that a queue took back have run until they were gone: their end may be seen, or only their absence."""
+    if attempt.started_at is None:
+        return attempt.active_seconds
+    end = max((pod.finished_at for pod in run.pods if pod.finished_at), default=now)
+    return attempt.active_seconds + max(0.0, (end - attempt.started_at).total_seconds())
+
+
+def _started_anew(run: StageRun, attempt: StageStatus, pods_started_at: datetime) -> bool:
+    """Whether Job and pods are newer than the attempt's start. A Job's startTime may be a second after its pods'."""
+    if run.started_at is None or attempt.started_at is None:
+        return False
+    return min(run.started_at, pods_started_at) > attempt.started_at
 
 
 def _runs(draft: Draft, run: StageRun) -> None:
@@ -182,10 +240,16 @@ def _runs(draft: Draft, run: StageRun) -> None:
     if attempt is None:
         return
     kind = KINDS[attempt.name]
-    started = attempt.started_at or min((pod.started_at for pod in run.pods if pod.started_at), default=draft.now)
+    started = min((pod.started_at for pod in run.pods if pod.started_at), default=draft.now)
+    if run.queue is not None and _started_anew(run, attempt, started):
+        # Taken back and given again while nobody looked: Kueue knows how long it had been admitted.
+        active = max(attempt.active_seconds, run.queue.past_admitted_s)
+        draft.set_stage(active_seconds=active, started_at=started, preemptions=attempt.preemptions + 1)
     if attempt.state != "Running":
-        draft.set_stage(state="Running", started_at=started, cause="", message="", hint="")
-    draft.set(phase=kind.phase, reason=kind.phase, message=f"{attempt.name} is running", next_step="")
+        draft.set_stage(state="Running", started_at=attempt.started_at or started, cause="", message="", hint="")
+    resumed = resumed_text(attempt)
+    message = f"{attempt.name} is running" + (f", {resumed}" if resumed else "")
+    draft.set(phase=kind.phase, reason=kind.phase, message=message, next_step="")
 
 
 def absorb(draft: Draft) -> None:
@@ -204,8 +268,7 @@ def absorb(draft: Draft) -> None:
     if run.state == "Terminating":
         draft.set(reason="Stopping", message=f"waiting for the pods of {attempt.name} to end")
     elif run.state == "Queued":
-        draft.set_stage(state="Queued")
-        draft.set(phase="Queued", reason="Queued", message=(run.queue_message or "waits for quota in its queue")[:1024])
+        _waits_in_queue(draft, run)
     elif run.state == "Pending":
         draft.set(phase=KINDS[attempt.name].phase)
         _waits(draft, run)

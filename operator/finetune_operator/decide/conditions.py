@@ -7,6 +7,7 @@ from datetime import datetime
 
 from finetune_api.common import Condition
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus
+from finetune_operator.decide.standing import Standing
 
 Wanted = tuple[str, str, str, str]
 """type, status, reason, message."""
@@ -40,23 +41,20 @@ def _truth(value: bool) -> str:
     return "True" if value else "False"
 
 
-def _released(status: FineTuneJobStatus, serving: bool) -> Wanted:
-    if serving:
-        return ("Released", "True", "Serving", "a channel serves this run's version")
-    if status.phase == "Succeeded" and status.reason in ("GateFailed", "AwaitingApproval", "Inconclusive", "Unchanged"):
-        return ("Released", "False", status.reason, status.message)
-    return ("Released", "False", "NotYet" if status.phase not in FINISHED_PHASES else status.reason, "")
-
-
 def job_conditions(
-    status: FineTuneJobStatus, previous: Sequence[Condition], generation: int, now: datetime, *, serving: bool
+    status: FineTuneJobStatus, previous: Sequence[Condition], generation: int, now: datetime, release: Standing
 ) -> list[Condition]:
-    """All conditions of a FineTuneJob: ours, and Ready, Reconciling, Stalled in kstatus' sense."""
+    """All conditions of a FineTuneJob: ours, and Ready, Reconciling, Stalled in kstatus' sense.
+
+    Those three are about the run, not about its release (docs/gitops.md): Ready when what the spec asks for has been
+    done, be it a finished run, a suspension or a cancellation; otherwise exactly one of the other two is true.
+    """
     phase, reason, message = status.phase, status.reason or status.phase, status.message
     finished = phase in FINISHED_PHASES
     refused = status.resolved is None and bool(status.reason)
     failed = phase in ("Failed", "Cancelled")
     stalled = phase == "Failed" or (refused and not finished)
+    done = phase in ("Succeeded", "Suspended", "Cancelled")
     wanted: list[Wanted] = [
         (
             "Accepted",
@@ -65,12 +63,12 @@ def job_conditions(
             "" if status.resolved else message,
         ),
         ("Planned", _truth(status.plan is not None), "Planned" if status.plan else "NotYet", ""),
-        _released(status, serving),
+        ("Released", _truth(release.released), release.reason or phase, release.message),
         ("Suspended", _truth(phase == "Suspended"), "BySpec" if phase == "Suspended" else "NotSuspended", ""),
         ("Complete", _truth(phase == "Succeeded"), reason, message if finished else ""),
         ("Failed", _truth(failed), reason, message if failed else ""),
-        ("Ready", _truth(phase == "Succeeded"), reason, message),
-        ("Reconciling", _truth(not finished and not stalled and phase != "Suspended"), reason, message),
+        ("Ready", _truth(done), reason, message),
+        ("Reconciling", _truth(not done and not stalled), reason, message),
         ("Stalled", _truth(stalled), reason, message if stalled else ""),
     ]
     return with_transition_times(wanted, previous, generation, now)

@@ -50,12 +50,18 @@ def success_report(run: StageRun, uid: str, number: int) -> StageReport | None:
 
 def _is_consequence(pod: PodState) -> bool:
     """Ranks that died of being deleted with their gang explain nothing."""
-    return pod.terminating and pod.exit_code in _KILLED and pod.reason != "OOMKilled" and not pod.disruption
+    explained = pod.reason == "OOMKilled" or pod.disruption or pod.evicted
+    return pod.terminating and pod.exit_code in _KILLED and not explained
 
 
 def _suspects(pods: Sequence[PodState]) -> list[PodState]:
-    failed = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.reason or pod.disruption]
+    failed = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.reason or pod.evicted or pod.disruption]
     return sorted(failed, key=lambda pod: (_is_consequence(pod), pod.finished_at or _FAR_FUTURE, pod.index))
+
+
+def _says_more(pod: PodState, report: StageReport) -> bool:
+    """A process that was asked to end knows only that; why, the pod shows (a full volume must not be tried again)."""
+    return report.cause == "Interrupted" and bool(pod.evicted or pod.disruption)
 
 
 def _contract_cause(exit_code: int | None) -> str:
@@ -69,7 +75,7 @@ def diagnose_failure(run: StageRun, uid: str, number: int) -> Diagnosis:
     causes = registry()
     for pod in _suspects(run.pods):
         report = report_of(pod, uid, number)
-        if report is not None and report.outcome == "Failed":
+        if report is not None and report.outcome == "Failed" and not _says_more(pod, report):
             cause = causes.get(report.cause, causes["InternalError"])
             return Diagnosis(
                 cause=cause,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus
-from finetune_api.stages import Progress
-from finetune_operator.decide.attempts import is_active
+from finetune_operator.decide.live import fits, told_silence_s
 from finetune_operator.decide.stages import ORDER
+from finetune_operator.decide.steps import resumed_text
 from finetune_operator.decide.types import Event
 
 EVENT_MESSAGE_LIMIT = 1000
 
 
-def progress_text(status: FineTuneJobStatus, live: Progress | None) -> str:
-    """For example `3/5 train 42%`."""
+def progress_text(status: FineTuneJobStatus, now: datetime) -> str:
+    """For example `3/5 train 42% 12m left`, or `3/5 train 42% (no news for 10m)`."""
     if status.phase == "Succeeded":
         return "done" if status.reason in ("Unchanged", "BaselineSuffices") else f"{len(ORDER)}/{len(ORDER)}"
     done = sum(1 for name in ORDER if getattr(status.results, name) is not None)
@@ -20,10 +22,25 @@ def progress_text(status: FineTuneJobStatus, live: Progress | None) -> str:
     if newest is None:
         return f"0/{len(ORDER)}"
     text = f"{min(done + 1, len(ORDER))}/{len(ORDER)} {newest.name}"
-    fits = live is not None and (live.stage, live.attempt) == (newest.name, newest.attempt)
-    if fits and live is not None and is_active(newest):
-        text += f" {live.percent:.0f}%"
-    return text
+    live = status.live
+    if live is None or not fits(status, live):
+        return text
+    text += f" {live.percent:.0f}%"
+    silent_s = told_silence_s(live, now)
+    if silent_s:
+        return f"{text} (no news for {_short_duration(silent_s)})"
+    return text if live.eta_seconds is None else f"{text} {_short_duration(live.eta_seconds)} left"
+
+
+def _short_duration(seconds: float) -> str:
+    """`<1m`, `12m`, `3h05m` or `2d4h`: what fits into a column."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "<1m"
+    if minutes < 60:
+        return f"{minutes}m"
+    hours = minutes // 60
+    return f"{hours}h{minutes % 60:02d}m" if hours < 24 else f"{hours // 24}d{hours % 24}h"
 
 
 def transition_events(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[Event]:
@@ -38,6 +55,9 @@ def transition_events(before: FineTuneJobStatus, after: FineTuneJobStatus) -> li
         where = f"{stage.name} attempt {stage.attempt}"
         if old is None:
             events.append(Event("Normal", "StageStarting", f"{where}: Job {stage.job_name}"))
+        resumed = resumed_text(stage)
+        if resumed and (old is None or resumed != resumed_text(old)):
+            events.append(Event("Normal", "Resumed", f"{where}: {resumed}"))
         if (old.state if old else "") == stage.state:
             if old is not None and stage.cause and stage.cause != old.cause:
                 events.append(Event("Warning", stage.cause, f"{where}: {stage.message}"))

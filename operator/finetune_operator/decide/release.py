@@ -8,7 +8,9 @@ from datetime import datetime
 from finetune_api.adapter import Adapter, AdapterStatus, Channel, ChannelStatus, Policy
 from finetune_api.adapterversion import AdapterVersion, AdapterVersionStatus, VersionPhase
 from finetune_api.common import Condition
-from finetune_operator.decide.conditions import with_transition_times
+from finetune_operator.decide.conditions import Wanted, with_transition_times
+
+LATEST = "latestApproved"
 
 
 def version_label(version: AdapterVersion) -> str:
@@ -58,7 +60,7 @@ def _effective(
 ) -> ChannelStatus:
     approved = [version for version in versions if phases[version.metadata.name][0] == "Approved"]
     message = ""
-    if channel.version == "latestApproved":
+    if channel.version == LATEST:
         chosen = max(approved, key=lambda version: version.spec.version, default=None)
         if chosen is None:
             message = "no version is approved yet"
@@ -82,15 +84,33 @@ def _effective(
     return ChannelStatus(name=channel.name, version=label, uri=chosen.spec.uri, digest=chosen.spec.digest, since=since)
 
 
-def _version_conditions(
-    phase: VersionPhase, message: str, channels: list[str], generation: int
-) -> list[tuple[str, str, str, str]]:
+def _version_conditions(phase: VersionPhase, message: str, channels: list[str]) -> list[Wanted]:
     approved = "True" if phase == "Approved" else "False"
     released = "True" if channels else "False"
     return [
         ("Approved", approved, phase, message),
         ("Released", released, "Serving" if channels else phase, ", ".join(channels)),
-        ("Ready", "True", "Published", f"observed generation {generation}"),
+        ("Ready", "True", "Published", message),
+    ]
+
+
+def _adapter_conditions(wishes: Sequence[Channel], channels: Sequence[ChannelStatus]) -> list[Wanted]:
+    """Served: every channel serves something. Ready and Stalled as kstatus reads them.
+
+    An Adapter whose `latestApproved` has nothing to serve yet is Ready: it must not hold up the sync that is to bring
+    the job of its first version. A fixed version that cannot be served waits for a person.
+    """
+    unserved = [channel for channel in channels if not channel.version]
+    unmet = [state for wish, state in zip(wishes, channels, strict=True) if state.message and wish.version != LATEST]
+    told = "; ".join(
+        f"{channel.name}: {channel.message}" if channel.message else f"{channel.name} serves {channel.version}"
+        for channel in channels
+    )[:1024]
+    reason = "ChannelNotServed" if unmet else "NothingApproved" if unserved else "ChannelsServed"
+    return [
+        ("Ready", "False" if unmet else "True", reason, told),
+        ("Stalled", "True" if unmet else "False", reason, told if unmet else ""),
+        ("Served", "False" if unserved else "True", reason, told),
     ]
 
 
@@ -104,16 +124,8 @@ def decide_release(
         _effective(channel, previous.get(channel.name), versions, phases, now) for channel in adapter.spec.channels
     ]
     newest = max(versions, key=lambda version: version.spec.version, default=None)
-    unmet = [channel for channel in channels if channel.message]
     conditions: list[Condition] = with_transition_times(
-        [
-            (
-                "Ready",
-                "False" if unmet else "True",
-                "ChannelNotServed" if unmet else "ChannelsServed",
-                "; ".join(f"{channel.name}: {channel.message}" for channel in unmet)[:1024],
-            )
-        ],
+        _adapter_conditions(adapter.spec.channels, channels),
         adapter.status.conditions if adapter.status else [],
         adapter.metadata.generation,
         now,
@@ -135,7 +147,7 @@ def decide_release(
             message=message,
             channels=serving,
             conditions=with_transition_times(
-                _version_conditions(phase, message, serving, version.metadata.generation),
+                _version_conditions(phase, message, serving),
                 version.status.conditions if version.status else [],
                 version.metadata.generation,
                 now,

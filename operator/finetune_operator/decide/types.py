@@ -32,13 +32,15 @@ class PodState:
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"] = "Pending"
     exit_code: int | None = None
     reason: str = ""
-    """Of the terminated container (OOMKilled, Error) or of the pod (Evicted)."""
+    """Of the terminated container (OOMKilled, Error), else of the pod (NodeLost)."""
     message: str = ""
     """Termination message: a StageReport as JSON, or what the kubelet says."""
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
     """Message of PodScheduled=False, reason Unschedulable."""
+    evicted: str = ""
+    """Message of a pod that the kubelet evicted; its container says only that it was killed."""
     disruption: str = ""
     """Reason of condition DisruptionTarget: PreemptionByScheduler, DeletionByTaintManager, EvictionByEvictionAPI ..."""
     terminating: bool = False
@@ -51,6 +53,44 @@ class PodState:
 
 
 @dataclass(frozen=True)
+class QueueState:
+    """What Kueue says of a Job that it holds back: its Workload, reduced to what a person asks about."""
+
+    name: str = ""
+    """The LocalQueue."""
+    quota_reserved: bool = False
+    reason: str = ""
+    """Of condition QuotaReserved=False: Pending, Inadmissible ..."""
+    message: str = ""
+    """Of the same condition: what is lacking, in Kueue's words."""
+    position: int = 0
+    """Place among those that wait in the same LocalQueue, from 1; 0 when it does not wait there."""
+    evicted: str = ""
+    """Reason of condition Evicted=True: Preempted, ClusterQueueStopped, Deactivated ..."""
+    evicted_message: str = ""
+    pending_checks: tuple[str, ...] = ()
+    """Admission checks that are not ready."""
+    active: bool = True
+    """False: Kueue, or a person, has taken it out of its queue for good."""
+    past_admitted_s: float = 0.0
+    """Seconds it was admitted before the current admission."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """A node, reduced to what decides whether a pool's pods can run there."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[tuple[str, str, str], ...] = ()
+    """(key, value, effect) of those that keep pods away."""
+    extended_resources: Mapping[str, int] = field(default_factory=dict)
+    """Allocatable amounts of resources with a domain in their name, such as nvidia.com/gpu."""
+    ready: bool = False
+    cordoned: bool = False
+
+
+@dataclass(frozen=True)
 class StageRun:
     """The Job (or local process) of one attempt of one stage."""
 
@@ -59,8 +99,11 @@ class StageRun:
     state: Literal["Queued", "Pending", "Running", "Succeeded", "Failed", "Terminating"]
     """Terminating: deletion was asked for and pods may still run."""
     pods: tuple[PodState, ...] = ()
-    queue_message: str = ""
+    queue: QueueState | None = None
+    """None: Kueue has made no Workload for it."""
     created_at: datetime | None = None
+    started_at: datetime | None = None
+    """When the Job was last allowed to run; a Job that waits in a queue has none."""
     finished_at: datetime | None = None
 
 
@@ -76,6 +119,10 @@ class Observed:
     runs: Mapping[str, StageRun] = field(default_factory=dict)
     """By job name: the children whose controller uid is the job's."""
     progress: Progress | None = None
+    """What the running attempt said last, where the executor hears it itself. In a cluster any replica does, and what
+    it writes comes in as `job.status.live`."""
+    kueue: bool = False
+    """Whether the cluster has Kueue."""
     allow_file_sources: bool = False
     """True only without a cluster: file:// is refused in clusters."""
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
 
 from finetune_api.common import duration_s
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
-from finetune_api.stages import PrepareResult, TrainPlan
-from finetune_operator.planner.memory import forecast_gpu_memory_gib
-from finetune_operator.planner.steps import PlanError, packs, plan_steps, split_batch
+from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
+from finetune_operator.planner.fit import (
+    LARGEST_MICRO_BATCH,
+    Demand,
+    largest_micro_batch,
+    stage_memory,
+    train_breakdown,
+    worst_fit,
+)
+from finetune_operator.planner.forecast import demand_of, merged_form_fits
+from finetune_operator.planner.gpus import MethodType
+from finetune_operator.planner.memory.breakdown import GIB
+from finetune_operator.planner.shape import UnknownShapeError, shape_of
+from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
+from finetune_operator.planner.workload import workload_of
 
-LARGEST_MICRO_BATCH = 16
 TRAIN_SHARE_OF_BUDGET = 0.7
 """Share of maxCost and maxDuration that training may use; the rest is kept to evaluate and publish."""
+WEIGHTS_SHARE = 0.6
+"""Of a model without a known shape: 16-bit weights up to this share of the GPU's memory are trained with lora."""
 
 __all__ = ["PlanError", "make_plan"]
 
@@ -32,33 +45,48 @@ def _time_budget_seconds(spec: FineTuneJobSpec, resolved: Resolved, spent_cost: 
     return max(1, int(budget))
 
 
+def _method_without_shape(facts: ModelFacts, memory_gib: float) -> MethodType:
+    return "lora" if 2 * facts.parameters <= WEIGHTS_SHARE * memory_gib * GIB else "qlora"
+
+
+def _demand(
+    spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, steps: Steps, processes: int
+) -> Demand | None:
+    """What the job asks of a GPU, with lora; None without GPUs or when the model's shape is not known."""
+    if not resolved.gpus_per_node:
+        return None
+    try:
+        shape = shape_of(prepared.model)
+    except UnknownShapeError:
+        return None
+    packed = packs(spec.training, steps, resolved.gpus_per_node)
+    work = workload_of(spec, prepared)
+    return demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
+
+
 def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, spent_cost: float = 0.0) -> TrainPlan:
     """The plan of the GPU stages. Raises PlanError naming the field to change."""
     gpus = resolved.gpus_per_node
     processes = spec.compute.nodes * max(1, gpus)
     steps = plan_steps(spec.training, prepared.rows.train + prepared.rows.replay)
     memory_gib = resolved.pool_spec.gpu_memory_gib
+    demand = _demand(spec, resolved, prepared, steps, processes)
 
-    def forecast(method: Literal["lora", "qlora"], micro_batch: int) -> float:
-        return forecast_gpu_memory_gib(
-            prepared.model,
-            method,
-            spec.method.rank,
-            micro_batch,
-            min(spec.training.max_length, prepared.lengths.maximum),
-        )
-
-    method: Literal["lora", "qlora"]
-    if spec.method.type == "auto":
-        method = "lora" if not gpus or forecast("lora", 1) <= memory_gib else "qlora"
-    else:
+    method: MethodType
+    if spec.method.type != "auto":
         method = spec.method.type
+    elif demand is not None:
+        stages = stage_memory(demand, 1, merges=demand.serves_merged)
+        method = "lora" if worst_fit(stages, memory_gib) == "Fits" else "qlora"
+    else:
+        method = _method_without_shape(prepared.model, memory_gib) if gpus else "lora"
 
-    largest = LARGEST_MICRO_BATCH
-    if gpus:
-        while largest > 1 and forecast(method, largest) > memory_gib:
-            largest //= 2
+    largest = 1 if gpus else LARGEST_MICRO_BATCH
+    if demand is not None:
+        demand = replace(demand, method=method)
+        largest = largest_micro_batch(demand, memory_gib)
     micro, accumulation = split_batch(spec.training.global_batch_size, processes, largest)
+    need = None if demand is None else round(train_breakdown(demand, micro).device_bytes / GIB, 1)
     return TrainPlan(
         method=method,
         strategy="ddp" if processes > 1 else "single",
@@ -72,5 +100,6 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         gradient_checkpointing=bool(gpus),
         precision="bf16" if gpus else "fp32",
         time_budget_seconds=_time_budget_seconds(spec, resolved, spent_cost),
-        forecast_gpu_memory_gib=round(forecast(method, micro), 1) if gpus else None,
+        forecast_gpu_memory_gib=need,
+        judge_both_forms=demand is None or method == "lora" or merged_form_fits(demand, prepared.model, resolved),
     )

@@ -16,13 +16,22 @@ Encoded = tuple[list[int], list[int]]
 IGNORED = -100
 ROWS_PER_BATCH = 16
 TOKENS_PER_BATCH = 16_384
+LOGITS_BYTES_PER_BATCH = 4 * 2**30
+"""A vocabulary of 128,256 would need 21 GB for 16,384 tokens: more than the training step itself."""
+BYTES_PER_LOGIT = 10
+"""bf16 from the head (2), in fp32 (4), and their log-softmax (4)."""
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def tokens_per_batch(vocabulary: int) -> int:
+    """Most tokens of a batch so that its logits stay within `LOGITS_BYTES_PER_BATCH`; the same for the same model."""
+    return min(TOKENS_PER_BATCH, max(1, LOGITS_BYTES_PER_BATCH // (BYTES_PER_LOGIT * max(vocabulary, 1))))
+
+
+def _batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
     """Fixed batches, longest first: the same rows always share a batch, so that repeats are bitwise equal."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) == ROWS_PER_BATCH or (len(batch) + 1) * lengths[batch[0]] > TOKENS_PER_BATCH):
+        if batch and (len(batch) == ROWS_PER_BATCH or (len(batch) + 1) * lengths[batch[0]] > most_tokens):
             yield batch
             batch = []
         batch.append(index)
@@ -43,7 +52,8 @@ def score(
     result = np.zeros((len(examples), 2))
     done = 0
     device = next(model.parameters()).device
-    for batch in _batches([len(ids) for ids, _ in examples]):
+    most_tokens = tokens_per_batch(int(model.config.get_text_config().vocab_size))
+    for batch in _batches([len(ids) for ids, _ in examples], most_tokens):
         width = len(examples[batch[0]][0])
         ids = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
         labels = torch.full((len(batch), width), IGNORED, dtype=torch.long)

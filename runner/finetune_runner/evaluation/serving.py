@@ -51,12 +51,13 @@ def load_form(
     plan: TrainPlan | None,
 ) -> Any:
     """The candidate as it is served. The merged form is written to `merged_folder` and loaded from there."""
-    base = load_base(model_path, method, device, plan)
     if form == "adapter":
-        return with_adapter(base, adapter)
-    model = merged(base, adapter, method)
+        return with_adapter(load_base(model_path, method, device, plan), adapter)
     shutil.rmtree(merged_folder, ignore_errors=True)
-    model.save_pretrained(str(merged_folder), safe_serialization=True)
+    # Nothing holds the merged model any more when it is loaded as a server would: two of them would not fit.
+    merged(load_base(model_path, method, device, plan), adapter, method).save_pretrained(
+        str(merged_folder), safe_serialization=True
+    )
     return load_plain(merged_folder, device)
 
 

@@ -123,7 +123,7 @@ def _baseline_outputs(context: StageContext, splits: Splits) -> dict[str, list[O
 
 
 def _examine_forms(context: StageContext, splits: Splits) -> dict[str, list[Outcome]]:
-    """Outcomes of the served form, and for QLoRA of the other one too: they differ, and people ask."""
+    """Outcomes of the served form, and for QLoRA of the other one too, where the plan says that it fits the GPU."""
     from finetune_runner.evaluation.serving import Form, fetch_adapter, load_form
     from finetune_runner.evaluation.systems import Examinee, own_prompts
     from finetune_runner.training.device import deterministic, pick_device
@@ -137,7 +137,7 @@ def _examine_forms(context: StageContext, splits: Splits) -> dict[str, list[Outc
     adapter = fetch_adapter(context, context.scratch / "evaluate" / "adapter")
     method = method_of(context.task)
     forms: list[Form] = [spec.output.served_as]
-    if method == "qlora":
+    if method == "qlora" and (plan is None or plan.judge_both_forms):
         forms.append("merged" if forms[0] == "adapter" else "adapter")
     outcomes: dict[str, list[Outcome]] = {}
     for form in forms:

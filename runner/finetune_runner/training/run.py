@@ -48,6 +48,11 @@ class Rows:
     validation: list[Encoded]
 
 
+def _finite(value: float) -> float | None:
+    """A loss that can be told: JSON knows no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def load_rows(context: StageContext, tokenizer: Any) -> Rows:
     """Train, replay and validation, tokenised and cut as prepare counted them."""
     from finetune_runner.data.prepared import load_split
@@ -78,7 +83,7 @@ class TrainingRun:
         self.folder = context.scratch / f"train-{world.rank}"
         self.store = CheckpointStore(context)
         self.state = TrainingState()
-        self.resumed_from = 0
+        self.resumed_from: int | None = None  # not known before the checkpoints are looked at
         self._interrupted = False
         self._in_steps_s = 0.0
         self._tokens = 0
@@ -118,9 +123,9 @@ class TrainingRun:
         self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)
 
         checkpoint = self._newest_checkpoint()
+        self.resumed_from = checkpoint.step if checkpoint is not None else 0
         if checkpoint is not None:
             self.state = checkpoint.state
-            self.resumed_from = checkpoint.step
             log.info("resuming from checkpoint step-%d", checkpoint.step)
         self._make_trainer()
         if checkpoint is not None:
@@ -227,7 +232,7 @@ class TrainingRun:
             self._evaluate(step, last=last, over_budget=bool(budget))
         if time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
             self._said_at = time.monotonic()
-            self._say("training", loss)
+            self._say("training")
         return bool(self.state.ended_by)
 
     def _note_step(self, step: int, loss: float, took_s: float) -> None:
@@ -294,7 +299,7 @@ class TrainingRun:
             )
         return nll / tokens
 
-    def _say(self, phase: str, loss: float | None = None) -> None:
+    def _say(self, phase: str) -> None:
         """Live progress; the main process speaks for all."""
         if not self.world.main:
             return
@@ -307,10 +312,11 @@ class TrainingRun:
                 phase=phase,
                 step=step,
                 total_steps=total,
-                percent=round(100 * step / total, 1),
+                percent=min(100.0, round(100 * step / total, 1)),
                 eta_seconds=None if pace_s is None else round(pace_s * (total - step), 1),
-                loss=loss,
-                validation_loss=self.state.history[-1].validation_loss if self.state.history else None,
+                loss=_finite(self.state.recent_losses[-1]) if self.state.recent_losses else None,
+                validation_loss=_finite(self.state.history[-1].validation_loss) if self.state.history else None,
+                resumed_from_step=self.resumed_from,
                 updated_at=self.context.clock(),
             )
         )
@@ -396,5 +402,5 @@ class TrainingRun:
             peak_memory_bytes=peak_memory_bytes(self.device),
             tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,
             duration_seconds=round(duration_s, 1),
-            resumed_from_step=self.resumed_from,
+            resumed_from_step=self.resumed_from or 0,
         )

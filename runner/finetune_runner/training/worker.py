@@ -14,6 +14,7 @@ from pathlib import Path
 from finetune_api.stages import StageTask
 from finetune_runner.context import Environment, open_context
 from finetune_runner.errors import StageError, classify
+from finetune_runner.progress_push import progress_push
 from finetune_runner.reporting import progress_writer, set_up_logging
 from finetune_runner.training.distributed import World
 from finetune_runner.training.strategies.ddp import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
@@ -66,6 +67,7 @@ def main() -> int:
     world = World.from_environment()
     environment = Environment.of(os.environ, tempfile.gettempdir())
     outcome = folder / OUTCOME_FILE
+    push = progress_push(environment) if world.main else None
     try:
         on_gpu = torch.cuda.is_available()
         if on_gpu:
@@ -75,7 +77,7 @@ def main() -> int:
             StageTask.from_wire(json.loads((folder / TASK_FILE).read_bytes())),
             environment,
             clock=lambda: datetime.now(UTC),
-            progress=progress_writer(environment.progress_file),
+            progress=progress_writer(environment.progress_file, push),
             stop=StopFile(folder / STOP_FILE),
         )
         from finetune_runner.training.run import TrainingRun
@@ -87,6 +89,8 @@ def main() -> int:
         result = TrainingRun(context, world, end).run()
         write_outcome(outcome, {"result": result.to_wire()})
         distributed.destroy_process_group()
+        if push is not None:
+            push.close()
     except Exception as error:
         cause: StageError = classify(error)
         log.exception("rank %d: %s", world.rank, cause.message)

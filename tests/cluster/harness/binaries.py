@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ CONTROL_PLANE = ("etcd", "kubernetes")
 """Modules that every cluster test needs; the others are built by whoever asks for them."""
 
 _BUILD_FLAGS = ("-trimpath", "-p", "2")
+_GO_ENV = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 class BuildError(RuntimeError):
@@ -46,10 +48,11 @@ class Module:
     name: str
     packages: dict[str, str]
     ldflags: str = "-s -w"
+    tags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str) -> Module:
-        """Read ``module.toml``: ``[packages]``, and optionally ``kubernetes_version`` to be linked in.
+        """Read ``module.toml``: ``[packages]``, optionally ``kubernetes_version`` to be linked in and build ``tags``.
 
         Raises:
             BuildError: there is no such module.
@@ -60,7 +63,8 @@ class Module:
             raise BuildError(f"no module {name!r} in {MODULES_DIR}; there are: {', '.join(known)}")
         content = tomllib.loads(path.read_text())
         version = content.get("kubernetes_version")
-        return cls(name, content["packages"], _version_ldflags(version) if version else "-s -w")
+        ldflags = _version_ldflags(version) if version else "-s -w"
+        return cls(name, content["packages"], ldflags, tuple(content.get("tags", ())))
 
 
 def _version_ldflags(version: str) -> str:
@@ -100,6 +104,21 @@ def binary(module: str, name: str | None = None) -> Path:
     return ensure_module(module) / (name or module)
 
 
+def module_source(name: str, dependency: str) -> Path:
+    """The folder of a Go module that a module pins, for files beside its code such as CRDs; read-only.
+
+    Raises:
+        BuildError: no usable Go could be found or installed, or the module could not be had.
+    """
+    command = [str(_find_go()), "mod", "download", "-json", dependency]
+    done = subprocess.run(
+        command, cwd=MODULES_DIR / Module.of(name).name, env=_GO_ENV, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BuildError(f"{' '.join(command)} (in {name}) ended with {done.returncode}:\n{done.stderr or done.stdout}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 def ensure_module(name: str) -> Path:
     """Return the folder with a module's programs.
 
@@ -113,7 +132,7 @@ def ensure_module(name: str) -> Path:
     target = module_dir(module)
     if target.is_dir():
         return target
-    with _lock(target.with_suffix(".lock")):
+    with locked(target.with_suffix(".lock")):
         if target.is_dir():  # another process built it while this one waited
             return target
         started = time.monotonic()
@@ -133,10 +152,10 @@ def ensure_module(name: str) -> Path:
 def _build(go: Path, module: Module, name: str, package: str, target: Path) -> None:
     started = time.monotonic()
     _say(f"building {name} ...")
-    command = [str(go), "build", *_BUILD_FLAGS, "-ldflags", module.ldflags, "-o", str(target / name), package]
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    tags = [f"-tags={','.join(module.tags)}"] if module.tags else []
+    command = [str(go), "build", *_BUILD_FLAGS, *tags, "-ldflags", module.ldflags, "-o", str(target / name), package]
     done = subprocess.run(
-        command, cwd=MODULES_DIR / module.name, env=environment, capture_output=True, text=True, check=False
+        command, cwd=MODULES_DIR / module.name, env=_GO_ENV, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} (in {module.name}) ended with {done.returncode}:\n{done.stderr[-4000:]}")
@@ -201,7 +220,7 @@ def _go_of(venv: Path) -> Path | None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel frees it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 import re
 import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,13 @@ from .pki import signing_request
 from .waiting import wait_for
 
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
+
+
+UNDER_TEST = "KUBECONFIG_UNDER_TEST"
+"""The variable with the kubeconfig of a cluster to test instead of one of our own; `make ... KUBECONFIG=path` sets it.
+
+Not ``KUBECONFIG`` itself: the tests create and delete, and an exported one may be anybody's.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,9 @@ class Cluster:
 
     The control plane of the harness extends it; with ``KUBECONFIG_UNDER_TEST`` the suite uses it as it is.
     """
+
+    watches_nodes = True
+    """Whether a node without a fresh Lease counts as lost."""
 
     def __init__(self, admin_kubeconfig: Path, work_dir: Path | None = None) -> None:
         """Use the cluster of a kubeconfig; files are written to ``work_dir`` (default: a new temporary folder)."""
@@ -157,6 +169,26 @@ class Cluster:
         )
         certificates.delete_certificate_signing_request(name)
         return base64.b64decode(signed), key
+
+
+@contextlib.contextmanager
+def given_cluster() -> Iterator[Cluster | None]:
+    """The cluster that the person who runs the tests has chosen, if any.
+
+    Raises:
+        FileNotFoundError: the variable names no file.
+    """
+    path = os.environ.get(UNDER_TEST)
+    if not path:
+        yield None
+        return
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{UNDER_TEST}={path}: there is no such file")
+    cluster = Cluster(Path(path))
+    try:
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def write_kubeconfig(path: Path, cluster: dict[str, object], user: str, certificate: bytes, key: bytes) -> None:

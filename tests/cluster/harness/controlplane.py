@@ -26,6 +26,9 @@ from .pki import Authority, service_account_keys
 from .process import LOOPBACK, Process, free_ports
 from .waiting import wait_for
 
+WORK_PREFIX = "finetune-cluster-"
+"""Begins the name of the folder of each instance."""
+
 _START_DEADLINE_S = 90
 _SERVICE_RANGE = "10.96.0.0/16"
 _SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
@@ -65,11 +68,12 @@ class ControlPlane(Cluster):
         controller_args: Sequence[str] = (),
         keep: bool = False,
     ) -> None:
-        work = Path(tempfile.mkdtemp(prefix="finetune-cluster-"))
+        work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX))
         super().__init__(work / "admin.kubeconfig", work)
         self.logs_dir = work / "logs"
         self.logs_dir.mkdir()
         self.audit_log = work / "audit.log" if audit else None
+        self.watches_nodes = node_lifecycle
         self._keep = keep
         self._host = host
         etcd_client, etcd_peer, self.port = free_ports(3)

@@ -9,6 +9,7 @@ from kubernetes.client.exceptions import ApiException
 
 from . import pod_status
 from .cluster import Cluster
+from .leases import Leases
 from .process_kubelet import ProcessKubelet
 from .waiting import wait_for
 
@@ -28,6 +29,7 @@ class PodPlayer:
     def __init__(self, cluster: Cluster) -> None:
         """Play the kubelets of a cluster whose nodes are made by ``add_node``."""
         self._core = client.CoreV1Api(cluster.api())
+        self._leases = Leases(cluster.api()) if cluster.watches_nodes else None
         self._addresses = 0
 
     def add_node(
@@ -57,6 +59,8 @@ class PodPlayer:
         }
         self._core.patch_node_status(name, {"status": status}, _content_type=pod_status.STRATEGIC_MERGE)
         self.set_node_ready(name, ready=True)
+        if self._leases is not None:
+            self._leases.add(name)
 
     def set_node_ready(self, name: str, *, ready: bool) -> None:
         """Say whether the node is heard of, with the taint that goes with it.
@@ -82,6 +86,8 @@ class PodPlayer:
 
     def remove_node(self, name: str) -> None:
         """Delete a node; the pod garbage collector deletes its pods after a while, as for a lost machine."""
+        if self._leases is not None:
+            self._leases.remove(name)
         try:
             self._core.delete_node(name)
         except ApiException as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .cluster import Cluster
 from .process import LOOPBACK, Process, free_ports
+from .progress import ProgressEndpoint
 from .waiting import wait_for
 
 OPERATOR_NAMESPACE = "finetune-system"
@@ -31,9 +32,15 @@ class OperatorProcess(Process):
         name: str = "operator",
         user: str = SERVICE_ACCOUNT,
         extra: Sequence[str] = (),
+        progress: bool = False,
     ) -> None:
-        """Describe the process; `start` or `started` runs it. Another `user` needs the same rights."""
+        """Describe the process; `start` or `started` runs it. Another `user` needs the same rights.
+
+        `progress` makes pods push theirs to `self.progress`.
+        """
         self.port = free_ports(1)[0]
+        where = f"{name}-{namespace or OPERATOR_NAMESPACE}"
+        self.progress = ProgressEndpoint(cluster.work_dir / f"{where}-tls") if progress else None
         self.kubeconfig = cluster.kubeconfig(user, GROUPS)
         command: list[str | Path] = [
             *(sys.executable, "-m", "finetune_operator.main"),
@@ -43,9 +50,10 @@ class OperatorProcess(Process):
             *("--lease-seconds", str(LEASE_SECONDS)),
             *("--health-port", str(self.port)),
             *("--metrics-port", str(self.port)),
+            *(self.progress.arguments if self.progress else ()),
             *extra,
         ]
-        super().__init__(name, command, cluster.work_dir / f"{name}-{namespace or OPERATOR_NAMESPACE}.log")
+        super().__init__(name, command, cluster.work_dir / f"{where}.log")
 
     def started(self) -> OperatorProcess:
         """Start and wait until it is ready."""

@@ -143,6 +143,17 @@ class Runs:
         """The scheduled pods of an attempt."""
         return self.player.bound_pods(self.namespace, stage.job_name, count=count)
 
+    def pods_being_deleted(self, stage: StageStatus, count: int) -> list[client.V1Pod]:
+        """Wait until so many pods of an attempt are to end."""
+
+        def found() -> list[client.V1Pod]:
+            pods = self.player.pods(self.namespace, stage.job_name)
+            leaving = [pod for pod in pods if pod.metadata.deletion_timestamp]
+            return leaving if len(leaving) == count else []
+
+        pods: list[client.V1Pod] = self.wait(found, f"{count} pods of {stage.job_name} to be deleted")
+        return pods
+
     def task(self, pod: client.V1Pod) -> StageTask:
         """What the pod was told."""
         return StageTask.from_wire(json.loads(pod.metadata.annotations["finetune.dev/task"]))

@@ -27,7 +27,7 @@ def node(player: PodPlayer) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def operator(installed: Cluster, request: pytest.FixtureRequest) -> Iterator[OperatorProcess]:
     """The operator, leading; one process for the stories of a module."""
-    process = OperatorProcess(installed, name=f"operator-{request.module.__name__.rsplit('.', 1)[-1]}")
+    process = OperatorProcess(installed, name=f"operator-{request.module.__name__.rsplit('.', 1)[-1]}", progress=True)
     yield process.started().leading()
     process.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,11 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
     scene.core.create_namespaced_secret(scene.namespace, secret)
     scene.cluster.kubectl("apply", "-n", scene.namespace, "-f", "-", input=job_yaml(scene.pool, bucket))
 
+    columns: set[str] = set()
+
     def ended() -> dict[str, Any]:
         status: dict[str, Any] = scene.objects("finetunejobs")["support"].get("status", {})
+        columns.add(status.get("progress", ""))
         return status if status.get("phase") in ("Succeeded", "Failed") else {}
 
     status = wait_for(ended, DEADLINE_S, "the end of the run", poll_s=0.5, context=lambda: told(scene, kubelet))
@@ -111,6 +115,8 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
         scene, kubelet
     )
     assert {entry["attempt"] for entry in status["stages"]} == {1}, "nothing was tried twice"
+    assert "live" not in status
+    assert [column for column in columns if re.match(r"3/5 train \d+%", column)], "training told how far it was"
     scene.assert_nothing_twice()
 
     version = scene.objects("adapterversions")["triage-v1"]["spec"]
@@ -147,7 +153,7 @@ def read_lines(s3: S3Server, bucket: str, key: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-def said_by_plain_peft(model: Path, adapter: Path, rows: list[dict[str, Any]]) -> list[str]:
+def said_by_plain_peft(model: Path, adapter: Path, rows: list[dict[str, Any]], max_new_tokens: int = 12) -> list[str]:
     """The answers of base and adapter, loaded by nothing but transformers and PEFT."""
     import torch
     from peft import PeftModel
@@ -160,6 +166,6 @@ def said_by_plain_peft(model: Path, adapter: Path, rows: list[dict[str, Any]]) -
         prompt = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, tokenize=False)
         tokens = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         with torch.no_grad():
-            made = tuned.generate(**tokens, max_new_tokens=12, do_sample=False)
+            made = tuned.generate(**tokens, max_new_tokens=max_new_tokens, do_sample=False)
         said.append(tokenizer.decode(made[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True))
     return said

@@ -1,27 +1,21 @@
-"""What the operator asks of the API server: few writes, no reads, and only what it has the right to."""
+"""What the operator asks of the API server: few writes, and no reads. Its rights: tests/manifests."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
 
 from finetune_api.stages import STAGES
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
-from tests.cluster.harness.operator_process import SERVICE_ACCOUNT
 from tests.cluster.harness.waiting import wait_for
 from tests.cluster.scenarios.story import WRITES, Scene
 
 pytestmark = pytest.mark.usefixtures("operator")
-BASE = Path(__file__).parents[3] / "manifests" / "base"
 WRITES_PER_STAGE = 4
-IMPLIED = frozenset({"finetunejobs/finalizers"})
-"""Asked for by admission (OwnerReferencesPermissionEnforcement) where it is on; no request uses them."""
 
 
 @pytest.fixture(scope="module")
@@ -67,53 +61,3 @@ def test_a_job_costs_few_requests(scene: Scene, audited: ControlPlane, record_pr
     assert sum(writes.values()) - of_stages <= 6, writes
     reads = [event["requestURI"] for event in events if event["verb"] in ("get", "list")]
     assert not reads, "nothing is read in the hot path"
-
-
-def permissions() -> set[tuple[str, str, str]]:
-    """(group, resource, verb) of everything the manifests allow the operator."""
-    documents = yaml.safe_load_all((BASE / "rbac.yaml").read_text())
-    roles = [document for document in documents if document["kind"] in ("ClusterRole", "Role")]
-    return {
-        (group, resource, verb)
-        for role in roles
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-
-
-def used(cluster: ControlPlane) -> Iterator[tuple[str, str, str]]:
-    """(group, resource, verb) of every request of the operator to an object."""
-    for event in cluster.audit_events(SERVICE_ACCOUNT):
-        reference = event.get("objectRef")
-        if reference is not None and event["stage"] == "ResponseComplete":
-            name = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
-            yield reference.get("apiGroup", ""), name, event["verb"]
-
-
-def test_the_operator_has_the_rights_it_uses_and_no_others(scene: Scene, audited: ControlPlane) -> None:
-    gang = scene.story("gang", compute={"nodes": 2, "gpusPerNode": 2}, ttlSecondsAfterFinished=0)
-    gang.play_from("prepare")
-    gang.wait_children_gone()
-    refused = [event["requestURI"] for event in scene.requests() if event["responseStatus"]["code"] in (401, 403)]
-    assert refused == []
-    allowed = {item for item in permissions() if item[1] not in IMPLIED}
-    asked = set(used(audited))
-    unused = {item for item in allowed - asked if item[2] != "watch" or (item[0], item[1], "list") not in asked}
-    assert unused <= RARE, f"allowed and never used: {sorted(unused - RARE)}"
-    assert asked <= allowed | {("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
-
-
-RARE = frozenset(
-    {
-        # Only after a conflict, when an answer was lost.
-        ("finetune.dev", "finetunejobs", "get"),
-        ("finetune.dev", "adapters", "get"),
-        ("finetune.dev", "adapterversions", "get"),
-        ("batch", "jobs", "get"),
-        # Only when a node does not come back.
-        ("", "pods", "delete"),
-    }
-)
-"""Rights that a story without accidents does not need."""

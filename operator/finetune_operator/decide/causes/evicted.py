@@ -7,8 +7,8 @@ from finetune_operator.decide.types import PodState
 
 
 def _evicted(pod: PodState) -> str | None:
-    if pod.disruption or pod.reason == "Evicted":
-        return f"pod {pod.name}: {pod.disruption or pod.reason} {pod.message[:300]}".rstrip()
+    if pod.disruption or pod.evicted:
+        return f"pod {pod.name}: {pod.evicted[:300] or pod.disruption}".rstrip()
     return None
 
 

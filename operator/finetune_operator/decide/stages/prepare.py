@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from finetune_api.adapterversion import AdapterVersion
+from finetune_api.job.forecast import Forecast
 from finetune_api.job.status import VersionStatus
+from finetune_api.stages import Finding
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.decide.release import incumbent_of, version_label
 from finetune_operator.decide.stages.base import StageKind
+from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.plan import PlanError, make_plan
+
+FINDINGS_LIMIT = 30
 
 
 def _unchanged(draft: Draft, existing: AdapterVersion) -> None:
@@ -26,6 +31,22 @@ def _unchanged(draft: Draft, existing: AdapterVersion) -> None:
     )
 
 
+def _warnings(draft: Draft, expected: Forecast) -> list[Finding]:
+    """What of the forecast a person should see before money is spent; none of it stops the run."""
+    pool, compute = draft.resolved.pool_spec, draft.observed.job.spec.compute
+    messages = [note for note in expected.notes if note.startswith(("tight:", "host memory:", "disk:"))]
+    if expected.fit == "Unknown" and pool.gpus_per_node:
+        messages += expected.notes[:1]
+    if compute.max_cost is not None and expected.cost_low is not None and compute.max_cost < expected.cost_low:
+        # Not refused: training stops early enough to evaluate and publish what exists.
+        messages.append(
+            f"compute.maxCost: {compute.max_cost:g} {expected.currency} is below the forecast of "
+            f"{expected.cost_low:g} to {expected.cost_high:g}; training will stop early: raise it, or lower "
+            "training.epochs"
+        )
+    return [Finding(check="forecast", severity="warning", message=message[:512]) for message in messages]
+
+
 def _after(draft: Draft) -> None:
     prepared = draft.status.results.prepare
     if prepared is None:
@@ -35,6 +56,15 @@ def _after(draft: Draft) -> None:
         plan = make_plan(job.spec, draft.resolved, prepared, spent_cost=draft.status.cost or 0.0)
     except PlanError as error:
         draft.finish("Failed", "InvalidSpec", str(error), "Correct the spec and apply again.")
+        return
+    expected = forecast(job.spec, draft.resolved, prepared, plan)
+    draft.set(
+        forecast=expected,
+        findings=[*_warnings(draft, expected), *draft.status.findings][:FINDINGS_LIMIT],
+    )
+    if expected.fit == "DoesNotFit":
+        message, remedy = refusal(job.spec, draft.resolved, prepared, plan)
+        draft.finish("Failed", "DoesNotFit", message, f"{remedy[0].upper()}{remedy[1:]}.")
         return
     digest = fingerprint(job.spec, prepared, plan)
     incumbent = incumbent_of(draft.observed.adapter, draft.observed.versions)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.stages.base import StageKind
+from finetune_operator.decide.steps import note_resume
+from finetune_operator.planner.forecast import with_measurements
 
 
 def _after(draft: Draft) -> None:
-    if draft.status.results.train is None:
+    result = draft.status.results.train
+    if result is None:
         raise RuntimeError("train has no result")
+    note_resume(draft, result.resumed_from_step)
+    status = draft.status
+    measured = with_measurements(status.forecast, status.plan, result.peak_memory_bytes, result.duration_seconds)
+    draft.set(forecast=measured)
 
 
 KIND = StageKind(name="train", phase="Training", needs_gpu=True, after=_after, gang=True, stop_grace_s=300)

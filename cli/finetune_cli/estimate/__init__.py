@@ -1,0 +1,1 @@
+"""Forecasts without a run: model, data and pools from files and options."""

@@ -1,0 +1,81 @@
+"""One job on several pools: what each would need, and the cheapest that fits. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_api.common import Storage
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.gpupool import GPUPool
+from finetune_api.job.forecast import Forecast
+from finetune_api.stages import PrepareResult, TrainPlan
+from finetune_operator.decide.resolve import Refusal, resolve
+from finetune_operator.decide.types import Observed
+from finetune_operator.planner.forecast import forecast, refusal
+from finetune_operator.planner.plan import PlanError, make_plan
+
+ANYWHERE = Storage(uri="s3://estimate/estimate")
+"""Where versions would go does not change a forecast; a job may leave it to the pool."""
+
+
+@dataclass(frozen=True)
+class PoolEstimate:
+    """A job on one pool: a plan and its forecast, or why there is none."""
+
+    pool: GPUPool
+    plan: TrainPlan | None = None
+    forecast: Forecast | None = None
+    why_not: str = ""
+    remedy: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the job would be let through without a doubt."""
+        return self.forecast is not None and self.forecast.fit == "Fits"
+
+    @property
+    def name(self) -> str:
+        """Name of the pool."""
+        return self.pool.metadata.name
+
+
+def estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool) -> PoolEstimate:
+    """What the operator would decide at Planned, on this pool."""
+    spec = job.spec
+    output = spec.output.model_copy(update={"storage": spec.output.storage or ANYWHERE})
+    compute = spec.compute.model_copy(update={"pool": pool.metadata.name})
+    if pool.spec.price is None:
+        compute = compute.model_copy(update={"max_cost": None})
+    spec = spec.model_copy(update={"output": output, "compute": compute})
+    outcome = resolve(Observed(job=job.model_copy(update={"spec": spec}), pools=(pool,), allow_file_sources=True))
+    if isinstance(outcome, Refusal):
+        return PoolEstimate(pool, why_not=outcome.message, remedy=outcome.next_step)
+    try:
+        plan = make_plan(spec, outcome, prepared)
+    except PlanError as error:
+        return PoolEstimate(pool, why_not=str(error))
+    expected = forecast(spec, outcome, prepared, plan)
+    if expected.fit == "DoesNotFit":
+        why_not, remedy = refusal(spec, outcome, prepared, plan)
+        return PoolEstimate(pool, plan, expected, why_not, remedy)
+    return PoolEstimate(pool, plan, expected)
+
+
+def _order(candidate: PoolEstimate) -> tuple[bool, float, float, float, str]:
+    known = candidate.forecast
+    cost = known.cost_high if known is not None else None
+    seconds = known.train_seconds_high if known is not None else None
+    return (
+        not candidate.fits,
+        math.inf if cost is None else cost,
+        candidate.pool.spec.gpu_memory_gib,
+        math.inf if seconds is None else seconds,
+        candidate.name,
+    )
+
+
+def compare(job: FineTuneJob, prepared: PrepareResult, pools: Sequence[GPUPool]) -> list[PoolEstimate]:
+    """All pools, the best first: those that fit, by cost where prices are known, then the smallest GPU."""
+    return sorted((estimate(job, prepared, pool) for pool in pools), key=_order)

@@ -1,0 +1,53 @@
+"""What a model's config.json says, as ModelFacts. Values in, values out; who reads the file is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_api.stages import ModelFacts
+
+
+def facts_of_config(
+    config: Mapping[str, Any], *, parameters: int, file_bytes: int = 0, tied_embeddings: bool | None = None
+) -> ModelFacts:
+    """Facts of a decoder from its parsed config.json.
+
+    Names differ between architectures; the first that is there counts. Multimodal models keep those of their language
+    model under `text_config`.
+
+    Args:
+        config: the parsed file.
+        parameters: number of parameters, from the weight files; 0 when they are not there.
+        file_bytes: size of the weight files.
+        tied_embeddings: whether the weight files lack a head; None reads it from the configuration.
+
+    Raises:
+        ValueError, TypeError: a value is not what it should be.
+    """
+    text = {**config, **(config.get("text_config") or {})}
+    hidden = _whole(text, "hidden_size", "n_embd", "d_model")
+    heads = _whole(text, "num_attention_heads", "n_head", "num_heads")
+    if tied_embeddings is None:
+        # Left out, it is the class's own default: false in Llama and its kin, true in Gemma.
+        tied_embeddings = bool(text.get("tie_word_embeddings", str(text.get("model_type", "")).startswith("gemma")))
+    return ModelFacts(
+        architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0])[:128],
+        parameters=parameters,
+        hidden_size=hidden,
+        layers=_whole(text, "num_hidden_layers", "n_layer", "num_layers"),
+        vocabulary=_whole(text, "vocab_size"),
+        context_length=_whole(text, "max_position_embeddings", "n_positions", "seq_length"),
+        # GPT-2 and its kin leave n_inner empty: four times the width (transformers, configuration_gpt2.py).
+        feed_forward_size=_whole(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden,
+        attention_heads=heads,
+        key_value_heads=_whole(text, "num_key_value_heads", "num_kv_heads") or heads,
+        head_size=_whole(text, "head_dim") or (hidden // heads if heads else 0),
+        tied_embeddings=tied_embeddings,
+        experts=_whole(text, "num_local_experts", "num_experts", "n_routed_experts"),
+        file_bytes=file_bytes,
+    )
+
+
+def _whole(config: Mapping[str, Any], *names: str) -> int:
+    return next((int(config[name]) for name in names if config.get(name)), 0)

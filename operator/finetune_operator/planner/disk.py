@@ -1,0 +1,44 @@
+"""Scratch disk and host memory of the largest pod."""
+
+from __future__ import annotations
+
+import re
+
+from finetune_operator.planner.memory.adapter import adapter_parameters
+from finetune_operator.planner.shape import ModelShape
+
+UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+LIBRARIES_HOST_BYTES = 4 * 2**30
+"""Python, torch with CUDA, transformers: resident per process, measured 2.5 to 3.5 GiB."""
+SHARD_BYTES = 5_000_000_000
+"""transformers writes and reads weights in files of at most 5 GB."""
+KEPT_CHECKPOINTS = 3
+"""Local copies at a time: the one being saved, the kept one, one to resume from."""
+
+
+def quantity_bytes(text: str) -> int:
+    """Bytes of a Kubernetes quantity such as `200Gi`. Raises ValueError for another form."""
+    match = re.fullmatch(r"([0-9]+)(Ki|Mi|Gi|Ti)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a quantity such as 32Gi")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def disk_bytes(shape: ModelShape, file_bytes: int, rank: int, targets: tuple[str, ...], *, merges: bool) -> float:
+    """The base model's files, the adapter with its optimiser, and the merged model where one is made."""
+    files = float(file_bytes or 2 * shape.parameters)
+    checkpoint = 12.0 * adapter_parameters(shape, rank, targets)
+    return files + KEPT_CHECKPOINTS * checkpoint + (2.0 * shape.parameters if merges else 0.0)
+
+
+def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool) -> float:
+    """Host memory of a GPU pod; the page cache of the model's files is not counted, it can be given back.
+
+    Args:
+        shape: the model.
+        processes: of the pod, one per GPU.
+        whole_model: whether weights are read in 16 bit before they move to the GPU (LoRA, and the merged form);
+            quantised weights pass by file by file.
+    """
+    size = 2.0 * shape.parameters
+    return processes * (LIBRARIES_HOST_BYTES + (size if whole_model else min(SHARD_BYTES, size)))

@@ -1,0 +1,131 @@
+"""Does it fit: the memory of every stage against a GPU, and the largest micro-batch that does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from finetune_api.job.forecast import Fit
+from finetune_operator.planner.gpus import MethodType
+from finetune_operator.planner.memory.adapter import adapter_parameters
+from finetune_operator.planner.memory.breakdown import GIB, Breakdown
+from finetune_operator.planner.memory.inference import InferenceSetup, inference_memory, merge_memory
+from finetune_operator.planner.memory.sharding import Strategy
+from finetune_operator.planner.memory.training import TrainingSetup, training_memory, validation_memory
+from finetune_operator.planner.memory.weights import Quantisation
+from finetune_operator.planner.shape import ModelShape
+
+USABLE_SHARE = 0.98
+"""Of a GPU's nominal memory; torch sees 79.15 of an A100's 80 GiB and 23.6 of an RTX 4090's 24."""
+LARGEST_OVERESTIMATE = 0.20
+"""Read off the published rows, calibration and blind: none that the runner can run is forecast higher than this above
+what was measured (docs/forecast.md). Only what exceeds even that is refused."""
+LARGEST_MICRO_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Demand:
+    """All of a job that decides on GPU memory."""
+
+    shape: ModelShape
+    method: MethodType
+    rank: int
+    target_modules: str
+    dropout: float
+    longest_row: int
+    longest_prompt: int
+    max_new_tokens: int
+    validation_rows: int
+    test_rows: int
+    packed: bool
+    serves_merged: bool
+    strategy: Strategy = "single"
+    gpus: int = 1
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """How the runner loads the base."""
+        return "nf4-double" if self.method == "qlora" else "none"
+
+
+def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
+    """Peak of the train stage: of a step, or of validation."""
+    setup = TrainingSetup(
+        shape=demand.shape,
+        quantisation=demand.quantisation,
+        rank=demand.rank,
+        micro_batch=micro_batch,
+        sequence_length=demand.longest_row,
+        target_modules=demand.target_modules,
+        dropout=demand.dropout,
+        packed=demand.packed,
+        strategy=demand.strategy,
+        gpus=demand.gpus,
+    )
+    peaks = (training_memory(setup), validation_memory(setup, demand.validation_rows, demand.longest_row))
+    return max(peaks, key=lambda peak: peak.device_bytes)
+
+
+def _inference(demand: Demand, *, adapted: bool) -> InferenceSetup:
+    targets = demand.shape.targets(demand.target_modules)
+    return InferenceSetup(
+        shape=demand.shape,
+        quantisation=demand.quantisation,
+        rows=demand.test_rows,
+        longest_prompt=demand.longest_prompt if not adapted else demand.longest_row,
+        max_new_tokens=demand.max_new_tokens,
+        longest_row=demand.longest_row,
+        adapter_parameters=adapter_parameters(demand.shape, demand.rank, targets) if adapted else 0,
+    )
+
+
+def merge_breakdown(demand: Demand) -> Breakdown:
+    """Peak of making and judging the merged form."""
+    return merge_memory(_inference(demand, adapted=True))
+
+
+def stage_memory(demand: Demand, micro_batch: int, *, merges: bool) -> Mapping[str, Breakdown]:
+    """Memory of one GPU in every stage that holds one."""
+    stages = {
+        "baseline": inference_memory(_inference(demand, adapted=False)),
+        "train": train_breakdown(demand, micro_batch),
+        "evaluate": inference_memory(_inference(demand, adapted=True)),
+    }
+    return stages | ({"merge": merge_breakdown(demand)} if merges else {})
+
+
+def usable_bytes(memory_gib: float) -> float:
+    """What one GPU can give."""
+    return memory_gib * GIB * USABLE_SHARE
+
+
+def fit(breakdown: Breakdown, memory_gib: float) -> Fit:
+    """Fits, Tight (within the forecast's error) or DoesNotFit (not even if the forecast is too high by its worst)."""
+    usable = usable_bytes(memory_gib)
+    if breakdown.device_bytes <= usable:
+        return "Fits"
+    return "DoesNotFit" if breakdown.least_bytes / (1 + LARGEST_OVERESTIMATE) > usable else "Tight"
+
+
+def worst_fit(stages: Mapping[str, Breakdown], memory_gib: float) -> Fit:
+    """The verdict on all stages together."""
+    order: tuple[Fit, ...] = ("Fits", "Tight", "DoesNotFit")
+    return max((fit(breakdown, memory_gib) for breakdown in stages.values()), key=order.index)
+
+
+def largest_micro_batch(demand: Demand, memory_gib: float) -> int:
+    """Largest power of two that fits; 1 when none does."""
+    micro = LARGEST_MICRO_BATCH
+    while micro > 1 and fit(train_breakdown(demand, micro), memory_gib) != "Fits":
+        micro //= 2
+    return micro
+
+
+def sharded_gpus(demand: Demand, memory_gib: float, most_gpus: int) -> int | None:
+    """Fewest GPUs over which FSDP would make training fit; None when even `most_gpus` do not."""
+    for gpus in (2, 4, 8, 16, 32, 64):
+        if gpus > most_gpus:
+            return None
+        if fit(train_breakdown(replace(demand, strategy="fsdp", gpus=gpus), 1), memory_gib) == "Fits":
+            return gpus
+    return None

@@ -1,0 +1,233 @@
+"""The forecast of a run: memory, disk, time, cost and smallest gain, from the plan. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetune_api.job.forecast import Forecast, MemoryShare, StageForecast
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.job.status import Resolved
+from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
+from finetune_operator.planner.advice import what_would_fit
+from finetune_operator.planner.cost import cost
+from finetune_operator.planner.disk import disk_bytes, host_bytes, quantity_bytes
+from finetune_operator.planner.fit import Demand, fit, merge_breakdown, stage_memory, worst_fit
+from finetune_operator.planner.gain import minimum_detectable_gain
+from finetune_operator.planner.gpus import MethodType, Range, gpu_of
+from finetune_operator.planner.memory.breakdown import GIB, Breakdown
+from finetune_operator.planner.shape import ModelShape, UnknownShapeError, shape_of
+from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
+from finetune_operator.planner.workload import Workload, prompt_tokens, workload_of
+
+NOTE_LIMIT = 512
+
+
+def demand_of(
+    spec: FineTuneJobSpec,
+    shape: ModelShape,
+    facts: ModelFacts,
+    work: Workload,
+    method: MethodType,
+    processes: int,
+    *,
+    packed: bool,
+) -> Demand:
+    """What the job asks of one GPU."""
+    return Demand(
+        shape=shape,
+        method=method,
+        rank=spec.method.rank,
+        target_modules=spec.method.target_modules,
+        dropout=spec.method.dropout,
+        longest_row=work.longest_row,
+        longest_prompt=prompt_tokens(spec, work, facts.context_length),
+        max_new_tokens=spec.evaluation.max_new_tokens,
+        validation_rows=work.validation_rows,
+        test_rows=work.test_rows,
+        packed=packed,
+        serves_merged=spec.output.served_as == "merged",
+        strategy="ddp" if processes > 1 else "single",
+        gpus=processes,
+    )
+
+
+def merged_form_fits(demand: Demand, facts: ModelFacts, resolved: Resolved) -> bool:
+    """Whether the merged model can be made and judged: GPU, host memory and scratch disk."""
+    pool = resolved.pool_spec
+    if fit(merge_breakdown(demand), pool.gpu_memory_gib) != "Fits":
+        return False
+    host = host_bytes(demand.shape, 1, whole_model=True)
+    targets = demand.shape.targets(demand.target_modules)
+    disk = disk_bytes(demand.shape, facts.file_bytes, demand.rank, targets, merges=True)
+    return host <= quantity_bytes(pool.gpu_pod.memory) and disk <= quantity_bytes(pool.scratch_size)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Everything a forecast rests on."""
+
+    spec: FineTuneJobSpec
+    resolved: Resolved
+    prepared: PrepareResult
+    plan: TrainPlan
+    shape: ModelShape
+    work: Workload
+    demand: Demand
+
+    @property
+    def merges(self) -> bool:
+        """Whether evaluate makes the merged model."""
+        return self.demand.serves_merged or (self.plan.method == "qlora" and self.plan.judge_both_forms)
+
+
+def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, plan: TrainPlan) -> Forecast:
+    """The forecast of a planned run. Never raises: what is not known is left out, and a note says why."""
+    work = workload_of(spec, prepared)
+    gain = minimum_detectable_gain(spec.evaluation.metrics[0].name, work.test_rows)
+    known: dict[str, Any] = {"minimum_detectable_gain": None if gain is None else round(gain, 4)}
+    tokens = plan.total_steps * spec.training.global_batch_size * work.mean_length
+    known["train_tokens"] = round(tokens)
+    if not plan.gpus_per_node:
+        return Forecast(fit="Unknown", notes=["a pool without GPUs: memory and time are not forecast"], **known)
+    try:
+        shape = shape_of(prepared.model)
+    except UnknownShapeError as error:
+        return Forecast(fit="Unknown", notes=[f"no forecast of memory and time: {error}"[:NOTE_LIMIT]], **known)
+    processes = plan.nodes * plan.gpus_per_node
+    demand = demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing)
+    case = _Case(spec, resolved, prepared, plan, shape, work, demand)
+    memory = stage_memory(demand, plan.micro_batch_size, merges=case.merges)
+    seconds, timed = _timing(case)
+    host, disk = _host(case), _disk(case)
+    return Forecast(
+        fit=worst_fit(memory, resolved.pool_spec.gpu_memory_gib),
+        gpu_memory_gib=_gib(max(part.device_bytes for part in memory.values())),
+        available_gpu_memory_gib=resolved.pool_spec.gpu_memory_gib,
+        host_memory_gib=_gib(host),
+        disk_gib=_gib(disk),
+        stages=[_stage(name, breakdown, seconds.get(name)) for name, breakdown in memory.items()],
+        notes=_notes(case, memory, host, disk, known=bool(seconds)),
+        **(known | timed),
+    )
+
+
+def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, plan: TrainPlan) -> tuple[str, str]:
+    """Why a run with fit DoesNotFit is refused, and what would fit.
+
+    Raises UnknownShapeError when the model's shape is not known: then nothing is refused.
+    """
+    work = workload_of(spec, prepared)
+    shape = shape_of(prepared.model)
+    processes = plan.nodes * plan.gpus_per_node
+    demand = demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing)
+    memory_gib = resolved.pool_spec.gpu_memory_gib
+    stages = stage_memory(demand, 1, merges=demand.serves_merged)
+    name, breakdown = max(stages.items(), key=lambda stage: stage[1].device_bytes)
+    parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in list(breakdown.components.items())[:3])
+    message = (
+        f"does not fit: {name} with {plan.method} needs {breakdown.device_bytes / GIB:.1f} GiB on one GPU at "
+        f"micro-batch 1 ({parts}); a GPU of pool {resolved.pool} has {memory_gib:g} GiB"
+    )
+    most = resolved.pool_spec.limits.max_gpus
+    return message, what_would_fit(demand, memory_gib, prepared.lengths.p95 or work.longest_row, most)
+
+
+def with_measurements(
+    before: Forecast | None, plan: TrainPlan | None, peak_bytes: int, seconds: float
+) -> Forecast | None:
+    """The forecast beside what training measured."""
+    if before is None or plan is None:
+        return before
+    where = "measured_gpu_memory_gib" if plan.gpus_per_node else "measured_host_memory_gib"
+    measured: dict[str, Any] = {"measured_train_seconds": round(seconds, 1)}
+    if peak_bytes:
+        measured[where] = _gib(peak_bytes)
+    return before.model_copy(update=measured)
+
+
+def _gib(size: float) -> float:
+    return round(size / GIB, 1)
+
+
+def _stage(name: str, breakdown: Breakdown, seconds: Range | None) -> StageForecast:
+    return StageForecast.model_validate(
+        {
+            "stage": name,
+            "gpu_memory_gib": _gib(breakdown.device_bytes),
+            "reserved_gpu_memory_gib": _gib(breakdown.reserved_bytes),
+            "components": [
+                MemoryShare(component=part, gib=round(size / GIB, 2)) for part, size in breakdown.components.items()
+            ],
+            "seconds_low": None if seconds is None else float(round(seconds[0])),
+            "seconds_high": None if seconds is None else float(round(seconds[1])),
+        }
+    )
+
+
+def _timing(case: _Case) -> tuple[Mapping[str, Range], dict[str, Any]]:
+    """Seconds per stage, and the forecast's fields of time and cost; both empty for an unknown GPU."""
+    pool, plan = case.resolved.pool_spec, case.plan
+    gpu = gpu_of(pool, case.resolved.pool)
+    if gpu is None:
+        return {}, {}
+    timing = Timing(case.spec, plan, case.shape, gpu, case.work)
+    seconds = stage_seconds(timing)
+    fields: dict[str, Any] = {
+        "gpu_model": gpu.name,
+        "train_tokens": planned_tokens(timing),
+        "train_seconds_low": float(round(seconds["train"][0])),
+        "train_seconds_high": float(round(seconds["train"][1])),
+    }
+    if pool.price is not None:
+        low, high = cost(seconds, plan.nodes, plan.gpus_per_node, pool.price.gpu_per_hour)
+        fields |= {"cost_low": round(low, 2), "cost_high": round(high, 2), "currency": pool.price.currency}
+    return seconds, fields
+
+
+def _host(case: _Case) -> float:
+    training = host_bytes(case.shape, case.plan.gpus_per_node, whole_model=case.plan.method == "lora")
+    merging = host_bytes(case.shape, 1, whole_model=True) if case.merges else 0.0
+    return max(training, merging)
+
+
+def _disk(case: _Case) -> float:
+    targets = case.shape.targets(case.spec.method.target_modules)
+    return disk_bytes(case.shape, case.prepared.model.file_bytes, case.spec.method.rank, targets, merges=case.merges)
+
+
+def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: float, *, known: bool) -> list[str]:
+    """What a reader should know, most important first."""
+    pool, plan = case.resolved.pool_spec, case.plan
+    notes = []
+    tight = [name for name, part in memory.items() if fit(part, pool.gpu_memory_gib) == "Tight"]
+    if tight:
+        notes.append(
+            f"tight: {', '.join(tight)} may run out of GPU memory; the run then goes on with a smaller micro-batch"
+            if tight == ["train"] and plan.micro_batch_size > 1
+            else f"tight: {', '.join(tight)} may run out of GPU memory; a shorter training.maxLength gives room"
+        )
+    if host > quantity_bytes(pool.gpu_pod.memory):
+        notes.append(f"host memory: about {_gib(host)} GiB are needed, pods of the pool get {pool.gpu_pod.memory}")
+    if disk > quantity_bytes(pool.scratch_size):
+        notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")
+    if plan.method == "qlora" and not case.demand.serves_merged and not plan.judge_both_forms:
+        need = merge_breakdown(case.demand).device_bytes
+        notes.append(f"only the adapter is judged: the merged form in 16 bit needs {_gib(need)} GiB on one GPU")
+    notes.append(_recommendation(case))
+    if not known:
+        notes.append("times and cost are not forecast: set gpuModel in the pool, for example A100-80")
+    return notes
+
+
+def _recommendation(case: _Case) -> str:
+    """Recommend lora where it fits, else qlora: 16-bit weights are exact, 4-bit ones are for want of memory."""
+    other: MethodType = "lora" if case.plan.method == "qlora" else "qlora"
+    stages = stage_memory(replace(case.demand, method=other), 1, merges=case.demand.serves_merged)
+    need = _gib(max(part.device_bytes for part in stages.values()))
+    if other == "qlora":
+        return f"lora trains on the exact base; qlora would need {need} GiB at micro-batch 1"
+    if worst_fit(stages, case.resolved.pool_spec.gpu_memory_gib) == "Fits":
+        return f"lora would fit too ({need} GiB at micro-batch 1) and trains on the exact base"
+    return f"qlora for want of memory: lora needs {need} GiB at micro-batch 1"

@@ -1,0 +1,41 @@
+"""From the last hidden state to the loss: the logits, or what stands in for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from finetune_operator.planner.shape import ModelShape
+
+Head = Literal["fused", "full", "autocast", "half", "fused-loss"]
+
+BYTES_PER_LOGIT: dict[Head, float] = {
+    # TRL and Liger compute head and loss tile by tile: no logits.
+    "fused": 0.0,
+    # transformers: bf16 logits (2), fp32 copy (4), log-softmax (4), gradients; measured.
+    "full": 14.25,
+    # Two heads of other stacks, for published rows only. Chosen after the slope of Qwen's rows over the sequence length
+    # (11.9 and 8.2 bytes per logit), explained by 16-bit logits and copy with fp32 inside the loss, or all in 16 bit.
+    "autocast": 12.0,
+    "half": 8.0,
+    # Logits exist, the loss is one kernel (Unsloth's, as fms-acceleration ships it).
+    "fused-loss": 8.0,
+}
+FUSED_TILE_BYTES = 268_435_456
+"""4,096 tokens x 32,768 entries of the vocabulary in bf16 (trl, trainer/utils.py)."""
+BYTES_PER_EVALUATED_LOGIT = 10
+"""Validation and likelihoods: bf16 (2), fp32 (4), log-softmax (4); runner, evaluation/likelihood.py."""
+EVALUATED_LOGITS_BYTES = 4 * 2**30
+"""Most that a batch of validation may take (the same file); one long row may take more."""
+
+
+def head_bytes(shape: ModelShape, tokens: int, head: Head) -> float:
+    """Bytes of head and loss of one step. The fused head keeps the hidden states' gradient in fp32."""
+    if head == "fused":
+        return FUSED_TILE_BYTES + 4.0 * shape.hidden * tokens
+    return BYTES_PER_LOGIT[head] * tokens * shape.vocabulary
+
+
+def evaluated_logits_bytes(shape: ModelShape, rows: int, longest: int) -> float:
+    """Bytes of the largest batch of validation or likelihoods."""
+    per_token = float(BYTES_PER_EVALUATED_LOGIT * shape.vocabulary)
+    return min(max(EVALUATED_LOGITS_BYTES, per_token * longest), per_token * longest * max(1, min(rows, 16)))

@@ -1,0 +1,87 @@
+"""The stages that ask and score a model: baseline, evaluate, and the merged form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from finetune_operator.planner.memory.attention import cache_bytes
+from finetune_operator.planner.memory.breakdown import Breakdown
+from finetune_operator.planner.memory.head import evaluated_logits_bytes
+from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, weight_bytes
+from finetune_operator.planner.shape import ModelShape
+
+GENERATED_ROWS = 16
+"""Rows of a batch of answers (runner, evaluation/generation.py)."""
+SCORED_TOKENS = 16_384
+"""Most tokens of a batch of likelihoods (runner, evaluation/likelihood.py)."""
+
+
+@dataclass(frozen=True)
+class InferenceSetup:
+    """A model that answers test rows. It runs on one GPU, whatever training takes."""
+
+    shape: ModelShape
+    quantisation: Quantisation
+    rows: int
+    longest_prompt: int
+    """Tokens, few-shot examples counted."""
+    max_new_tokens: int
+    longest_row: int
+    """Tokens of prompt and answer, as scored."""
+    adapter_parameters: int = 0
+    cache_copies: int = 1
+    """2 for Qwen's published rows, chosen after seeing them; explained by the old tuple cache, whose old and new
+    exist at once."""
+
+
+def _per_token(shape: ModelShape) -> float:
+    """Bytes of the widest moment of a block: gate, up and their product, beside the residual stream."""
+    return 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
+
+
+def _rows(setup: InferenceSetup) -> int:
+    return max(1, min(GENERATED_ROWS, setup.rows))
+
+
+def _resident(setup: InferenceSetup) -> dict[str, float]:
+    return {
+        "weights": weight_bytes(setup.shape, setup.quantisation),
+        "adapter": 4.0 * setup.adapter_parameters,
+        "dequantisation": dequantisation_bytes(setup.shape, setup.quantisation),
+    }
+
+
+def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdown:
+    """Peak of answering `rows` at a time: their keys and values, and the prompts' one forward pass."""
+    rows = setup.rows if rows is None else rows
+    cache = setup.cache_copies * cache_bytes(setup.shape, rows, setup.longest_prompt + setup.max_new_tokens)
+    activations = _per_token(setup.shape) * rows * setup.longest_prompt
+    return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations})
+
+
+def scoring_memory(setup: InferenceSetup) -> Breakdown:
+    """Peak of likelihoods: the logits of a batch."""
+    rows = _rows(setup)
+    activations = _per_token(setup.shape) * min(SCORED_TOKENS, rows * setup.longest_row)
+    head = evaluated_logits_bytes(setup.shape, rows, setup.longest_row)
+    return Breakdown({**_resident(setup), "head": head, "activations": activations})
+
+
+def inference_memory(setup: InferenceSetup) -> Breakdown:
+    """Peak of answering and scoring, whichever is larger."""
+    peaks = (generating_memory(setup, _rows(setup)), scoring_memory(setup))
+    return max(peaks, key=lambda peak: peak.device_bytes)
+
+
+def merge_memory(setup: InferenceSetup) -> Breakdown:
+    """Peak of the merged form: the whole model in 16 bit, first to add the adapter, then to answer."""
+    answering = inference_memory(replace(setup, quantisation="none", adapter_parameters=0))
+    # safe_merge keeps the old and the new value of one linear layer, the new one in fp32.
+    merging = Breakdown(
+        {
+            "weights": weight_bytes(setup.shape, "none"),
+            "adapter": 4.0 * setup.adapter_parameters,
+            "merge": 6.0 * setup.shape.largest_linear,
+        }
+    )
+    return max(answering, merging, key=lambda breakdown: breakdown.device_bytes)

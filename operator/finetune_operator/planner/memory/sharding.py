@@ -1,0 +1,61 @@
+"""What a strategy shares out between GPUs, and what it adds to each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, Quantisation
+from finetune_operator.planner.shape import ModelShape
+
+Strategy = Literal["single", "ddp", "zero2", "zero3", "fsdp", "fsdp2"]
+
+DDP_OUTSIDE_BYTES = 1_000_000_000
+"""NCCL's buffers of one communicator: the upper end of a rule of thumb (0.5 to 1 GB), not measured."""
+SHARDED_OUTSIDE_BYTES = 2_800_000_000
+"""NCCL's buffers under FSDP. Fitted: nvidia-smi minus allocated, calibration rows on 2 and 4 GPUs."""
+ZERO2_BUCKET_BYTES = 2 * 500_000_000
+"""DeepSpeed's reduce bucket: 5e8 elements in 16 bit (its default)."""
+ZERO3_LIVE_BYTES = 2 * 1_000_000_000
+"""DeepSpeed's stage3_max_live_parameters: 1e9 elements in 16 bit (its default)."""
+GATHERED_BLOCKS = 2
+"""FSDP holds the block it computes and the one it prefetches."""
+
+
+def shards(strategy: Strategy, gpus: int) -> tuple[int, int, int]:
+    """Into how many parts weights, gradients and optimiser states are cut."""
+    if strategy in ("zero3", "fsdp", "fsdp2"):
+        return gpus, gpus, gpus
+    return (1, gpus, gpus) if strategy == "zero2" else (1, 1, 1)
+
+
+def communication_bytes(
+    shape: ModelShape, strategy: Strategy, quantisation: Quantisation, gradient_bytes: float
+) -> float:
+    """Buffers of the strategy in PyTorch's memory: DDP's buckets are a copy of the gradients."""
+    if strategy == "single":
+        return 0.0
+    if strategy == "ddp":
+        return gradient_bytes
+    if strategy == "zero2":
+        return ZERO2_BUCKET_BYTES
+    if strategy == "zero3":
+        return ZERO3_LIVE_BYTES
+    block = shape.block_parameters * BYTES_PER_PARAMETER[quantisation]
+    # The root unit holds embedding and head; it is gathered for the whole step.
+    return GATHERED_BLOCKS * block + 2.0 * shape.embedding_parameters
+
+
+def outside_bytes(strategy: Strategy) -> float:
+    """What the strategy adds outside of PyTorch's memory."""
+    if strategy == "single":
+        return 0.0
+    return DDP_OUTSIDE_BYTES if strategy in ("ddp", "zero2") else SHARDED_OUTSIDE_BYTES
+
+
+def keeps_input_gradients(strategy: Strategy) -> bool:
+    """Whether each block's input gradient (2 h T) stays until the backward pass ends.
+
+    Found in the calibration rows: under FSDP1 the peak inside the blocks, not that in the head, is 2 h L T higher than
+    on one GPU. FSDP2 does not show it. ZeRO-3 is taken to be like FSDP1.
+    """
+    return strategy in ("zero3", "fsdp")

@@ -1,0 +1,101 @@
+"""The peak of a training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_operator.planner.memory.activations import checkpoint_bytes, recomputation_factor, saved_bytes_per_token
+from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
+from finetune_operator.planner.memory.attention import mask_bytes
+from finetune_operator.planner.memory.breakdown import (
+    CONTEXT_BYTES,
+    FRAGMENTATION_SHARE,
+    FRAGMENTATION_SHARE_FULL_LOGITS,
+    Breakdown,
+)
+from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
+from finetune_operator.planner.memory.inference import SCORED_TOKENS
+from finetune_operator.planner.memory.sharding import (
+    Strategy,
+    communication_bytes,
+    keeps_input_gradients,
+    outside_bytes,
+    shards,
+)
+from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, weight_bytes
+from finetune_operator.planner.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """One GPU's part of a training step. The defaults are what the runner does."""
+
+    shape: ModelShape
+    quantisation: Quantisation
+    rank: int
+    micro_batch: int
+    sequence_length: int
+    target_modules: str = "all-linear"
+    dropout: float = 0.0
+    checkpointing: bool = True
+    packed: bool = False
+    strategy: Strategy = "single"
+    gpus: int = 1
+    adapter_bytes: int = 4
+    """Bytes per parameter of the adapter."""
+    unquantised_bytes: int = 2
+    """Bytes per parameter of embedding, head and norms."""
+    residual_bytes: int = 2
+    """Bytes per element of the residual stream."""
+    head: Head = "fused"
+    flash_attention: bool = False
+    """Whether no mask is ever made (the published rows; the runner uses SDPA)."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a forward pass, padding counted."""
+        return self.micro_batch * self.sequence_length
+
+
+def training_memory(setup: TrainingSetup) -> Breakdown:
+    """Memory of one GPU at the peak of a step: during the backward pass, in the head or in a block."""
+    shape, dropout = setup.shape, setup.dropout > 0
+    targets = shape.targets(setup.target_modules)
+    weight_shards, gradient_shards, optimiser_shards = shards(setup.strategy, setup.gpus)
+    adapter = adapter_bytes(adapter_parameters(shape, setup.rank, targets), setup.adapter_bytes)
+    saved = saved_bytes_per_token(shape, setup.rank, targets, dropout=dropout, adapter_bytes=setup.adapter_bytes)
+    head = head_bytes(shape, setup.tokens, setup.head)
+    parts = {
+        "weights": weight_bytes(shape, setup.quantisation, setup.unquantised_bytes) / weight_shards,
+        "adapter": adapter["adapter"] / weight_shards,
+        "gradients": adapter["gradients"] / gradient_shards,
+        "optimiser": adapter["optimiser"] / optimiser_shards,
+        "communication": communication_bytes(shape, setup.strategy, setup.quantisation, adapter["gradients"]),
+        "dequantisation": dequantisation_bytes(shape, setup.quantisation),
+    }
+    if not setup.flash_attention:
+        parts["attentionMask"] = mask_bytes(setup.micro_batch, setup.sequence_length, packed=setup.packed)
+    if setup.checkpointing:
+        factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
+        parts["activations"] = checkpoint_bytes(shape, setup.tokens, setup.residual_bytes)
+        block = factor * saved * setup.tokens
+        if keeps_input_gradients(setup.strategy):
+            block += checkpoint_bytes(shape, setup.tokens)
+        # Head and blocks have their peaks one after the other.
+        parts |= {"recomputation": block} if block >= head else {"head": head}
+    else:
+        parts["activations"] = saved * shape.layers * setup.tokens
+        parts["head"] = head
+    share = FRAGMENTATION_SHARE if setup.head == "fused" else FRAGMENTATION_SHARE_FULL_LOGITS
+    outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
+    return Breakdown({name: size for name, size in parts.items() if size > 0}, outside, share)
+
+
+def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Breakdown:
+    """Peak of validation between steps: the step's activations are gone, the optimiser's states are not."""
+    shape = setup.shape
+    kept = {"weights", "adapter", "gradients", "optimiser", "communication", "dequantisation"}
+    parts = {name: size for name, size in training_memory(setup).allocated.items() if name in kept}
+    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * min(SCORED_TOKENS, max(1, min(rows, 16)) * longest_row)
+    parts |= {"head": evaluated_logits_bytes(shape, rows, longest_row), "activations": wide}
+    return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))

@@ -1,0 +1,95 @@
+"""How long the GPU stages take, as a range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.stages import TrainPlan
+from finetune_operator.planner.gpus import GPU, Range, loading_bytes_per_second
+from finetune_operator.planner.memory.inference import GENERATED_ROWS
+from finetune_operator.planner.shape import ModelShape
+from finetune_operator.planner.throughput import decode_step_seconds, training_tokens_per_second
+from finetune_operator.planner.workload import Workload, answered_sets
+
+SHORTEST_ANSWER_SHARE = 0.1
+"""Share of evaluation.maxNewTokens that a batch of short answers takes."""
+SCORING_SPEEDUP = 3.0
+"""A forward pass alone, against a training step with recomputation: a third of the operations."""
+START_S: Range = (15.0, 60.0)
+"""Imports, CUDA and the first kernels."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Everything that times rest on."""
+
+    spec: FineTuneJobSpec
+    plan: TrainPlan
+    shape: ModelShape
+    gpu: GPU
+    work: Workload
+
+
+def _loading(timing: Timing, times: int = 1) -> Range:
+    slow, fast = loading_bytes_per_second()
+    size = 2.0 * timing.shape.parameters * times
+    return START_S[0] + size / fast, START_S[1] + size / slow
+
+
+def _speed(timing: Timing, gpus: int, nodes: int) -> Range:
+    return training_tokens_per_second(
+        timing.shape,
+        timing.gpu,
+        timing.plan.method,
+        gpus=gpus,
+        nodes=nodes,
+        micro_batch_tokens=timing.plan.micro_batch_size * timing.work.mean_length,
+        mean_length=timing.work.mean_length,
+        checkpointing=timing.plan.gradient_checkpointing,
+    )
+
+
+def planned_tokens(timing: Timing) -> int:
+    """Tokens of all optimiser steps, padding not counted."""
+    return round(timing.plan.total_steps * timing.spec.training.global_batch_size * timing.work.mean_length)
+
+
+def train_seconds(timing: Timing) -> Range:
+    """Training to the last step with its validations. Early stopping may end it sooner."""
+    plan, work = timing.plan, timing.work
+    gpus = max(1, plan.nodes * plan.gpus_per_node)
+    slow, fast = _speed(timing, gpus, plan.nodes)
+    tokens = planned_tokens(timing)
+    # Before the first step, every eval_steps, after the last, and once more for the kept adapter.
+    validations = math.ceil(plan.total_steps / plan.eval_steps) + 2
+    scored = validations * work.validation_rows * work.mean_length / SCORING_SPEEDUP
+    low, high = _loading(timing)
+    return low + (tokens + scored) / fast, high + (tokens + scored) / slow
+
+
+def _answering(timing: Timing, sets: int, models: int) -> Range:
+    """Time to answer the test split `sets` times and score it, with `models` loads."""
+    work, spec = timing.work, timing.spec
+    step = decode_step_seconds(timing.shape, timing.gpu, timing.plan.method)
+    steps = math.ceil(work.test_rows / GENERATED_ROWS) * spec.evaluation.max_new_tokens * sets
+    slow, fast = _speed(timing, 1, 1)
+    scored = (work.test_rows * sets + work.out_of_domain_rows * models) * work.mean_length / SCORING_SPEEDUP
+    low, high = _loading(timing, models)
+    return (
+        low + steps * SHORTEST_ANSWER_SHARE * step[0] + scored / fast,
+        high + steps * step[1] + scored / slow,
+    )
+
+
+def stage_seconds(timing: Timing) -> Mapping[str, Range]:
+    """Seconds of each GPU stage."""
+    both = timing.plan.method == "qlora" and timing.plan.judge_both_forms
+    merges = both or timing.spec.output.served_as == "merged"
+    return {
+        "baseline": _answering(timing, answered_sets(timing.spec), 1),
+        "train": train_seconds(timing),
+        "evaluate": _answering(timing, 2 if both else 1, 1 + int(both) + int(merges)),
+    }

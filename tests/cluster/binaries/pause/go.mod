@@ -1,0 +1,3 @@
+module finetune-operator/tests/cluster/binaries/pause
+
+go 1.26.0

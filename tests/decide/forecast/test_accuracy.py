@@ -1,0 +1,38 @@
+"""The memory forecast against published figures, and the page that shows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.decide.forecast.accuracy import GROUPS, PAGE, Row, groups, median_error, page_with_table, rows
+
+ALL = rows()
+BLIND = f"blind, {GROUPS['runner']}"
+
+
+def test_rows_are_many_and_each_has_its_source_and_use() -> None:
+    assert len(ALL) > 200
+    assert len({row.name + row.source for row in ALL}) == len(ALL)
+    assert {row.use for row in ALL} == {"calibration", "blind"}
+    assert all(row.source and row.measured_gb > 0 for row in ALL)
+
+
+@pytest.mark.parametrize(("name", "some"), groups(ALL).items(), ids=groups(ALL))
+def test_the_median_error_is_at_most_ten_percent(name: str, some: list[Row]) -> None:
+    assert median_error(some) <= 0.10, name
+
+
+@pytest.mark.parametrize("row", groups(ALL)[BLIND], ids=lambda row: row.name)
+def test_no_blind_row_that_the_runner_can_run_is_too_low_by_more_than_five_percent(row: Row) -> None:
+    assert row.error >= -0.05
+
+
+def test_what_is_refused_is_beyond_the_largest_overestimate_of_these_rows() -> None:
+    from finetune_operator.planner.fit import LARGEST_OVERESTIMATE
+
+    assert max(row.error for row in ALL if row.group == "runner") <= LARGEST_OVERESTIMATE
+
+
+def test_the_page_shows_what_is_computed() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert page_with_table(text) == text, "run `python -m tests.decide.forecast.accuracy`"

@@ -1,0 +1,81 @@
+"""What goes wrong on a real node is named in the status, with its evidence and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.node.e2e.tenant import Tenant
+
+NAMED_WITHIN_S = 60
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """Something wrong with a pool or a job, and what the status has to say."""
+
+    cause: str
+    evidence: str
+    hint: str
+    pool: dict[str, Any]
+    job: Callable[[str], dict[str, Any]] = lambda bucket: {}
+
+
+MISHAPS = {
+    "host-memory": Mishap(
+        cause="HostOutOfMemory",
+        evidence="OOMKilled",
+        hint="more memory per pod",
+        pool={"cpuPod": {"cpu": "100m", "memory": "48Mi"}},
+    ),
+    "wrong-image": Mishap(
+        cause="ImagePull",
+        evidence="ErrImageNeverPull",
+        hint="correct the image of the GPUPool",
+        pool={"image": "localhost/no-such-image:1"},
+    ),
+    "wrong-bucket": Mishap(
+        cause="SourceNotFound",
+        evidence="no-such-bucket",
+        hint="",
+        pool={},
+        job=lambda bucket: {"data": {"train": [{"source": "s3://no-such-bucket/train.jsonl"}]}},
+    ),
+    "too-many-gpus": Mishap(
+        cause="Unschedulable",
+        evidence="nvidia.com/gpu",
+        hint="fewer",
+        pool={"gpusPerNode": 16, "gpuMemoryGib": 80},
+        job=lambda bucket: {"compute": {"gpusPerNode": 16}},
+    ),
+    "full-volume": Mishap(
+        cause="DiskFull",
+        evidence="",
+        hint="scratchSize",
+        pool={"scratchSize": "8Mi"},
+        job=lambda bucket: {"data": {"train": [{"source": f"s3://{bucket}/data/large.jsonl"}]}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISHAPS)
+def test_the_cause_and_what_to_do_are_in_the_status(tenant: Tenant, name: str) -> None:
+    mishap = MISHAPS[name]
+    if name == "full-volume":
+        row = {"messages": [{"role": "user", "content": "x" * 60_000}, {"role": "assistant", "content": "{}"}]}
+        tenant.put_rows("data/large.jsonl", [row] * 400)
+    pool = tenant.make_pool(name, **mishap.pool)
+    tenant.apply_job(name, pool, **mishap.job(tenant.bucket))
+
+    def named(status: dict[str, Any]) -> dict[str, Any] | None:
+        return next((entry for entry in status.get("stages", []) if entry.get("cause") == mishap.cause), None)
+
+    entry = tenant.wait_status(name, named, f"cause {mishap.cause}")
+    assert entry is not None
+    assert mishap.evidence in entry["message"] + entry.get("evidence", "")
+    assert mishap.hint in entry["hint"]
+    status = tenant.status(name)
+    assert status["reason"] in (mishap.cause, "Retrying"), "people read it without looking at attempts"

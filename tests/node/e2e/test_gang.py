@@ -1,0 +1,44 @@
+"""Scale: two pods of a gang learn what one pod learns."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.node.e2e.tenant import Tenant
+
+
+def curve(tenant: Tenant, name: str) -> list[dict[str, Any]]:
+    """The loss curve that a job's training left in storage."""
+    points: list[dict[str, Any]] = json.loads(
+        tenant.read(f"{tenant.run_prefix(name, adapter=name)}/train/history.json")
+    )
+    return points
+
+
+def printed(points: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    """A curve to the digits people see."""
+    return [(point["step"], f"{point['validation_loss']:.3f}", f"{point['train_loss'] or 0:.3f}") for point in points]
+
+
+def test_a_gang_of_two_pods_has_the_losses_of_one_pod_with_the_same_effective_batch(tenant: Tenant) -> None:
+    pool = tenant.make_pool()
+    training = {"epochs": 1, "globalBatchSize": 8}
+    for name, nodes in (("alone", 1), ("gang", 2)):
+        tenant.apply_job(
+            *(name, pool),
+            training=training,
+            method={"dropout": 0},
+            compute={"nodes": nodes},
+            output={"adapterRef": {"name": name}},
+        )
+    gang = tenant.running_pod("gang", "train")
+    assert gang.spec.subdomain, "the pods of a gang have names"
+    assert len(tenant.pods("gang", "train")) == 2
+    alone, both = (tenant.wait_end(name) for name in ("alone", "gang"))
+    assert (alone["phase"], both["phase"]) == ("Succeeded", "Succeeded"), tenant.told("gang")
+    assert (alone["plan"]["strategy"], both["plan"]["strategy"]) == ("single", "ddp")
+    assert printed(curve(tenant, "gang")) == printed(curve(tenant, "alone"))
+    losses = ("initialValidationLoss", "bestValidationLoss", "trainLoss")
+    single, double = (status["results"]["train"] for status in (alone, both))
+    assert [f"{double[loss]:.4f}" for loss in losses] == [f"{single[loss]:.4f}" for loss in losses]
