@@ -30,11 +30,11 @@ UV := $(UV_HOME)/bin/uv
 GENERATED := 'crds/*.yaml' docs/reference manifests/chart/templates manifests/chart/files \
 	manifests/components/monitoring/prometheus-rule.yaml
 PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner cli/finetune_cli
-# Test processes. The cluster's tests are two groups with a control plane each, and mostly wait.
+# Test processes. The cluster's tests are groups with a control plane each, and mostly wait.
 TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 # Go modules under tests/cluster/binaries whose programs the tests start; built ahead, since it takes minutes.
-CLUSTER_MODULES := coredns etcd kubernetes kwok pause
+CLUSTER_MODULES := coredns etcd kubernetes kueue kwok pause
 # Only a KUBECONFIG given on this command line counts: the tests create and delete, and an exported one may be anybody's.
 ifeq ($(origin KUBECONFIG),command line)
 export KUBECONFIG_UNDER_TEST := $(abspath $(KUBECONFIG))
@@ -90,7 +90,7 @@ cluster-down: env ## End it, and leave nothing behind
 
 ##@ Test it
 .PHONY: test
-test: env cluster-binaries ## Run every test, the cluster's included
+test: env cluster-binaries node-images ## Run every test, the cluster's included
 	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests
 
 .PHONY: test-unit
@@ -133,6 +133,10 @@ kind-test: env ## Run the cluster's tests on a cluster of kind with built images
 	# The tests run operators of their own, which would wait for its Lease.
 	$(KUBECTL) -n finetune-system scale deployment/finetune-operator --replicas=0
 	KUBECONFIG_UNDER_TEST=$(KIND_KUBECONFIG) $(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests
+
+.PHONY: node-images
+node-images: env ## Build the images that node tests run into the cache, where this machine can
+	@$(BIN)/python -m tests.cluster.harness.images --where-possible
 
 ##@ Check it
 .PHONY: lint

@@ -6,6 +6,7 @@ key sees its own writes at once, without waiting for the watch.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -143,10 +144,11 @@ class Workloads(Table[WorkloadView]):
         super().clear()
         self._waiting.clear()
 
-    def waiting_in(self, namespace: str, queue: str) -> list[Entry[WorkloadView]]:
-        """Those that wait in a LocalQueue, first come first."""
+    def first_in(self, namespace: str, queue: str, count: int) -> list[Entry[WorkloadView]]:
+        """The first so many of those that wait in a LocalQueue."""
         waiting = self._waiting.get(_group(namespace, queue), {})
-        return [self._entries[key] for key, _ in sorted(waiting.items(), key=lambda item: item[1].order)]
+        first = heapq.nsmallest(count, waiting.items(), key=lambda item: item[1].order)
+        return [self._entries[key] for key, _ in first]
 
     def state_of(self, job_uid: str) -> QueueState | None:
         """What Kueue says of a Job, with its place in the queue; None when it has no Workload."""
@@ -156,8 +158,10 @@ class Workloads(Table[WorkloadView]):
         entry = found[-1]
         if not entry.value.waits:
             return entry.value.state
-        waiting = self._waiting[_group(entry.key.namespace, entry.value.queue)].values()
-        ahead = sum(other.order < entry.value.order for other in waiting)
+        order = entry.value.order
+        ahead = sum(
+            other.order < order for other in self._waiting[_group(entry.key.namespace, entry.value.queue)].values()
+        )
         return replace(entry.value.state, position=ahead + 1)
 
     def _forget(self, key: Key) -> None:

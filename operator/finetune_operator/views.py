@@ -53,15 +53,10 @@ class WorkloadView:
     """The LocalQueue."""
     waits: bool
     """Whether it stands in the queue: active, unfinished, without quota."""
-    priority: int
-    created_at: datetime | None
+    order: tuple[int, float, str]
+    """Kueue's order in a queue, first come first: priority, then age."""
     state: QueueState
     """Without the position, which is a matter of the others."""
-
-    @property
-    def order(self) -> tuple[int, float, str]:
-        """Kueue's order in a queue: priority, then age."""
-        return (-self.priority, self.created_at.timestamp() if self.created_at else 0.0, self.uid)
 
 
 def parse_time(text: object) -> datetime | None:
@@ -149,14 +144,13 @@ def workload_view(body: Mapping[str, Any]) -> WorkloadView:
     """Reduce a Workload; the members read here are the same in every version of its API."""
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     pending, evicted = _condition(body, "QuotaReserved", "False"), _condition(body, "Evicted")
-    queue = str(spec.get("queueName", ""))
+    queue, created_at = str(spec.get("queueName", "")), parse_time(metadata.get("creationTimestamp"))
     reserved, active = bool(_condition(body, "QuotaReserved")), spec.get("active", True)
     return WorkloadView(
         uid=metadata["uid"],
         queue=queue,
         waits=active and not reserved and not _condition(body, "Finished"),
-        priority=int(spec.get("priority") or 0),
-        created_at=parse_time(metadata.get("creationTimestamp")),
+        order=(-int(spec.get("priority") or 0), created_at.timestamp() if created_at else 0.0, metadata["uid"]),
         state=QueueState(
             name=queue,
             quota_reserved=reserved,

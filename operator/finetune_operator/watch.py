@@ -25,6 +25,7 @@ from finetune_operator.api import (
 )
 from finetune_operator.connection import Connection
 from finetune_operator.decide.pools import is_member
+from finetune_operator.decide.queueing import SHOWN_POSITIONS
 from finetune_operator.decide.types import Key, NodeState
 from finetune_operator.reconcile import Item
 from finetune_operator.settings import MANAGED_SELECTOR
@@ -58,6 +59,8 @@ class Watches:
         self._enqueue = enqueue
         self._announced: dict[str, object] = {}
         """By uid: what the others were last told of a node or a Workload, so that a heartbeat wakes nobody."""
+        self._shown: dict[tuple[str, str], list[Item]] = {}
+        """By namespace and LocalQueue: the jobs whose place in it is shown exactly."""
         self.kueue_version = ""
         self._sources = (
             Source(GPU_POOLS, store.pools, self._of_pool),
@@ -103,6 +106,7 @@ class Watches:
         """The watches have ended: what they told may be half of the world by now."""
         self.complete = False
         self._announced.clear()
+        self._shown.clear()
         self._store.clear()
 
     def registry(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
@@ -191,7 +195,7 @@ class Watches:
             return []
         view = entry.value
         items = self._owner_of(entry.owner)
-        place = (view.queue, view.waits, view.priority)
+        place = (view.queue, view.waits, view.order)
         if self._announced.get(metadata["uid"]) != place:
             self._announced[metadata["uid"]] = place
             items += self._waiting_in(entry.key.namespace, view.queue)
@@ -203,8 +207,13 @@ class Watches:
         return [Item("job", owner.key)] if owner is not None else []
 
     def _waiting_in(self, namespace: str, queue: str) -> list[Item]:
-        waiting = self._store.workloads.waiting_in(namespace, queue)
-        return [item for entry in waiting for item in self._owner_of(entry.owner)]
+        """Jobs whose place in a queue is shown exactly, and those for which that has just ended."""
+        first = self._store.workloads.first_in(namespace, queue, SHOWN_POSITIONS + 1)
+        shown = [item for entry in first for item in self._owner_of(entry.owner)]
+        before = self._shown.pop((namespace, queue), [])
+        if shown:
+            self._shown[namespace, queue] = shown
+        return sorted({*before, *shown})
 
     def _of_pool(self, body: Mapping[str, Any]) -> list[Item]:
         """The pool itself, jobs that wait to be accepted, and those whose pods wait for its nodes."""

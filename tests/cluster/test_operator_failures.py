@@ -89,6 +89,29 @@ def test_a_pod_that_cannot_start_is_named_while_it_waits(operated: Runs, reason:
     assert recovered.cause == ""
 
 
+def test_a_full_volume_ends_the_run_by_name_whatever_the_container_says(operated: Runs) -> None:
+    evictions = {"killed": (137, ""), "saved": (85, "Interrupted")}
+    for name in evictions:
+        operated.apply(name)
+    for name, (code, cause) in evictions.items():
+        [pod] = operated.pods(operated.begin("prepare", name=name))
+        told = operated.report(pod, outcome="Failed", exitCode=code, cause=cause, message="saved") if cause else ""
+        operated.player.evict(pod, 'Usage of EmptyDir volume "scratch" exceeds the limit "1Gi". ', code, told)
+    for name in evictions:
+        failed = operated.wait_phase("Failed", name, reason="DiskFull")
+        assert 'EmptyDir volume "scratch" exceeds the limit "1Gi"' in failed.message
+        assert "scratchSize" in failed.next_step
+
+
+def test_an_image_without_a_runner_ends_the_run_by_name(operated: Runs) -> None:
+    operated.apply()
+    text = 'failed to create task: exec: "finetune-runner": executable file not found in $PATH'
+    operated.fail("prepare", 128, "StartError", text)
+    failed = operated.wait_phase("Failed", reason="ImageUnusable")
+    assert "executable file not found" in failed.message
+    assert "runner image" in failed.next_step
+
+
 def test_a_stage_no_node_can_hold_is_named_within_a_minute(operated: Runs) -> None:
     pool = operated.namespace
     operated.cluster.kubectl(

@@ -333,3 +333,20 @@ def test_the_delay_grows_with_failures_of_the_same_cause_even_when_they_do_not_c
     assert delays_s == sorted(delays_s)
     assert delays_s[-1] > 8 * delays_s[0]
     assert not any(stage.counts_against_retries for stage in world.status.stages if stage.state == "Failed")
+
+
+def test_a_pod_whose_volumes_are_not_made_is_pointed_at_and_goes_on_when_they_are() -> None:
+    world = World()
+    world.run_to("train")
+    world.set_run(pods=(PodState("pod-0", waiting_reason="ContainerCreating"),))
+    world.settle()
+    assert world.status.reason == "Starting"
+    wake = world.decide().wake_at
+    assert wake is not None
+    world.now = wake
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Training", "StartsSlowly")
+    assert "kubectl describe pod pod-0" in world.status.next_step
+    assert world.decide().wake_at is None
+    world.run_pods()
+    assert world.status.reason == "Training"

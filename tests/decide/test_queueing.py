@@ -213,6 +213,17 @@ def test_a_preemption_that_nobody_saw_is_told_by_the_new_start() -> None:
     assert world.status.stages[-1].preemptions == 1, "counted once"
 
 
+def test_admitted_pods_that_find_no_node_are_named_as_anywhere() -> None:
+    world = queued()
+    world.set_run(state="Queued", queue=state())
+    world.settle()
+    stuck = PodState("p0", unschedulable="0/1 nodes are available: 1 node(s) had untolerated taint(s).")
+    world.set_run(state="Pending", pods=(stuck,), queue=state(quota_reserved=True, position=0), started_at=world.now)
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Baseline", "Unschedulable")
+    assert (world.status.stages[-1].state, world.status.stages[-1].cause) == ("Pending", "Unschedulable")
+
+
 def test_a_user_may_suspend_what_waits() -> None:
     world = queued()
     world.set_run(state="Queued", queue=state())

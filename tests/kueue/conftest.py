@@ -12,7 +12,7 @@ from kubernetes import client
 from tests.cluster.conftest import cluster, installed, namespace, operated, operator, player, runs
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
-from tests.cluster.harness.kueue import GPU, Kueue, cluster_queue, local_queue, priority_class, resource_flavor
+from tests.cluster.harness.kueue import Kueue, cluster_queue, local_queue, priority_class, resource_flavor
 from tests.cluster.harness.runs import NODE_LABEL, Runs
 
 __all__ = ["cluster", "installed", "namespace", "operated", "operator", "player", "runs"]
@@ -83,6 +83,3 @@ def queue(operated: Runs) -> Iterator[Queue]:
     yield make_queue(operated)
     for kind in ("clusterqueue", "resourceflavor"):
         operated.cluster.kubectl("delete", kind, operated.namespace, "--wait=false")
-
-
-assert GPU == "nvidia.com/gpu", "the pool of the tests counts this resource"

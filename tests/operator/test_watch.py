@@ -111,7 +111,7 @@ def test_a_pool_wakes_jobs_that_wait_for_it_and_no_other(woken: Woken) -> None:
 def workload(name: str, version: int = 1, reserved: bool = False, message: str = "", **spec: Any) -> dict[str, Any]:
     condition = {"type": "QuotaReserved", "status": str(reserved), "reason": "Pending", "message": message}
     made = named(name, version, owner=f"uid-job-{name}", namespace="ns", status={"conditions": [condition]})
-    made["metadata"]["creationTimestamp"] = f"2026-01-01T00:00:0{ord(name) - ord('a')}Z"
+    made["metadata"]["creationTimestamp"] = f"2026-01-01T00:00:{ord(name) - ord('a'):02d}Z"
     return made | {"spec": {"queueName": "gpus", "priority": 0} | spec}
 
 
@@ -161,10 +161,22 @@ def test_workloads_of_others_are_in_front_too(queued: Woken) -> None:
     assert positions(queued) == [2, 3, 4]
 
 
+def test_a_change_in_a_long_queue_wakes_only_those_whose_place_is_shown(woken: Woken) -> None:
+    names = "abcdefghijklmnopqrst"
+    for name in names:
+        woken.store.finetune_jobs.put(named(name, namespace="ns"))
+        woken.store.jobs.put(named(f"job-{name}", owner=f"uid-{name}", namespace="ns", spec={"suspend": True}))
+        woken.tell(workloads("v1beta2"), workload(name))
+    assert woken.tell(workloads("v1beta2"), workload("t", 2, message="more needed", priority=1)) == jobs(
+        *names[:11], "t"
+    )
+    assert woken.tell(workloads("v1beta2"), workload("a", 2, reserved=True)) == jobs(*names[:11], "t")
+
+
 def test_forgetting_leaves_nothing(queued: Woken) -> None:
     queued.watches.forget()
     assert positions(queued) == [-1, -1, -1]
-    assert queued.store.workloads.waiting_in("ns", "gpus") == []
+    assert queued.store.workloads.first_in("ns", "gpus", 9) == []
 
 
 def test_without_kueue_its_workloads_are_not_watched(woken: Woken) -> None:

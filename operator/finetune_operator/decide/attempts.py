@@ -17,11 +17,13 @@ from finetune_operator.decide.pools import shortage
 from finetune_operator.decide.queueing import TAKEN_WITHIN_S, explain_queue
 from finetune_operator.decide.stages import KINDS
 from finetune_operator.decide.steps import resumed_text
-from finetune_operator.decide.types import StageRun, StopStage
+from finetune_operator.decide.types import PodState, StageRun, StopStage
 
 ACTIVE_STATES = frozenset({"Pending", "Queued", "Running"})
 START_DEADLINE_S = 600
 """How long a pod may wait for its image or its configuration before the run fails."""
+SLOW_START_S = 60
+"""How long a bound pod may be without a container before a person is told."""
 GANG_DEADLINE_S = 300
 """How long a gang without a queue may hold part of its GPUs before they are released."""
 BACKOFF_FIRST_S = 10
@@ -161,6 +163,12 @@ def _waits(draft: Draft, run: StageRun) -> None:
     since = run.started_at or run.created_at or draft.now
     age_s = (draft.now - since).total_seconds()
     if waiting is None:
+        slow = next((pod for pod in run.pods if pod.waiting_reason == "ContainerCreating"), None)
+        if slow is not None and age_s >= SLOW_START_S:
+            _starts_slowly(draft, slow)
+            return
+        if slow is not None:
+            draft.wake(since + timedelta(seconds=SLOW_START_S))
         # What `continue_run` has said still holds: no write for other words.
         if draft.status.reason != "Starting":
             name = attempt.name if attempt else "the stage"
@@ -184,6 +192,16 @@ def _waits(draft: Draft, run: StageRun) -> None:
         draft.stops.append(StopStage(run.job_name, run.uid))
     else:
         draft.wake(since + timedelta(seconds=START_DEADLINE_S))
+
+
+def _starts_slowly(draft: Draft, pod: PodState) -> None:
+    """The kubelet tells only in Events why it cannot make a pod's volumes, and tries for ever."""
+    draft.set(
+        reason="StartsSlowly",
+        message=f"pod {pod.name} has been in ContainerCreating for more than {SLOW_START_S} s",
+        next_step=f"kubectl describe pod {pod.name} says why: often a Secret or a claim named in the spec does not "
+        "exist, or the image is large. It goes on by itself.",
+    )
 
 
 def _with_shortage(draft: Draft, waiting: Diagnosis) -> Diagnosis:
@@ -271,6 +289,8 @@ def absorb(draft: Draft) -> None:
         _waits_in_queue(draft, run)
     elif run.state == "Pending":
         draft.set(phase=KINDS[attempt.name].phase)
+        if attempt.state == "Queued":
+            draft.set_stage(state="Pending", message="", hint="")
         _waits(draft, run)
     elif run.state == "Running":
         _runs(draft, run)

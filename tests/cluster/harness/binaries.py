@@ -34,7 +34,6 @@ CONTROL_PLANE = ("etcd", "kubernetes")
 """Modules that every cluster test needs; the others are built by whoever asks for them."""
 
 _BUILD_FLAGS = ("-trimpath", "-p", "2")
-_GO_ENV = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 class BuildError(RuntimeError):
@@ -52,7 +51,9 @@ class Module:
 
     @classmethod
     def of(cls, name: str) -> Module:
-        """Read ``module.toml``: ``[packages]``, optionally ``kubernetes_version`` to be linked in and build ``tags``.
+        """Read ``module.toml``: ``[packages]``, optionally ``[variables]`` to be linked in and build ``tags``.
+
+        ``kubernetes_version`` stands for the variables that Kubernetes keeps its version in.
 
         Raises:
             BuildError: there is no such module.
@@ -64,6 +65,7 @@ class Module:
         content = tomllib.loads(path.read_text())
         version = content.get("kubernetes_version")
         ldflags = _version_ldflags(version) if version else "-s -w"
+        ldflags += "".join(f" -X {name}={value}" for name, value in content.get("variables", {}).items())
         return cls(name, content["packages"], ldflags, tuple(content.get("tags", ())))
 
 
@@ -112,7 +114,12 @@ def module_source(name: str, dependency: str) -> Path:
     """
     command = [str(_find_go()), "mod", "download", "-json", dependency]
     done = subprocess.run(
-        command, cwd=MODULES_DIR / Module.of(name).name, env=_GO_ENV, capture_output=True, text=True, check=False
+        command,
+        cwd=MODULES_DIR / Module.of(name).name,
+        env=_go_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} (in {name}) ended with {done.returncode}:\n{done.stderr or done.stdout}")
@@ -155,11 +162,15 @@ def _build(go: Path, module: Module, name: str, package: str, target: Path) -> N
     tags = [f"-tags={','.join(module.tags)}"] if module.tags else []
     command = [str(go), "build", *_BUILD_FLAGS, *tags, "-ldflags", module.ldflags, "-o", str(target / name), package]
     done = subprocess.run(
-        command, cwd=MODULES_DIR / module.name, env=_GO_ENV, capture_output=True, text=True, check=False
+        command, cwd=MODULES_DIR / module.name, env=_go_environment(), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} (in {module.name}) ended with {done.returncode}:\n{done.stderr[-4000:]}")
     _say(f"built {name} in {time.monotonic() - started:.0f} s")
+
+
+def _go_environment() -> dict[str, str]:
+    return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
 def _find_go() -> Path:

@@ -139,6 +139,10 @@ class PodPlayer:
         """Mark the pod as disrupted; what ends it (``fail``, a deletion) is the test's next step."""
         pod_status.write(self._core, pod, pod_status.disrupted(reason, message))
 
+    def evict(self, pod: client.V1Pod, message: str, exit_code: int = 137, report: str = "") -> None:
+        """The kubelet evicts the pod in its own words; the container may still have left a report."""
+        pod_status.write(self._core, pod, pod_status.evicted(pod, exit_code, report, message))
+
     def finish_deletion(self, pod: client.V1Pod, exit_code: int = _EXIT_CODE_SIGTERM, message: str = "") -> None:
         """End a terminating pod with an exit code and take it out of the API, as after its grace period."""
         if not pod.metadata.deletion_timestamp:

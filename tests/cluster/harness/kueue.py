@@ -26,6 +26,8 @@ from .waiting import wait_for
 
 API_VERSION = "kueue.x-k8s.io/v1beta2"
 GPU = "nvidia.com/gpu"
+EXCLUDED_PREFIXES = ("cpu", "memory")
+"""Resources that need no quota: queues of GPUs only admit pods that ask for these too."""
 USER = "kueue"
 """Under this name its requests are in the audit log."""
 
@@ -48,7 +50,7 @@ class Kueue:
         excluded_prefixes: resources that need no quota (``resources.excludeResourcePrefixes`` of its configuration).
     """
 
-    def __init__(self, cluster: ControlPlane, *, excluded_prefixes: Sequence[str] = ("cpu", "memory")) -> None:
+    def __init__(self, cluster: ControlPlane, *, excluded_prefixes: Sequence[str] = EXCLUDED_PREFIXES) -> None:
         """Write configuration and certificates; entering the context installs and starts."""
         self._cluster = cluster
         self._webhook_port, self._health_port = free_ports(2)

@@ -81,6 +81,11 @@ def disrupted(reason: str, message: str) -> dict[str, Any]:
     return {"conditions": [{**_condition("DisruptionTarget", "True", reason), "message": message}]}
 
 
+def evicted(pod: client.V1Pod, exit_code: int, report: str, message: str) -> dict[str, Any]:
+    """What the kubelet writes when it evicts a pod: only the pod says so, the container says that it was killed."""
+    return {**terminated(pod, exit_code, "Error", report), "reason": "Evicted", "message": message}
+
+
 def remove(core: client.CoreV1Api, pod: client.V1Pod) -> None:
     """Take a pod out of the API as a kubelet does at the end of its deletion: no grace, this very pod, gone is fine."""
     options = client.V1DeleteOptions(grace_period_seconds=0, preconditions=client.V1Preconditions(uid=pod.metadata.uid))

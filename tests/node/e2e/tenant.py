@@ -129,10 +129,18 @@ class Tenant:
 
     def wait_status(
         self, name: str, condition: Callable[[dict[str, Any]], T], what: str, deadline_s: float = RUN_DEADLINE_S
-    ) -> T:
-        """Wait until a condition on a job's status holds; what is known is told when it never does."""
+    ) -> T | None:
+        """Wait until a condition on a job's status holds; what is known is told when it never will."""
+
+        def holds() -> T | None:
+            status = self.status(name)
+            value = condition(status)
+            if not value and status.get("phase") in FINISHED:
+                raise AssertionError(f"{name} has ended without: {what}\n{self.told(name)}")
+            return value
+
         return wait_for(
-            lambda: condition(self.status(name)),
+            holds,
             deadline_s,
             f"{name}: {what}",
             poll_s=0.3,

@@ -49,7 +49,7 @@ MISHAPS = {
         evidence="nvidia.com/gpu",
         hint="fewer",
         pool={"gpusPerNode": 16, "gpuMemoryGib": 80},
-        job=lambda bucket: {"compute": {"gpusPerNode": 16}},
+        job=lambda bucket: {"compute": {"gpusPerNode": 16}, "training": {"globalBatchSize": 16}},
     ),
     "full-volume": Mishap(
         cause="DiskFull",

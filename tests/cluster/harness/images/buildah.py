@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 from .sources import ROOT, build_arguments
 
@@ -40,14 +41,14 @@ def say(line: str) -> None:
     print(f"images: {line}", file=sys.stderr, flush=True)
 
 
-def run(command: list[str | Path], env: dict[str, str] | None = None) -> str:
+def run(command: list[str | Path], env: dict[str, str] | None = None, stdin: IO[bytes] | None = None) -> str:
     """Run a program to its end; its output.
 
     Raises:
         ImageError: it failed, or is not installed.
     """
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=env, stdin=stdin, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise ImageError(f"{command[0]} is not installed: `make node-deps` installs it") from error
     if done.returncode != 0:
