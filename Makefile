@@ -132,7 +132,10 @@ kind-test: env ## Run the cluster's tests on a cluster of kind with built images
 	$(KUBECTL) -n finetune-system rollout status deployment/finetune-operator --timeout=3m
 	# The tests run operators of their own, which would wait for its Lease.
 	$(KUBECTL) -n finetune-system scale deployment/finetune-operator --replicas=0
-	KUBECONFIG_UNDER_TEST=$(KIND_KUBECONFIG) $(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests
+	export KUBECONFIG_UNDER_TEST=$(KIND_KUBECONFIG)
+	$(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests
+	FINETUNE_TEST_HOST_ADDRESS=$$($(CONTAINER_TOOL) network inspect kind -f '{{(index .IPAM.Config 0).Gateway}}') \
+	  $(BIN)/pytest $(PYTEST_ARGS) tests/node/e2e
 
 .PHONY: node-images
 node-images: env ## Build the images that node tests run into the cache, where this machine can

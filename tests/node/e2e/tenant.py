@@ -24,6 +24,8 @@ STORAGE_SECRET = "finetune-storage"
 RUNNER_IMAGE = "localhost/finetune-runner:dev"
 FINISHED = frozenset({"Succeeded", "Failed", "Cancelled"})
 RUN_DEADLINE_S = 900
+TEST_TIMEOUT_S = 3000
+"""Beyond every deadline within a test: it only ends what hangs."""
 
 
 class Tenant:

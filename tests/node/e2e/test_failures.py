@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.node.e2e.tenant import Tenant
+from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
 
-NAMED_WITHIN_S = 60
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.node.e2e.tenant import Tenant
+import pytest
+
+from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
+
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 
 def curve(tenant: Tenant, name: str) -> list[dict[str, Any]]:
