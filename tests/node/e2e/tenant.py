@@ -179,10 +179,11 @@ class Tenant:
         assert pod is not None
         return pod
 
-    def run_prefix(self, name: str, adapter: str = "triage") -> str:
+    def run_prefix(self, name: str) -> str:
         """Where a job's first run keeps its files, as a prefix of keys."""
-        uid = self.object("finetunejobs", name)["metadata"]["uid"]
-        return f"releases/{self.namespace}/{adapter}/runs/{uid}/1"
+        job = self.object("finetunejobs", name)
+        adapter = job["spec"]["output"]["adapterRef"]["name"]
+        return f"releases/{self.namespace}/{adapter}/runs/{job['metadata']['uid']}/1"
 
     def checkpoint_steps(self, name: str) -> list[int]:
         """Steps of the complete checkpoints of a job's first run."""

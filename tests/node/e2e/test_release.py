@@ -80,7 +80,7 @@ def test_the_adapter_from_the_bucket_answers_under_plain_peft_as_it_was_judged(
         target = tmp_path / key.removeprefix(f"{prefix}/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(example.read(key))
-    run = example.run_prefix(JOB, ADAPTER)
+    run = example.run_prefix(JOB)
     rows = lines(example, f"{run}/test/test.jsonl.gz")[:8]
     outputs = lines(example, f"{run}/evaluate/outputs.jsonl.gz")
     judged = {line["id"]: line["text"] for line in outputs if line["system"] == "candidate"}
