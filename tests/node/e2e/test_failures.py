@@ -49,7 +49,7 @@ MISHAPS = {
     "too-many-gpus": Mishap(
         cause="Unschedulable",
         evidence="nvidia.com/gpu",
-        hint="fewer",
+        hint="compute.gpusPerNode",
         pool={"gpusPerNode": 16, "gpuMemoryGib": 80},
         job=lambda bucket: {"compute": {"gpusPerNode": 16}, "training": {"globalBatchSize": 16}},
     ),
