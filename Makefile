@@ -200,6 +200,8 @@ define image
   $(MAKE) --no-print-directory env
   set -- $(LOCAL_FLAGS) --build-arg BASE="$$($(BIN)/python -m tests.cluster.harness.images base)"
   export CONTAINERS_STORAGE_CONF=$(LOCAL_STORE)/storage.conf CONTAINERS_CONF=$(LOCAL_STORE)/containers.conf
+  exec 9>$(LOCAL_STORE)/lock # the tests build here too
+  flock 9
 else
   set -- $(if $(BASE),--build-arg BASE=$(BASE))
 fi

@@ -146,13 +146,12 @@ def mounted(target: str) -> Iterator[Path]:
     Raises:
         ImageError: something it takes is not installed, or the build failed.
     """
-    image = built(target).image
-    buildah = Buildah(folder())
-    container = buildah("from", "--pull=never", image)
-    try:
-        yield Path(buildah("mount", container))
-    finally:
-        buildah("rm", container)
+    with _cache() as (buildah, layout, store):
+        container = buildah("from", "--pull=never", _ensure(target, buildah, layout, store).image)
+        try:
+            yield Path(buildah("mount", container))
+        finally:
+            buildah("rm", container)
 
 
 def base_image() -> str:

@@ -70,7 +70,6 @@ class Buildah:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         runtime = shutil.which("runc") or shutil.which("crun") or "runc"
         folder.mkdir(parents=True, exist_ok=True)
         storage = folder / "storage.conf"
@@ -84,9 +83,15 @@ class Buildah:
             f'[engine]\ncgroup_manager = "cgroupfs"\nruntime = "{runtime}"\n'
         )
         self._flags = ["--isolation", "oci", "--runtime", runtime, "--network", "host", "--pull=never", "--layers"]
+        self.temporary = folder / "tmp"
+        """On the disk of the store; emptied before a build."""
+        self.temporary.mkdir(exist_ok=True)
         self.environment = {
-            **os.environ, "CONTAINERS_STORAGE_CONF": str(storage), "CONTAINERS_CONF": str(containers)
-        }  # fmt: skip
+            **os.environ,
+            "CONTAINERS_STORAGE_CONF": str(storage),
+            "CONTAINERS_CONF": str(containers),
+            "TMPDIR": str(self.temporary),
+        }
 
     def __call__(self, *args: str | Path) -> str:
         """Run one command of buildah; its output.
@@ -101,6 +106,12 @@ class Buildah:
         command = ["buildah", "inspect", "--type", "image", image]
         return subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode == 0
 
+    def clean(self) -> None:
+        """Remove what an interrupted build left: gigabytes. Nothing else may be building in this store."""
+        self("rm", "--all")
+        shutil.rmtree(self.temporary)
+        self.temporary.mkdir()
+
     def build(self, target: str, image: str) -> None:
         """Build a target of the Dockerfile, with a line of progress per step.
 
@@ -109,6 +120,7 @@ class Buildah:
         """
         started = time.monotonic()
         say(f"building {image} ...")
+        self.clean()
         arguments = {**build_arguments(), "BASE": self.base()}
         command = [
             "buildah",
@@ -148,7 +160,7 @@ class Buildah:
             return BASE
         started = time.monotonic()
         say(f"building {BASE} with debootstrap ...")
-        with tempfile.TemporaryDirectory(prefix="base-", dir=self._folder) as work:
+        with tempfile.TemporaryDirectory(prefix="base-", dir=self.temporary) as work:
             root = Path(work) / "root"
             run(["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", _SUITE, root, _mirror()])
             for name in _DOCUMENTATION:

@@ -45,7 +45,7 @@ class Layout:
         if not all(self.path(layer).exists() for layer in layers):
             # What it pushes to a layout buildah compresses (1.28, whatever it is told), but for layers that the layout
             # has; what it pushes to a folder it does not.
-            with tempfile.TemporaryDirectory(prefix="layers-", dir=self._folder.parent) as folder:
+            with tempfile.TemporaryDirectory(prefix="layers-", dir=buildah.temporary) as folder:
                 buildah("push", "--quiet", "--disable-compression", "--format", "oci", dependencies, f"dir:{folder}")
                 self.path(layers[0]).parent.mkdir(parents=True, exist_ok=True)
                 for layer in layers:
