@@ -64,7 +64,11 @@ class Gateway:
             connector=TCPConnector(ssl=context), timeout=ClientTimeout(total=None), auto_decompress=False
         ) as session:
             application = web.Application(client_max_size=2**24)
-            application.router.add_route("*", "/{path:.*}", lambda request: self._forward(session, request))
+
+            async def forward(request: web.Request) -> web.StreamResponse:
+                return await self._forward(session, request)
+
+            application.router.add_route("*", "/{path:.*}", forward)
             runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
             await web.TCPSite(runner, LOOPBACK, self.port).start()

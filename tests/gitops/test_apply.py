@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from finetune_api.validation import accepted_values
 from finetune_operator.field_manager import PREFIX
@@ -38,7 +37,7 @@ def support_triage(namespace: str) -> Object:
 
 def whole(name: str, namespace: str) -> Object:
     """A file of the corpus that uses every field of its kind."""
-    manifest: Object = yaml.safe_load((GOOD / name).read_text())
+    manifest: Object = accepted_values((GOOD / name).read_text(encoding="utf-8"))[0]
     manifest["metadata"].pop("namespace", None)
     if manifest["kind"] == "GPUPool":
         # Another test's jobs must not meet a second default pool.
