@@ -34,7 +34,7 @@ PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner 
 TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 # Go modules under tests/cluster/binaries whose programs the tests start; built ahead, since it takes minutes.
-CLUSTER_MODULES := coredns etcd kubernetes kueue kwok pause
+CLUSTER_MODULES := argohealth coredns etcd helm kstatus kubernetes kueue kwok pause promtool
 # Only a KUBECONFIG given on this command line counts: the tests create and delete, and an exported one may be anybody's.
 ifeq ($(origin KUBECONFIG),command line)
 export KUBECONFIG_UNDER_TEST := $(abspath $(KUBECONFIG))
@@ -90,7 +90,7 @@ cluster-down: env ## End it, and leave nothing behind
 
 ##@ Test it
 .PHONY: test
-test: env cluster-binaries ## Run every test, the cluster's included
+test: env cluster-binaries node-images ## Run every test, the cluster's included
 	@$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS) tests
 
 .PHONY: test-unit
@@ -132,7 +132,14 @@ kind-test: env ## Run the cluster's tests on a cluster of kind with built images
 	$(KUBECTL) -n finetune-system rollout status deployment/finetune-operator --timeout=3m
 	# The tests run operators of their own, which would wait for its Lease.
 	$(KUBECTL) -n finetune-system scale deployment/finetune-operator --replicas=0
-	KUBECONFIG_UNDER_TEST=$(KIND_KUBECONFIG) $(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests
+	export KUBECONFIG_UNDER_TEST=$(KIND_KUBECONFIG)
+	$(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests
+	FINETUNE_TEST_HOST_ADDRESS=$$($(CONTAINER_TOOL) network inspect kind -f '{{(index .IPAM.Config 0).Gateway}}') \
+	  $(BIN)/pytest $(PYTEST_ARGS) tests/node/e2e
+
+.PHONY: node-images
+node-images: env ## Build the images that node tests run into the cache, where this machine can
+	@$(BIN)/python -m tests.cluster.harness.images --where-possible
 
 ##@ Check it
 .PHONY: lint

@@ -8,7 +8,15 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.cluster.harness.cluster import UNDER_TEST
 
-ONE_WORKER = ("tests/cluster/scenarios/", "tests/cluster/", "tests/gitops/", "tests/kueue/", "tests/node/")
+ONE_WORKER = (
+    "tests/cluster/scenarios/",
+    "tests/cluster/",
+    "tests/gitops/",
+    "tests/images/",
+    "tests/kueue/",
+    "tests/manifests/",
+    "tests/node/",
+)
 """Folders whose tests share what takes long to start (a control plane, a node); the first that fits counts."""
 
 # No test may meet the cluster of the person who runs it by accident.

@@ -81,7 +81,7 @@ def _overview(program: str, verbs: dict[str, Path]) -> str:
             "",
             f"  {program} VERB --help    arguments and examples of one verb",
             "",
-            EXIT_CODES_HELP.replace("exit codes:", "exit codes of run (watch and wait: their own help):"),
+            EXIT_CODES_HELP.replace("exit codes:", "exit codes: (of run; watch and wait have their own)"),
         ]
     )
 

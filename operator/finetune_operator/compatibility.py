@@ -97,4 +97,4 @@ async def incompatibility(api: Api) -> str:
         if error.status == 404:
             return "the API server does not show the schemas of the CRDs yet"
         # A cluster that hides its discovery from service accounts is judged by what it answers to everything else.
-        return "" if error.status in (401, 403) else str(error)
+        return "" if error.status in (401, 403) else f"the API server does not tell its version and schemas: {error}"

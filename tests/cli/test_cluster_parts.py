@@ -42,7 +42,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def world(*, price: bool = True, **spec: Any) -> World:
-    offered = pool(price={"gpuPerHour": 2.5, "currency": "EUR"}) if price else pool()
+    offered = pool(price={"gpuPerHour": 2.5, "currency": "EUR"}, gpuModel="A100-80") if price else pool()
     return World(
         job_dict(compute={"pool": "a100", "gpusPerNode": 2, "maxCost": 20}, **spec) if price else job_dict(**spec),
         (offered,),
@@ -192,12 +192,17 @@ def test_cost_is_what_ended_plus_what_runs_and_the_forecast_says_what_it_rests_o
     per_second = 2 * 2.5 / 3600
     # baseline 300 s and train 600 s so far, 830 s of train to come, evaluate as long as baseline.
     assert costs.spent == pytest.approx((300 + 600) * per_second, abs=1e-3)
-    assert costs.forecast == pytest.approx((300 + 600 + 830 + 300) * per_second, abs=1e-3)
+    assert costs.forecast == pytest.approx([(300 + 600 + 830 + 300) * per_second] * 2, abs=1e-3)
     assert costs.limit == 20
     assert costs.basis == ["train 13 min 50 s more", "evaluate as long as baseline, 5 min 00 s"]
-    unknown = costs_of(made.job, None, made.now)
-    assert unknown is not None
-    assert "train" in " ".join(unknown.basis)
+    assert made.status.forecast is not None
+    known = next(item for item in made.status.forecast.stages if item.stage == "train")
+    assert known.seconds_high is not None
+    silent = costs_of(made.job, None, made.now)
+    assert silent is not None
+    assert silent.forecast is not None
+    assert silent.forecast[1] == pytest.approx((300 + max(600, known.seconds_high) + 300) * per_second, abs=1e-3)
+    assert silent.basis[0].startswith("train ")
     assert costs_of(failed()[0].job, None, made.now) is None
 
 

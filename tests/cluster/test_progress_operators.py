@@ -6,6 +6,7 @@ import contextlib
 import ssl
 
 import pytest
+from kubernetes import client
 
 from finetune_operator.progress.service import LOOK_S
 from tests.cluster.harness.operator_process import OperatorProcess
@@ -34,9 +35,8 @@ def test_a_follower_hears_too(runs: Runs) -> None:
     assert first.leads(), "nobody lost the lease"
 
 
-def projected(runs: Runs, name: str) -> bool:
-    """Whether the pods of a job's prepare are told where to push."""
-    [pod] = runs.pods(runs.begin("prepare", name=name))
+def is_told(pod: client.V1Pod) -> bool:
+    """Whether a pod knows where to push and has what it needs for that."""
     told = "FINETUNE_PROGRESS_URL" in {item.name for item in pod.spec.containers[0].env}
     assert told == bool([volume for volume in pod.spec.volumes if volume.projected])
     return told
@@ -45,7 +45,8 @@ def projected(runs: Runs, name: str) -> bool:
 def test_without_a_certificate_pods_are_told_nothing_and_that_is_said_once(runs: Runs) -> None:
     operator = runs.operator(extra=["--progress-certificate-dir", str(runs.cluster.work_dir / "no-such-folder")])
     runs.apply()
-    assert not projected(runs, "support")
+    [pod] = runs.pods(runs.begin("prepare"))
+    assert not is_told(pod)
     assert operator.log_tail(100_000).count("live progress is off: no certificate") == 1
     assert operator.readiness() == "ok\n"
 
@@ -63,15 +64,16 @@ def test_an_expired_certificate_is_told_in_one_line_and_mended_without_a_restart
         assert code == 200, "live progress is no reason to take an operator out of service"
         assert text.splitlines()[1].endswith("certificate has expired; renew the certificate")
         runs.apply("early", adapter="early")
-        assert not projected(runs, "early")
+        [pod] = runs.pods(runs.begin("prepare", name="early"))
+        assert not is_told(pod)
         with pytest.raises(OSError, match="refused"):
             endpoint.push(runs.namespace, "early", "token", b"{}")
 
         endpoint.certificate.issue()
         wait_for(lambda: operator.readiness() == "ok\n", 6 * LOOK_S, "the operator to be content", context=runs.log)
         runs.apply()
-        assert projected(runs, "support")
         talk = Talk(runs, endpoint, "prepare")
+        assert is_told(talk.pod)
         assert talk.push(30).status == 202
         talk.wait_told("1/5 prepare 30% 12m left")
 

@@ -75,7 +75,7 @@ class Gateway:
     async def _forward(self, session: ClientSession, request: web.Request) -> web.StreamResponse:
         headers = {name: value for name, value in request.headers.items() if name in ("Accept", "Content-Type")}
         url = self._connection.server + request.path_qs
-        async with session.request(request.method, url, headers=headers, data=await request.read()) as answer:
+        async with session.request(request.method, url, headers=headers, data=await request.read() or None) as answer:
             edit = self.edits.get(request.path)
             if edit is not None and answer.status == 200:
                 return web.json_response(edit(json.loads(await answer.read())))

@@ -128,5 +128,37 @@ def test_pruning_a_job_leaves_its_releases_and_nothing_else(operated: Runs) -> N
     assert stable(operated) == "v2"
 
 
+def test_a_decision_in_git_is_signed_by_the_account_that_applies_it(operated: Runs) -> None:
+    """The pull request as the decision: a partial AdapterVersion, server-side, with the right to approve."""
+    operated.apply()
+    operated.succeed_from("prepare")
+    account = f"system:serviceaccount:{operated.namespace}:sync"
+    operated.cluster.kubectl(
+        *("create", "rolebinding", "sync", "-n", operated.namespace, "--clusterrole=finetune-approver"),
+        f"--user={account}",
+    )
+    git: Object = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "AdapterVersion",
+        "metadata": {"name": "triage-v1", "namespace": operated.namespace},
+        "spec": {"decisions": [{"by": account, "decision": "approve", "reason": "merged"}]},
+    }
+    person = {**git, "spec": {"decisions": [{"by": "ada", "decision": "approve"}]}}
+    as_account = {"user": account, "groups": ("system:authenticated",)}
+    operated.wait(
+        lambda: (
+            "a decision carries the name of who makes it"
+            in apply(operated.cluster, person, *ARGO_CD, check=False, **as_account)
+        ),
+        "the account to be refused somebody else's name",
+    )
+    apply(operated.cluster, git, *ARGO_CD, **as_account)
+    serves(operated, "v1")
+    before = read(operated.cluster, git)
+    apply(operated.cluster, git, *ARGO_CD, **as_account)
+    assert read(operated.cluster, git)["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    assert before["spec"]["decisions"] == git["spec"]["decisions"]
+
+
 def _job(runs: Runs) -> Object:
     return {"kind": "FineTuneJob", "metadata": {"name": "support", "namespace": runs.namespace}}

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.runs import Runs
 
 Object = dict[str, Any]
 ARGO_CD = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller")
@@ -45,3 +46,9 @@ def owned(stored: Object, manager: str) -> set[str]:
         if entry["manager"].startswith(manager)
         for part in entry["fieldsV1"]
     }
+
+
+def status_managers(runs: Runs, job: str) -> set[str]:
+    """Who has written a FineTuneJob's status."""
+    stored = read(runs.cluster, {"kind": "FineTuneJob", "metadata": {"name": job, "namespace": runs.namespace}})
+    return {entry["manager"] for entry in stored["metadata"]["managedFields"] if entry.get("subresource") == "status"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,9 @@ def test_the_workflow_pins_its_actions_and_pushes_only_tags() -> None:
     pushing = [step for step in steps if step.get("with", {}).get("push")]
     assert [step["if"] for step in pushing] == ["startsWith(github.ref, 'refs/tags/')"]
     assert workflow["jobs"]["image"]["strategy"]["matrix"]["target"] == list(sources.SOURCES)
+
+
+def test_syft_says_the_version_it_is() -> None:
+    module = ROOT / "tests/cluster/binaries/syft"
+    version = tomllib.loads((module / "module.toml").read_text())["variables"]["main.version"]
+    assert re.search(rf"^\s*github\.com/anchore/syft v{re.escape(version)}\b", (module / "go.mod").read_text(), re.M)

@@ -16,7 +16,9 @@ from kubernetes import client
 from finetune_operator.builders.names import job_name
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
+from tests.cluster.harness.kueue import workload_crd
 from tests.cluster.harness.operator_process import GROUPS, SERVICE_ACCOUNT, OperatorProcess
+from tests.cluster.harness.progress_talk import Talk
 from tests.cluster.harness.runs import NODE_LABEL, Runs, pool_manifest
 from tests.cluster.harness.waiting import wait_for
 from tests.manifests.rendering import OVERLAYS, ROOT, kustomized, objects, permissions
@@ -54,12 +56,14 @@ def installation(request: pytest.FixtureRequest) -> Iterator[Installation]:
         core = client.CoreV1Api(plane.api())
         core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=WATCHED)))
         plane.kubectl("apply", "--server-side", "-k", overlay)
+        plane.apply(workload_crd())
         player = PodPlayer(plane)
         player.add_node(WATCHED, gpus=8, labels={NODE_LABEL: WATCHED})
         plane.apply(pool_manifest(WATCHED))
         runs = Runs(plane, WATCHED, player)
         # A longer lease than the harness's: the story stops the process for a moment.
-        operator = OperatorProcess(plane, extra=[*watched, "--lease-seconds", "30", "--audit-seconds", "2"])
+        extra = [*watched, "--lease-seconds", "30", "--audit-seconds", "2"]
+        operator = OperatorProcess(plane, extra=extra, progress=True)
         runs.operators.append(operator)
         operator.started().leading()
         yield Installation(plane, request.param, rendered, runs)
@@ -152,6 +156,16 @@ def race_for_an_adapter(runs: Runs) -> None:
         runs.wait_stage("prepare", name=f"race-{number}")
 
 
+def push_progress(runs: Runs) -> None:
+    """A pod says how far it is."""
+    [operator] = runs.operators
+    assert operator.progress is not None
+    runs.apply("told", "told")
+    talk = Talk(runs, operator.progress, "prepare", name="told")
+    runs.wait(lambda: talk.push(50).status == 202, "a push to be accepted")
+    runs.wait(lambda: "50%" in runs.status("told").progress, "the progress that was pushed")
+
+
 def edit_under_its_hands(
     runs: Runs, plural: str, name: str, wishes: Sequence[dict[str, Any]], until: Callable[[], bool]
 ) -> None:
@@ -159,12 +173,18 @@ def edit_under_its_hands(
     custom = client.CustomObjectsApi(runs.cluster.api())
     edits = count()
 
+    def patch_object(patch: dict[str, Any]) -> None:
+        if plural == "gpupools":
+            custom.patch_cluster_custom_object("finetune.dev", "v1alpha1", plural, name, patch)
+        else:
+            custom.patch_namespaced_custom_object("finetune.dev", "v1alpha1", runs.namespace, plural, name, patch)
+
     def edit() -> bool:
         number = next(edits)
         patches = [{"spec": wishes[number % len(wishes)]}]
         patches += [{"metadata": {"labels": {"edit": f"{number}-{label}"}}} for label in range(5)]
         for patch in patches:
-            custom.patch_namespaced_custom_object("finetune.dev", "v1alpha1", runs.namespace, plural, name, patch)
+            patch_object(patch)
         runs.player.finish_deletions(runs.namespace, 85)
         return until()
 
@@ -183,6 +203,12 @@ def test_the_operator_has_exactly_the_rights_it_uses(
         *(runs, "finetunejobs", "edited", [{"suspend": False}, {"suspend": True}]),
         lambda: ("finetune.dev", "finetunejobs", "get") in used(plane),
     )
+    plane.apply(pool_manifest("edited"))
+    edit_under_its_hands(
+        *(runs, "gpupools", "edited", [{"nodeSelector": {NODE_LABEL: place}} for place in (WATCHED, "nowhere")]),
+        lambda: ("finetune.dev", "gpupools", "get") in used(plane),
+    )
+    push_progress(runs)
     play_a_gang(runs)
     published = runs.status("gang").version
     assert published is not None

@@ -31,7 +31,7 @@ def node_cluster() -> Iterator[NodeCluster]:
         pytest.skip("a given cluster's nodes are not ours to break")
     if reason := missing_for_node():
         pytest.skip(reason)
-    with NodeCluster(audit=True) as cluster:
+    with NodeCluster(audit=True, node_grace_s=30) as cluster:
         cluster.add_node("node-0", gpus=8, image_targets=("operator", "runner"))
         yield cluster
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.finetunejob import FineTuneJob
-from finetune_api.job.status import FINISHED_PHASES, StageStatus
+from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus, StageStatus
 from finetune_api.stages import STAGES, Progress
 from finetune_cli.render.costs import Costs
 from finetune_cli.render.stages import (
@@ -87,6 +87,16 @@ def _headline(view: StatusView) -> Text:
     return Text.assemble((metadata.name, "bold"), f"  {metadata.namespace}  {run}", (phase, STYLES.get(phase, "cyan")))
 
 
+def _memory(status: FineTuneJobStatus) -> str:
+    known = status.forecast
+    if known is None or known.gpu_memory_gib is None:
+        return ""
+    room = f" of {known.available_gpu_memory_gib:.1f}" if known.available_gpu_memory_gib is not None else ""
+    seen = known.measured_gpu_memory_gib
+    measured = f"; training reserved {seen:.1f} GiB at its peak" if seen is not None else ""
+    return f"{known.gpu_memory_gib:.1f}{room} GiB forecast on one GPU, {known.fit}{measured}"
+
+
 def summary(view: StatusView) -> Iterator[RenderableType]:
     """What it is, on what it runs, and how it stands."""
     job, status = view.job, view.job.status
@@ -109,6 +119,7 @@ def summary(view: StatusView) -> Iterator[RenderableType]:
         method = f"{plan.method}, rank {spec.method.rank}, {plan.strategy}, {plan.precision}"
         batch = f"{plan.total_steps} steps of {spec.training.global_batch_size} examples"
         rows.append(("plan", f"{method}; {batch}, evaluated every {plan.eval_steps}"))
+        rows.append(("memory", _memory(status)))
         if resolved is not None and resolved.incumbent:
             rows.append(("replaces", f"{resolved.incumbent}, if it is better"))
     if status.version is not None:
@@ -136,13 +147,13 @@ def _attempt_line(attempt: StageStatus, now: datetime) -> Text:
     return Text(f"attempt {attempt.attempt}  {attempt.state}{taken}{cause}{code}{free}")
 
 
-def _trouble(attempt: StageStatus) -> Iterator[tuple[str, str]]:
+def _trouble(attempt: StageStatus, *, newest: bool) -> Iterator[tuple[str, str]]:
     told = attempt.message
     yield "", told if attempt.state in ("Failed", "Pending") else ""
     yield "evidence", attempt.evidence if attempt.evidence not in ("", told) else ""
     yield "hint", attempt.hint
     retry = attempt.retry_at
-    yield "again at", f"{retry:%H:%M:%S} UTC" if retry is not None and attempt.state == "Failed" else ""
+    yield "again at", f"{retry:%H:%M:%S} UTC" if retry is not None and newest else ""
 
 
 def stages(view: StatusView) -> Iterator[RenderableType]:
@@ -169,7 +180,7 @@ def stages(view: StatusView) -> Iterator[RenderableType]:
             continue
         for attempt in tried:
             yield Padding(_attempt_line(attempt, view.now), (0, 0, 0, 6))
-            for rows in _facts(list(_trouble(attempt))):
+            for rows in _facts(list(_trouble(attempt, newest=attempt is newest))):
                 yield Padding(rows, (0, 0, 0, 8))
 
 
@@ -252,13 +263,16 @@ def cost(view: StatusView) -> Iterator[RenderableType]:
     finished = status is not None and status.phase in FINISHED_PHASES
     rows = [("actual", f"{money(costs.spent, costs.currency)}" + ("" if finished else " so far"))]
     if not finished:
-        told = money(costs.forecast, costs.currency) if costs.forecast is not None else "not known yet"
-        basis = f" ({'; '.join(costs.basis)})" if costs.basis else ""
-        rows.append(("forecast", f"{told} at the end{basis}" if costs.forecast is not None else f"{told}{basis}"))
+        told = "not known yet"
+        if costs.forecast is not None:
+            low, high = (money(amount, costs.currency) for amount in costs.forecast)
+            told = f"{low} at the end" if low == high else f"{low} to {high} at the end"
+        rows.append(("forecast", told + (f" ({'; '.join(costs.basis)})" if costs.basis else "")))
     if costs.limit is not None:
-        expected = costs.forecast if costs.forecast is not None else costs.spent
-        over = "; the forecast is above it: training stops early enough to evaluate and publish"
-        rows.append(("limit", f"{money(costs.limit, costs.currency)}{over if expected > costs.limit else ''}"))
+        expected = costs.forecast[1] if costs.forecast is not None else costs.spent
+        over = "; the forecast goes above it: training stops early enough to evaluate and publish"
+        above = over if expected > costs.limit and not finished else ""
+        rows.append(("limit", money(costs.limit, costs.currency) + above))
     rows.append(("price", f"{money(costs.price_per_gpu_hour, costs.currency)} per GPU hour"))
     yield from _facts(rows)
 

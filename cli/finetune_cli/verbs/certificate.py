@@ -21,6 +21,7 @@ SERVICE = "finetune-operator"
 LONGEST_DAYS = 825
 """What TLS clients of today accept of a private authority's certificates."""
 
+WORLD = "local"
 EXAMPLES = f"""
 examples:
   finetune certificate -n finetune-system | kubectl apply --server-side -f -

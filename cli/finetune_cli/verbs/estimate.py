@@ -24,6 +24,7 @@ from finetune_cli.render.machine import print_machine
 from finetune_cli.render.summary import console_for
 from finetune_operator.planner.gpus import known_gpus
 
+WORLD = "local"
 EXAMPLES = """
 examples:
   finetune estimate finetunejob.yaml --pool pool-a100.yaml --pool pool-l4.yaml

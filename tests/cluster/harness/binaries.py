@@ -51,7 +51,9 @@ class Module:
 
     @classmethod
     def of(cls, name: str) -> Module:
-        """Read ``module.toml``: ``[packages]``, optionally ``kubernetes_version`` to be linked in and build ``tags``.
+        """Read ``module.toml``: ``[packages]``, optionally ``[variables]`` to be linked in and build ``tags``.
+
+        ``kubernetes_version`` stands for the variables that Kubernetes keeps its version in.
 
         Raises:
             BuildError: there is no such module.
@@ -63,6 +65,7 @@ class Module:
         content = tomllib.loads(path.read_text())
         version = content.get("kubernetes_version")
         ldflags = _version_ldflags(version) if version else "-s -w"
+        ldflags += "".join(f" -X {name}={value}" for name, value in content.get("variables", {}).items())
         return cls(name, content["packages"], ldflags, tuple(content.get("tags", ())))
 
 

@@ -107,7 +107,7 @@ def up(state: State, asked: dict[str, int]) -> None:
             ensure_module(module)
         with state.log.open("wb") as log:
             supervisor = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, "supervise", json.dumps(wanted)],
+                [sys.executable, "-m", __spec__.name, "--state", state.folder, "supervise", json.dumps(wanted)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -185,6 +185,7 @@ def supervise(state: State, nodes: int, gpus: int, kwok_nodes: int) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
+    parser.add_argument("--state", type=Path, default=cache_root() / "cluster", help="the folder that tells of it")
     verbs = parser.add_subparsers(dest="verb", required=True)
     starts = verbs.add_parser("up", help="start a cluster, or say where it is")
     starts.add_argument("--nodes", type=int, choices=range(5), help="nodes that run containers (1)")
@@ -194,7 +195,7 @@ def main() -> None:
     verbs.add_parser("load", help="import OCI archives").add_argument("archives", type=Path, nargs="+")
     verbs.add_parser("supervise").add_argument("wanted", type=json.loads)
     options = parser.parse_args()
-    state = State(cache_root() / "cluster")
+    state = State(options.state)
     try:
         if options.verb == "up":
             up(state, {name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None})

@@ -177,6 +177,16 @@ class Kueue:
         return configurations
 
 
+def workload_crd() -> dict[str, Any]:
+    """The CRD of Kueue's Workloads alone, for a cluster in which Kueue is installed and asleep."""
+    source = module_source("kueue", "sigs.k8s.io/kueue")
+    crd: dict[str, Any] = yaml.safe_load(
+        (source / "config/components/crd/bases/kueue.x-k8s.io_workloads.yaml").read_text()
+    )
+    crd["spec"].pop("conversion", None)
+    return crd
+
+
 def _required(program: str) -> str:
     found = shutil.which(program)
     if found is None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.log_server import LogServer
 from tests.cluster.harness.operator_process import OperatorProcess
 from tests.cluster.harness.waiting import wait_for
 from tests.cluster.scenarios.story import GROUP, VERSION, Scene, Story
@@ -139,18 +140,31 @@ def story_of(scene: Scene, name: str = "support") -> Story:
     return Story(scene, name, scene.objects("finetunejobs")[name]["metadata"]["uid"], "triage", "")
 
 
-def lines_of(process: subprocess.Popen[str], stream: str = "stdout") -> Callable[[str], str]:
+class Lines:
     """Waits for a line that matches; reads in a thread, so that a silent process cannot hold the test."""
-    seen: list[str] = []
-    pipe = getattr(process, stream)
 
-    threading.Thread(target=lambda: seen.extend(iter(pipe.readline, "")), daemon=True).start()
+    def __init__(self, process: subprocess.Popen[str], stream: str) -> None:
+        self._process = process
+        self._seen: list[str] = []
+        pipe = getattr(process, stream)
+        threading.Thread(target=lambda: self._seen.extend(iter(pipe.readline, "")), daemon=True).start()
 
-    def wait(pattern: str) -> str:
-        found = lambda: next((line for line in seen if re.search(pattern, line)), "")  # noqa: E731
-        return wait_for(found, DEADLINE_S, f"a line {pattern!r}", context=lambda: f"{process.poll()}: {''.join(seen)}")
+    def __call__(self, pattern: str) -> str:
+        def found() -> str:
+            return next((line for line in self._seen if re.search(pattern, line)), "")
 
-    return wait
+        def context() -> str:
+            return f"exit code {self._process.poll()}: {''.join(self._seen)}"
+
+        return wait_for(found, DEADLINE_S, f"a line {pattern!r}", context=context)
+
+    def count(self, text: str) -> int:
+        return sum(text in line for line in self._seen)
+
+
+def lines_of(process: subprocess.Popen[str], stream: str = "stdout") -> Lines:
+    """What a process writes from now on."""
+    return Lines(process, stream)
 
 
 def test_from_submit_to_an_approved_version(scene: Scene, people: People) -> None:
@@ -484,3 +498,39 @@ def test_json_lines_of_a_watch_are_statuses(scene: Scene, people: People) -> Non
     assert result.returncode == 1
     phases = [json.loads(line)["phase"] for line in result.stdout.splitlines()]
     assert phases[-1] == "Failed"
+
+
+def test_logs_are_those_of_the_attempt_and_go_on_with_the_next_stage(
+    scene: Scene, people: People, node: str, tmp_path: Path
+) -> None:
+    if not isinstance(scene.cluster, ControlPlane):
+        pytest.skip("serves logs for nodes that are made by hand")
+    people.ok("ada", "submit", write(people, job_yaml(scene)))
+    story = story_of(scene)
+    with LogServer(scene.cluster, tmp_path) as kubelet:
+        kubelet.attach(node)
+        pod = story.run("prepare").metadata.name
+        kubelet.write(pod, "reading rows", "1451 rows", "ein Umlaut: ü")
+        assert people.ok("vera", "logs", "support") == "reading rows\n1451 rows\nein Umlaut: ü\n"
+        assert people.ok("vera", "logs", "support", "--stage", "prepare", "--tail", "1") == "ein Umlaut: ü\n"
+        assert re.match(r"\d{4}-.*Z reading rows\n", people.ok("vera", "logs", "support", "--timestamps"))
+
+        following = people.start("vera", "logs", "support", "-f", "-n", scene.namespace)
+        out, err = lines_of(following), lines_of(following, "stderr")
+        err(rf"==> prepare attempt 1, rank 0, pod {pod}")
+        out("1451 rows")
+        kubelet.write(pod, "written later")
+        out("written later")
+        scene.cluster.restart_apiserver()
+        kubelet.write(pod, "after the restart")
+        out("after the restart")
+        kubelet.end(pod)
+        story.end_well("prepare")
+        baseline = story.run("baseline").metadata.name
+        kubelet.write(baseline, "measuring")
+        err(rf"==> baseline attempt 1, rank 0, pod {baseline}")
+        out("measuring")
+        assert out.count("1451 rows") == out.count("written later") == 1
+        kubelet.end(baseline)
+        scene.player.fail(story.pods_of_now()[0], 81, None, story.report_of_failure("baseline", 81))
+        assert following.wait(DEADLINE_S) == 0

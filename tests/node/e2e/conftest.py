@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.harness.binaries import cache_root
+from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.node.cluster import NodeCluster
 from tests.cluster.harness.operator_process import OPERATOR_NAMESPACE
 from tests.cluster.harness.s3 import S3Server
@@ -21,29 +22,33 @@ SPARE = "spare"
 
 
 @pytest.fixture(scope="session")
-def installed_node(node_cluster: NodeCluster) -> NodeCluster:
-    """The cluster with the operator installed as pods, live progress on, and a second node that is cordoned."""
-    spare = node_cluster.add_node(SPARE, gpus=8, image_targets=("operator", "runner"))
-    node_cluster.kubectl("cordon", spare.name)
-    node_cluster.kubectl("apply", "-f", ROOT / "manifests" / "base" / "namespace.yaml")
+def installed_node(cluster: Cluster) -> Cluster:
+    """The cluster with the operator installed as pods and live progress on; ours has a second node that is cordoned.
+
+    The nodes of a cluster that is given must have both images (`make kind-test` loads them).
+    """
+    if isinstance(cluster, NodeCluster):
+        spare = cluster.add_node(SPARE, gpus=8, image_targets=("operator", "runner"))
+        cluster.kubectl("cordon", spare.name)
+    cluster.kubectl("apply", "-f", ROOT / "manifests" / "base" / "namespace.yaml")
     secret = subprocess.run(
         [sys.executable, "-m", "finetune_cli", "certificate", "--namespace", OPERATOR_NAMESPACE],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    node_cluster.kubectl("apply", "--server-side", "-f", "-", input=secret)
-    node_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", Path(__file__).parent / "installation")
-    ready = node_cluster.kubectl(
+    cluster.kubectl("apply", "--server-side", "-f", "-", input=secret)
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", Path(__file__).parent / "installation")
+    ready = cluster.kubectl(
         *("rollout", "status", "deployment/finetune-operator", "-n", OPERATOR_NAMESPACE, "--timeout=180s"),
         check=False,
         timeout_s=200,
     )
-    assert ready.returncode == 0, why_not_ready(node_cluster)
-    return node_cluster
+    assert ready.returncode == 0, why_not_ready(cluster)
+    return cluster
 
 
-def why_not_ready(cluster: NodeCluster) -> str:
+def why_not_ready(cluster: Cluster) -> str:
     """State and logs of the operator's pods."""
     shown = [
         cluster.kubectl(*command, "-n", OPERATOR_NAMESPACE, check=False).stdout
@@ -73,7 +78,7 @@ def base_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_tenant(installed_node: NodeCluster, s3_for_pods: S3Server, tiny_model: Path) -> Callable[[], Tenant]:
+def make_tenant(installed_node: Cluster, s3_for_pods: S3Server, tiny_model: Path) -> Callable[[], Tenant]:
     """Makes tenants that have a tiny model and tickets in their bucket."""
 
     def make() -> Tenant:

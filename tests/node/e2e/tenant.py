@@ -24,6 +24,8 @@ STORAGE_SECRET = "finetune-storage"
 RUNNER_IMAGE = "localhost/finetune-runner:dev"
 FINISHED = frozenset({"Succeeded", "Failed", "Cancelled"})
 RUN_DEADLINE_S = 900
+TEST_TIMEOUT_S = 3000
+"""Beyond every deadline within a test: it only ends what hangs."""
 
 
 class Tenant:
@@ -129,10 +131,18 @@ class Tenant:
 
     def wait_status(
         self, name: str, condition: Callable[[dict[str, Any]], T], what: str, deadline_s: float = RUN_DEADLINE_S
-    ) -> T:
-        """Wait until a condition on a job's status holds; what is known is told when it never does."""
+    ) -> T | None:
+        """Wait until a condition on a job's status holds; what is known is told when it never will."""
+
+        def holds() -> T | None:
+            status = self.status(name)
+            value = condition(status)
+            if not value and status.get("phase") in FINISHED:
+                raise AssertionError(f"{name} has ended without: {what}\n{self.told(name)}")
+            return value
+
         return wait_for(
-            lambda: condition(self.status(name)),
+            holds,
             deadline_s,
             f"{name}: {what}",
             poll_s=0.3,
@@ -169,10 +179,11 @@ class Tenant:
         assert pod is not None
         return pod
 
-    def run_prefix(self, name: str, adapter: str = "triage") -> str:
+    def run_prefix(self, name: str) -> str:
         """Where a job's first run keeps its files, as a prefix of keys."""
-        uid = self.object("finetunejobs", name)["metadata"]["uid"]
-        return f"releases/{self.namespace}/{adapter}/runs/{uid}/1"
+        job = self.object("finetunejobs", name)
+        adapter = job["spec"]["output"]["adapterRef"]["name"]
+        return f"releases/{self.namespace}/{adapter}/runs/{job['metadata']['uid']}/1"
 
     def checkpoint_steps(self, name: str) -> list[int]:
         """Steps of the complete checkpoints of a job's first run."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.node.e2e.tenant import Tenant
+from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
 
-NAMED_WITHIN_S = 60
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ MISHAPS = {
         evidence="nvidia.com/gpu",
         hint="fewer",
         pool={"gpusPerNode": 16, "gpuMemoryGib": 80},
-        job=lambda bucket: {"compute": {"gpusPerNode": 16}},
+        job=lambda bucket: {"compute": {"gpusPerNode": 16}, "training": {"globalBatchSize": 16}},
     ),
     "full-volume": Mishap(
         cause="DiskFull",
@@ -61,12 +63,26 @@ MISHAPS = {
 }
 
 
+def large_rows() -> list[dict[str, Any]]:
+    """24 MB of different rows: reading them takes prepare longer than the kubelet takes to measure a volume."""
+    chance = random.Random(0)
+    texts = (" ".join(f"{chance.randrange(16**6):06x}" for _ in range(1100)) for _ in range(3000))
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": json.dumps({"category": "a"})},
+            ]
+        }
+        for text in texts
+    ]
+
+
 @pytest.mark.parametrize("name", MISHAPS)
 def test_the_cause_and_what_to_do_are_in_the_status(tenant: Tenant, name: str) -> None:
     mishap = MISHAPS[name]
     if name == "full-volume":
-        row = {"messages": [{"role": "user", "content": "x" * 60_000}, {"role": "assistant", "content": "{}"}]}
-        tenant.put_rows("data/large.jsonl", [row] * 400)
+        tenant.put_rows("data/large.jsonl", large_rows())
     pool = tenant.make_pool(name, **mishap.pool)
     tenant.apply_job(name, pool, **mishap.job(tenant.bucket))
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.node.cluster import NodeCluster
 from tests.cluster.harness.operator_process import OPERATOR_NAMESPACE, SERVICE_ACCOUNT
 from tests.cluster.harness.waiting import wait_for
-from tests.node.e2e.tenant import RUN_DEADLINE_S, Tenant
+from tests.node.e2e.tenant import RUN_DEADLINE_S, TEST_TIMEOUT_S, Tenant
 
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 REFERENCE, DISTURBED = "reference", "disturbed"
 STEPS = 2400
 
@@ -42,6 +44,14 @@ def operator_pods(cluster: NodeCluster) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def own_nodes(installed_node: Cluster) -> NodeCluster:
+    """The cluster, when its machines are ours to break."""
+    if not isinstance(installed_node, NodeCluster):
+        pytest.skip("a given cluster's nodes and API server are not ours to break")
+    return installed_node
+
+
+@pytest.fixture(scope="module")
 def team(make_tenant: Any) -> Iterator[Tenant]:
     """One tenant for the whole module: the second test compares with what the first one made."""
     with make_tenant() as tenant:
@@ -50,24 +60,24 @@ def team(make_tenant: Any) -> Iterator[Tenant]:
 
 
 @pytest.fixture(scope="module")
-def reference(team: Tenant, installed_node: NodeCluster) -> dict[str, Any]:
+def reference(team: Tenant, own_nodes: NodeCluster) -> dict[str, Any]:
     """The status of a job whose operator was replaced and whose API server was restarted while it trained."""
-    before = operator_pods(installed_node)
+    before = operator_pods(own_nodes)
     assert before, "the operator is ready before it is replaced"
     apply(team, REFERENCE)
     team.wait_checkpoint(REFERENCE)
-    installed_node.kubectl("rollout", "restart", "deployment/finetune-operator", "-n", OPERATOR_NAMESPACE)
-    installed_node.kubectl(
+    own_nodes.kubectl("rollout", "restart", "deployment/finetune-operator", "-n", OPERATOR_NAMESPACE)
+    own_nodes.kubectl(
         *("rollout", "status", "deployment/finetune-operator", "-n", OPERATOR_NAMESPACE, "--timeout=180s"),
         timeout_s=200,
     )
-    assert not set(before.values()) & set(operator_pods(installed_node).values())
-    installed_node.restart_apiserver()
+    assert not set(before.values()) & set(operator_pods(own_nodes).values())
+    own_nodes.restart_apiserver()
     return team.wait_end(REFERENCE)
 
 
 def test_an_upgrade_and_a_restarted_api_server_lose_nothing_and_do_nothing_twice(
-    reference: dict[str, Any], team: Tenant, installed_node: NodeCluster
+    reference: dict[str, Any], team: Tenant, own_nodes: NodeCluster
 ) -> None:
     assert reference["phase"] == "Succeeded", team.told(REFERENCE)
     assert {(entry["name"], entry["attempt"]) for entry in reference["stages"]} == {
@@ -75,7 +85,7 @@ def test_an_upgrade_and_a_restarted_api_server_lose_nothing_and_do_nothing_twice
     }
     created = Counter(
         event["objectRef"]["name"]
-        for event in installed_node.audit_events(user=SERVICE_ACCOUNT)
+        for event in own_nodes.audit_events(user=SERVICE_ACCOUNT)
         if event["verb"] == "create"
         and event["objectRef"]["resource"] in ("jobs", "adapterversions")
         and event["objectRef"].get("namespace") == team.namespace
@@ -91,9 +101,9 @@ def evict(tenant: Tenant, pod: client.V1Pod) -> None:
 
 
 def test_a_training_that_is_evicted_deleted_drained_and_robbed_of_its_node_ends_with_the_same_adapter(
-    reference: dict[str, Any], team: Tenant, installed_node: NodeCluster
+    reference: dict[str, Any], team: Tenant, own_nodes: NodeCluster
 ) -> None:
-    spare = installed_node.nodes.get("spare") or pytest.fail("the second node is missing")
+    spare = own_nodes.nodes.get("spare") or pytest.fail("the second node is missing")
     apply(team, DISTURBED)
     seen: set[str] = set()
 
@@ -112,7 +122,7 @@ def test_a_training_that_is_evicted_deleted_drained_and_robbed_of_its_node_ends_
 
     pod = next_pod()
     step = team.wait_checkpoint(DISTURBED, beyond=step)
-    node = installed_node.nodes[pod.spec.node_name]
+    node = own_nodes.nodes[pod.spec.node_name]
     node.restart_kubelet()
     step = team.wait_checkpoint(DISTURBED, beyond=step)
     assert [running.metadata.uid for running in team.pods(DISTURBED, "train") if running.status.phase == "Running"] == [
@@ -120,21 +130,21 @@ def test_a_training_that_is_evicted_deleted_drained_and_robbed_of_its_node_ends_
     ], "a restarted kubelet finds its pods"
 
     # Everything goes to the spare node, and that one is lost.
-    installed_node.kubectl("uncordon", spare.name)
-    for other in installed_node.nodes.values():
+    own_nodes.kubectl("uncordon", spare.name)
+    for other in own_nodes.nodes.values():
         if other is not spare:
-            installed_node.kubectl(
+            own_nodes.kubectl(
                 *("drain", other.name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=240s"),
                 timeout_s=260,
             )
     pod = next_pod()
     assert pod.spec.node_name == spare.name
     step = team.wait_checkpoint(DISTURBED, beyond=step)
-    for other in installed_node.nodes.values():
+    for other in own_nodes.nodes.values():
         if other is not spare:
-            installed_node.kubectl("uncordon", other.name)
+            own_nodes.kubectl("uncordon", other.name)
     spare.stop()
-    installed_node.kubectl("delete", "node", spare.name)
+    own_nodes.kubectl("delete", "node", spare.name)
 
     next_pod()
     status = team.wait_end(DISTURBED)
@@ -146,10 +156,10 @@ def test_a_training_that_is_evicted_deleted_drained_and_robbed_of_its_node_ends_
     assert status["results"]["train"]["checkpointDigest"] == reference["results"]["train"]["checkpointDigest"]
     assert status["results"]["train"]["resumedFromStep"] >= step
     wait_for(
-        lambda: len(operator_pods(installed_node)) == 2,
+        lambda: len(operator_pods(own_nodes)) == 2,
         RUN_DEADLINE_S,
         "both replicas of the operator to be back",
-        context=lambda: installed_node.kubectl("get", "pods", "-A", "-o", "wide").stdout,
+        context=lambda: own_nodes.kubectl("get", "pods", "-A", "-o", "wide").stdout,
     )
     print(json.dumps([{key: entry.get(key) for key in ("attempt", "cause", "lastStep", "resumedFromStep", "lostSteps")}
                       for entry in attempts]))  # fmt: skip

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.node.e2e.tenant import Tenant
+import pytest
+
+from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
+
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 
 def curve(tenant: Tenant, name: str) -> list[dict[str, Any]]:
     """The loss curve that a job's training left in storage."""
     points: list[dict[str, Any]] = json.loads(
-        tenant.read(f"{tenant.run_prefix(name, adapter=name)}/train/history.json")
+        tenant.read(f"{tenant.run_prefix(name)}/train/history.json")
     )
     return points
 

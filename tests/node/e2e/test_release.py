@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 
 from tests.cluster.harness.binaries import binary
-from tests.cluster.harness.node.cluster import NodeCluster
+from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.process import Process
 from tests.cluster.harness.s3 import S3Server
 from tests.cluster.harness.waiting import wait_for
 from tests.cluster.scenarios.test_end_to_end import said_by_plain_peft
-from tests.node.e2e.tenant import APPROVER, AUTHOR, PEOPLE, Tenant
+from tests.node.e2e.tenant import APPROVER, AUTHOR, PEOPLE, TEST_TIMEOUT_S, Tenant
 
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 ADAPTER = JOB = "support-triage"
 
 
 @pytest.fixture(scope="module")
-def example(installed_node: NodeCluster, s3_for_pods: S3Server, base_model: Path, watched: Path) -> Iterator[Tenant]:
+def example(installed_node: Cluster, s3_for_pods: S3Server, base_model: Path, watched: Path) -> Iterator[Tenant]:
     """The example's tenant, after its run; every name is the example's own."""
     bucket = s3_for_pods.make_bucket("support-triage")
     with Tenant(installed_node, s3_for_pods, namespace="team-a", bucket=bucket) as tenant:
@@ -79,7 +80,7 @@ def test_the_adapter_from_the_bucket_answers_under_plain_peft_as_it_was_judged(
         target = tmp_path / key.removeprefix(f"{prefix}/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(example.read(key))
-    run = example.run_prefix(JOB, ADAPTER)
+    run = example.run_prefix(JOB)
     rows = lines(example, f"{run}/test/test.jsonl.gz")[:8]
     outputs = lines(example, f"{run}/evaluate/outputs.jsonl.gz")
     judged = {line["id"]: line["text"] for line in outputs if line["system"] == "candidate"}

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.cluster.harness.binaries import cache_root, locked
 
 from . import sources
-from .buildah import BASE, Buildah, ImageError
+from .buildah import BASE, Buildah, ImageError, say
 from .containerd import NAMESPACE, ContainerdStore, Prepared
 from .layout import Layout
+from .retention import Use, superfluous
 
 __all__ = [
     "BASE",
@@ -57,8 +58,6 @@ _PACKAGE_OF = {
     "debootstrap": "debootstrap",
     "runc": "runc",
 }
-_UNUSED_AFTER_S = 3 * 24 * 3600
-"""An image that no test asked for in so long goes; a node of a test does not live so long."""
 
 
 @dataclass(frozen=True)
@@ -191,31 +190,44 @@ def _cache() -> Iterator[tuple[Buildah, Layout, ContainerdStore]]:
 def _ensure(target: str, buildah: Buildah, layout: Layout, store: ContainerdStore) -> BuiltImage:
     key = sources.key(target, BASE)
     image = f"localhost/finetune-{target}:{key}"
-    used = folder() / "used"
-    used.mkdir(exist_ok=True)
     # A name of its own keeps the large layers in reach of later builds, whatever else is removed.
     dependencies = f"localhost/finetune-{target}-dependencies:{key}"
     if not buildah.has(image):
-        _remove_unused(target, buildah, layout, store)
+        _remove_superfluous(target, buildah, layout, store)
         buildah.build(f"{target}-dependencies", dependencies)
         buildah.build(target, image)
+        if sources.key(target, BASE) != key:
+            buildah("rmi", "--force", image, dependencies)
+            say(f"the sources of {image} were edited while it was built: building again")
+            return _ensure(target, buildah, layout, store)
     layout.add(buildah, image, dependencies)
-    (used / f"{target}.{key}").touch()
+    used = _uses(target) / key
+    used.parent.mkdir(parents=True, exist_ok=True)
+    if not used.exists():
+        used.write_text(buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", dependencies))
+    used.touch()
     return BuiltImage(target, image, layout)
 
 
-def _remove_unused(target: str, buildah: Buildah, layout: Layout, store: ContainerdStore) -> None:
-    """Remove the images of a target that nobody asked for in days, but for the last one."""
-    stamps = sorted((folder() / "used").glob(f"{target}.*"), key=lambda path: path.stat().st_mtime)
-    old = [stamp for stamp in stamps[:-1] if time.time() - stamp.stat().st_mtime > _UNUSED_AFTER_S]
-    images = [f"localhost/finetune-{target}:{stamp.suffix.removeprefix('.')}" for stamp in old]
-    if not images:
+def _uses(target: str) -> Path:
+    """A folder with a file per image: its key, its dependencies, and when it was asked for."""
+    return folder() / "used" / target
+
+
+def _remove_superfluous(target: str, buildah: Buildah, layout: Layout, store: ContainerdStore) -> None:
+    uses = [
+        Use(path.name, path.read_text(), datetime.fromtimestamp(path.stat().st_mtime, UTC))
+        for path in _uses(target).glob("*")
+    ]
+    gone = [use.key for use in superfluous(uses, datetime.now(UTC))]
+    if not gone:
         return
+    images = [f"localhost/finetune-{target}:{key}" for key in gone]
     store.remove(images)
     layout.remove(images)
-    for image, stamp in zip(images, old, strict=True):
+    for image, key in zip(images, gone, strict=True):
         for name in (image, image.replace(":", "-dependencies:")):
             if buildah.has(name):
                 buildah("rmi", "--force", name)
-        stamp.unlink()
+        (_uses(target) / key).unlink()
     buildah("rmi", "--prune", "--force")

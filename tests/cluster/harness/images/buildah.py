@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 from .sources import ROOT, build_arguments
 
@@ -24,7 +25,13 @@ _DOCUMENTATION = (
     "var/lib/apt/lists",
     "var/log",
 )
-BASE = f"localhost/finetune-base:{_SUITE}-{hashlib.sha256(repr((_PACKAGES, _DOCUMENTATION)).encode()).hexdigest()[:8]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+BASE = f"localhost/finetune-base:{_SUITE}-{_digest(repr((_PACKAGES, _DOCUMENTATION)))}"
 """Debian with Python, the stand-in for the official Python image where there is no registry."""
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -40,14 +47,14 @@ def say(line: str) -> None:
     print(f"images: {line}", file=sys.stderr, flush=True)
 
 
-def run(command: list[str | Path], env: dict[str, str] | None = None) -> str:
+def run(command: list[str | Path], env: dict[str, str] | None = None, stdin: IO[bytes] | None = None) -> str:
     """Run a program to its end; its output.
 
     Raises:
         ImageError: it failed, or is not installed.
     """
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=env, stdin=stdin, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise ImageError(f"{command[0]} is not installed: `make node-deps` installs it") from error
     if done.returncode != 0:
@@ -68,7 +75,8 @@ class Buildah:
         folder.mkdir(parents=True, exist_ok=True)
         storage = folder / "storage.conf"
         storage.write_text(
-            f'[storage]\ndriver = "overlay"\nrunroot = "/run/finetune-images"\ngraphroot = "{folder / "storage"}"\n'
+            f'[storage]\ndriver = "overlay"\nrunroot = "/run/finetune-images/{_digest(str(folder.resolve()))}"\n'
+            f'graphroot = "{folder / "storage"}"\n'
         )
         containers = folder / "containers.conf"
         containers.write_text(

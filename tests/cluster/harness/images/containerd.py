@@ -32,6 +32,7 @@ _CONTENT = "io.containerd.content.v1.content"
 _SNAPSHOTS = "io.containerd.snapshotter.v1.overlayfs"
 _LINKED = (f"{_CONTENT}/blobs/sha256", f"{_SNAPSHOTS}/snapshots")
 _COPIED = (f"{_METADATA}/meta.db", f"{_SNAPSHOTS}/metadata.db")
+_GC_ROOT = "containerd.io/gc.root"
 _RECORD = "images.json"
 _DEADLINE_S = 60
 
@@ -96,31 +97,38 @@ class ContainerdStore:
             for item in new:
                 started = time.monotonic()
                 blobs = self._layout.blobs(item.image)
-                here = [digest for digest in blobs if self._blob(digest).exists()]
-                importing = subprocess.Popen(
-                    [*ctr, "images", "import", "-"],
-                    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                )  # fmt: skip
-                assert importing.stdin is not None
-                # Under its own name too: what a node runs is kept when another checkout takes the short name.
-                self._layout.write(importing.stdin, item.image, [item.name, item.image], without=here)
-                _, error = importing.communicate()
-                if importing.returncode != 0:
-                    raise ImageError(f"containerd did not import {item.image}: {error.decode(errors='replace')}")
                 for digest in blobs:
-                    self._share(digest)
+                    self._adopt(ctr, digest)
+                # Under its own name too: what a node runs is kept when another checkout takes the short name.
+                with tempfile.TemporaryFile() as archive:
+                    self._layout.write(archive, item.image, [item.name, item.image], without=blobs)
+                    archive.seek(0)
+                    run([*ctr, "images", "import", "-"], stdin=archive)
+                for digest in blobs:
+                    run([*ctr, "content", "label", digest, f"{_GC_ROOT}="])
                 record |= {item.name: digests[item], item.image: digests[item]}
                 say(f"unpacked {item.image} in {time.monotonic() - started:.1f} s")
         self._write(record)
 
-    def _share(self, digest: str) -> None:
-        """Let the layout have the same file: one copy on disk."""
+    def _adopt(self, ctr: list[str | Path], digest: str) -> None:
+        """Put a blob of the layout into the content store without copying it.
+
+        The store is shared by containerd's namespaces: content whose file it has already is recorded, not read.
+        """
         mine, theirs = self._blob(digest), self._layout.path(digest)
-        if not theirs.samefile(mine):
+        if not mine.exists():
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            mine.hardlink_to(theirs)
+        elif not theirs.samefile(mine):
             link = theirs.with_suffix(".link")
             link.unlink(missing_ok=True)
             link.hardlink_to(mine)
             link.replace(theirs)
+        expected = ["--expected-digest", digest, "--expected-size", str(mine.stat().st_size)]
+        with mine.open("rb") as content:
+            run([*ctr, "content", "ingest", *expected, digest], stdin=content)
+        # Nothing refers to it yet, and what nothing refers to is collected as garbage.
+        run([*ctr, "content", "label", digest, f"{_GC_ROOT}=adopted"])
 
     def _blob(self, digest: str) -> Path:
         return self._folder / _CONTENT / "blobs" / digest.replace(":", "/")

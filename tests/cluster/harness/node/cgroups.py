@@ -67,8 +67,9 @@ def missing() -> str:
     """Which controllers a node would lack here, as a comma-separated list; empty where none."""
     mounted = hierarchies()
     if any(item.unified for item in mounted):
-        have = set((mounted[0].path / "cgroup.controllers").read_text().split())
-        return ", ".join(sorted(NEEDED_V2 - have))
+        root = mounted[0].path
+        enable(root)  # a container's own group refuses this while processes are in it
+        return ", ".join(sorted(NEEDED_V2 - set((root / "cgroup.subtree_control").read_text().split())))
     have = {name for item in mounted for name in item.controllers}
     return ", ".join(sorted(NEEDED - have))
 
@@ -113,7 +114,7 @@ def settle(name: str, pid: int) -> list[Path]:
 def enable(parent: Path) -> None:
     """Give the children of a group of version 2 the controllers a node needs."""
     for controller in sorted(NEEDED_V2 | {"io"}):
-        with contextlib.suppress(OSError):  # `io` may be absent; what is needed was checked before
+        with contextlib.suppress(OSError):  # `io` may be absent; for what is needed there is `missing`
             (parent / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
