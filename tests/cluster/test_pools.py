@@ -96,10 +96,26 @@ def test_a_number_of_gpus_that_no_node_has_is_named(operated: Runs) -> None:
 
 
 def test_more_gpus_than_the_pool_says_are_refused_before_anything_starts(operated: Runs) -> None:
-    operated.apply(compute={"gpusPerNode": 9})
-    refused = operated.wait_phase("Failed", reason="InvalidSpec")
-    assert f"compute.gpusPerNode: 9 asked, nodes of pool {operated.namespace} have 8" in refused.message
-    assert operated.jobs() == []
+    """By the admission policy, which knows the pools of now; by the operator where the pool came after the job."""
+    runs, name = operated, operated.namespace
+    with pytest.raises(AssertionError, match=f"compute.gpusPerNode: 9 asked, nodes of GPUPool {name} have 8"):
+        runs.apply(compute={"gpusPerNode": 9})
+    runs.cluster.kubectl("delete", "gpupool", name)
+    runs.wait(lambda: applied(runs), "the policy to have seen that the pool is gone")
+    runs.wait_phase("Pending", reason="PoolNotFound")
+    runs.cluster.apply(pool_manifest(name))
+    refused = runs.wait_phase("Failed", reason="InvalidSpec")
+    assert f"compute.gpusPerNode: 9 asked, nodes of pool {name} have 8" in refused.message
+    assert runs.jobs() == []
+
+
+def applied(runs: Runs) -> bool:
+    """Apply a job of 9 GPUs per node; False while the API server refuses it."""
+    try:
+        runs.apply(compute={"gpusPerNode": 9})
+    except AssertionError:
+        return False
+    return True
 
 
 def test_heartbeats_of_nodes_write_nothing(operated: Runs) -> None:

@@ -57,6 +57,13 @@ class Queue:
         self.runs.succeed("prepare", name=name)
         self.runs.begin("baseline", name=name)
 
+    def release(self, name: str) -> None:
+        """Cancel a job that runs, and wait until its pods have given their GPUs back."""
+        running = self.runs.stage(name)
+        assert running is not None
+        self.runs.patch(name, cancel=True)
+        self.runs.wait_gone(running.job_name)
+
     def patch(self, **spec: Any) -> None:
         """Change the ClusterQueue."""
         self.runs.cluster.apply(cluster_queue(self.name, self.name, **({"gpus": QUOTA_GPUS} | spec)))

@@ -50,6 +50,7 @@ def test_a_preempted_job_says_so_and_the_same_job_resumes(queue: Queue) -> None:
     saving = runs.wait_phase("Queued", "patient", reason="Preempted")
     assert saving.message.startswith("pods save a checkpoint and end: preempted: ")
     assert saving.stages[-1].started_at == running.started_at, "pods that end still cost"
+    runs.pods_being_deleted(train, 1)
     runs.end_pods(85)
     runs.begin("baseline", name="urgent")
     waiting = runs.wait(
@@ -68,8 +69,7 @@ def test_a_preempted_job_says_so_and_the_same_job_resumes(queue: Queue) -> None:
     assert (suspended.metadata.uid, suspended.spec.suspend) == (before.metadata.uid, True)
     assert not suspended.status.failed, "a pod that was taken away is no failure of its Job"
 
-    runs.patch("urgent", cancel=True)
-    runs.end_pods(85)
+    queue.release("urgent")
     resumed = runs.begin("train", name="patient")
     assert (resumed.attempt, resumed.job_name, resumed.preemptions) == (1, train.job_name, 1)
     assert kubernetes_job(runs, train.job_name).metadata.uid == before.metadata.uid
@@ -98,8 +98,7 @@ def test_a_preempted_gang_ends_as_a_whole_and_resumes(queue: Queue) -> None:
     runs.player.finish_deletion(second, 137)
     runs.wait_stage("train", name="gang", state="Queued")
     runs.begin("baseline", name="urgent")
-    runs.patch("urgent", cancel=True)
-    runs.end_pods(85)
+    queue.release("urgent")
     runs.begin("train", name="gang", count=2)
     status = runs.status("gang").stages[-1]
     assert (status.attempt, status.preemptions, status.cause) == (1, 1, "")
@@ -116,6 +115,7 @@ def test_preempted_and_resumed_while_no_operator_runs(runs: Runs) -> None:
     operator.stop()
     queue.patch(stopPolicy="HoldAndDrain")
     runs.wait(lambda: kubernetes_job(runs, held.job_name).spec.suspend, "Kueue to take the GPUs back")
+    runs.pods_being_deleted(held, 1)
     runs.end_pods(85)
     queue.patch(stopPolicy="None")
     runs.wait(lambda: not kubernetes_job(runs, held.job_name).spec.suspend, "Kueue to give the GPUs again")

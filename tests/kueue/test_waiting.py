@@ -26,8 +26,7 @@ def test_a_job_waits_for_quota_by_name_and_starts_when_it_frees(queue: Queue) ->
     assert (third.phase, third.reason) == ("Queued", "WaitingForQuota")
     assert third.stages[-1].started_at is None
 
-    runs.patch("first", cancel=True)
-    runs.end_pods()
+    queue.release("first")
     runs.begin("baseline", name="second")
     moved = runs.wait(
         lambda: (s := runs.status("third")).message.startswith("position 1") and s, "the third to move up"
