@@ -9,15 +9,18 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.cluster.harness.cluster import UNDER_TEST
 
 ONE_WORKER = (
+    "tests/node/",
     "tests/cluster/scenarios/",
     "tests/cluster/",
     "tests/gitops/",
-    "tests/images/",
-    "tests/kueue/",
     "tests/manifests/",
-    "tests/node/",
+    "tests/kueue/",
+    "tests/images/",
 )
-"""Folders whose tests share what takes long to start (a control plane, a node); the first that fits counts."""
+"""Folders whose tests share what takes long to start (a control plane, a node); the first that fits counts.
+
+They start in this order, before all others: what takes longest must not come last.
+"""
 
 # No test may meet the cluster of the person who runs it by accident.
 os.environ.pop("KUBECONFIG", None)
@@ -39,6 +42,21 @@ class OneControlPlane(LoadScopeScheduling):
         if folder and UNDER_TEST in os.environ:
             return UNDER_TEST  # a cluster that was given is one for all of them: two operators would meet in it
         return folder or nodeid
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep xdist from sorting the folders by their number of tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by the order above; within a folder nothing moves."""
+
+    def place(item: pytest.Item) -> int:
+        fits = (number for number, folder in enumerate(ONE_WORKER) if item.nodeid.startswith(folder))
+        return next(fits, len(ONE_WORKER))
+
+    items.sort(key=place)
 
 
 def pytest_report_header() -> str:

@@ -25,9 +25,9 @@ _STAGES = (
     "node/fast/node-initialize.yaml",
     "node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
     "pod/fast/pod-ready.yaml",
-    "pod/fast/pod-complete.yaml",
     "pod/fast/pod-delete.yaml",
 )
+_COMPLETION = "pod/fast/pod-complete.yaml"
 _MARK = "kwok.x-k8s.io/node"
 _DEADLINE_S = 120
 
@@ -37,9 +37,10 @@ class Kwok:
 
     Args:
         cluster: where its nodes appear.
+        completes: whether pods of Jobs are complete a moment after their start; else they run until they are deleted.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, completes: bool = True) -> None:
         self._core = client.CoreV1Api(cluster.api())
         [port] = free_ports(1)
         stages = module_source("kwok", "sigs.k8s.io/kwok") / "kustomize" / "stage"
@@ -50,7 +51,7 @@ class Kwok:
                 f"--kubeconfig={cluster.admin_kubeconfig}",
                 "--manage-all-nodes=false",
                 f"--manage-nodes-with-annotation-selector={_MARK}=fake",
-                *(f"--config={stages / name}" for name in _STAGES),
+                *(f"--config={stages / name}" for name in (*_STAGES, *((_COMPLETION,) if completes else ()))),
                 f"--server-address={LOOPBACK}:{port}",
                 "--node-lease-duration-seconds=40",
             ],

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 def curve(tenant: Tenant, name: str) -> list[dict[str, Any]]:
     """The loss curve that a job's training left in storage."""
-    points: list[dict[str, Any]] = json.loads(
-        tenant.read(f"{tenant.run_prefix(name)}/train/history.json")
-    )
+    points: list[dict[str, Any]] = json.loads(tenant.read(f"{tenant.run_prefix(name)}/train/history.json"))
     return points
 
 

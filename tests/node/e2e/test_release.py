@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,34 @@ def test_the_adapter_from_the_bucket_answers_under_plain_peft_as_it_was_judged(
     judged = {line["id"]: line["text"] for line in outputs if line["system"] == "candidate"}
     said = said_by_plain_peft(base_model, tmp_path, rows, max_new_tokens=40)
     assert said == [judged[row["id"]] for row in rows]
+
+
+def finetune(example: Tenant, *arguments: str, user: str = AUTHOR) -> str:
+    """What `kubectl finetune` prints for a person of the team."""
+    kubeconfig = example.cluster.kubeconfig(user, PEOPLE)
+    command = [
+        sys.executable,
+        "-m",
+        "finetune_cli",
+        *arguments,
+        "-n",
+        example.namespace,
+        "--kubeconfig",
+        str(kubeconfig),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_command_line_tells_the_run_and_reads_the_logs_of_its_pods(example: Tenant) -> None:
+    told = finetune(example, "status", JOB)
+    assert "Succeeded" in told
+    assert "approve support-triage@v1" in told
+    for stage in ("prepare", "train", "publish"):
+        assert f"stage {stage} ends with 0 (Succeeded)" in finetune(example, "logs", JOB, "--stage", stage)
+    assert "StageSucceeded" in finetune(example, "events", JOB)
+    assert finetune(example, "wait", JOB, "--for", "complete", "--timeout", "10s")
 
 
 def test_another_person_approves_and_the_channel_serves_it(example: Tenant) -> None:
