@@ -1,5 +1,8 @@
 # Two images from one file: `--target operator` (no torch) and `--target runner` (the training stack).
 #
+# Version, revision and date come as `--label` (make images): buildah 1.28 takes a LABEL from its cache by its text,
+# whatever the build arguments in it are.
+#
 # BASE is a Debian-like image with python3 (3.11 or newer), python3-venv and ca-certificates. Every stage uses the same
 # one, because a virtual environment points at the interpreter it was made with.
 ARG BASE=python:3.12-slim-bookworm
@@ -50,15 +53,9 @@ ENV HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false USER=finetune
 COPY --from=runner-code /opt/code /opt/code
 USER 65532:65532
 ENTRYPOINT ["finetune-runner"]
-ARG VERSION=0.0.0
-ARG REVISION=unknown
-ARG CREATED=1970-01-01T00:00:00Z
 LABEL org.opencontainers.image.title="finetune-runner" \
     org.opencontainers.image.description="Runs one stage of a FineTuneJob" \
-    org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}" \
-    org.opencontainers.image.created="${CREATED}"
+    org.opencontainers.image.licenses="Apache-2.0"
 
 # Last, and so what a build without --target makes.
 FROM operator-dependencies AS operator
@@ -66,12 +63,6 @@ ENV USER=finetune
 COPY --from=operator-code /opt/code /opt/code
 USER 65532:65532
 ENTRYPOINT ["finetune-operator"]
-ARG VERSION=0.0.0
-ARG REVISION=unknown
-ARG CREATED=1970-01-01T00:00:00Z
 LABEL org.opencontainers.image.title="finetune-operator" \
     org.opencontainers.image.description="Kubernetes operator that fine-tunes, evaluates and releases LoRA adapters" \
-    org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}" \
-    org.opencontainers.image.created="${CREATED}"
+    org.opencontainers.image.licenses="Apache-2.0"

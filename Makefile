@@ -205,8 +205,9 @@ define image
 else
   set -- $(if $(BASE),--build-arg BASE=$(BASE))
 fi
-$(BUILDER) build $(BUILD_FLAGS) $(BUILD_ARGS) "$$@" --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
-  --build-arg CREATED=$(CREATED) --target $(1) --tag $(REGISTRY)/finetune-$(1):$(VERSION) .
+$(BUILDER) build $(BUILD_FLAGS) $(BUILD_ARGS) "$$@" --label org.opencontainers.image.version=$(VERSION) \
+  --label org.opencontainers.image.revision=$(REVISION) --label org.opencontainers.image.created=$(CREATED) \
+  --target $(1) --tag $(REGISTRY)/finetune-$(1):$(VERSION) .
 endef
 
 .PHONY: images

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from .sources import ROOT, build_arguments
+from .sources import ROOT, labels
 
 _SUITE = "bookworm"
 _PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -121,7 +121,6 @@ class Buildah:
         started = time.monotonic()
         say(f"building {image} ...")
         self.clean()
-        arguments = {**build_arguments(), "BASE": self.base()}
         command = [
             "buildah",
             "build",
@@ -133,7 +132,8 @@ class Buildah:
             "--tag",
             image,
         ]
-        command += [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+        command += ["--build-arg", f"BASE={self.base()}"]
+        command += [f"--label={name}={value}" for name, value in labels().items()]
         trusted = Path(os.environ.get("SSL_CERT_FILE") or _CERTIFICATES)
         if trusted.is_file():  # for the time of the build: a registry of packages behind a private authority
             command += ["--volume", f"{trusted.resolve()}:{_CERTIFICATES}:ro"]

@@ -8,10 +8,7 @@ from datetime import datetime, timedelta
 
 UNUSED_AFTER = timedelta(days=3)
 IN_USE_FOR = timedelta(hours=6)
-"""A node links to the layers of its images, and no test's node lives so long."""
-
-LARGE_LAYERS_KEPT = 2
-"""So that two checkouts with different locks do not build in turn."""
+"""A node links to the layers of its images, and no test's node lives so long; and two checkouts may take turns."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,8 @@ class Use:
 def superfluous(uses: Sequence[Use], now: datetime) -> list[Use]:
     """Those to remove: not used for days, or with large layers that younger ones have replaced. Never the youngest."""
     by_age = sorted(uses, key=lambda use: use.last, reverse=True)
-    kept_layers = list(dict.fromkeys(use.dependencies for use in by_age))[:LARGE_LAYERS_KEPT]
     return [
         use
         for use in by_age[1:]
-        if now - use.last > UNUSED_AFTER or (use.dependencies not in kept_layers and now - use.last > IN_USE_FOR)
+        if now - use.last > (UNUSED_AFTER if use.dependencies == by_age[0].dependencies else IN_USE_FOR)
     ]

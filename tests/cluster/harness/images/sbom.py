@@ -11,7 +11,7 @@ from tests.cluster.harness.binaries import BuildError, binary
 
 from . import mounted
 from .buildah import ImageError, run, say
-from .sources import build_arguments
+from .sources import project_version
 
 _QUIET = {
     "SYFT_CHECK_FOR_APP_UPDATE": "false",
@@ -31,7 +31,7 @@ def write_sbom(target: str, folder: Path) -> Path:
         ImageError: the image could not be built, or syft could not read it.
         BuildError: syft could not be built.
     """
-    version = build_arguments()["VERSION"]
+    version = project_version()
     syft = binary("syft")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"finetune-{target}-{version}.spdx.json"

@@ -38,17 +38,18 @@ def key(target: str, base: str, root: Path = ROOT) -> str:
     return digest.hexdigest()[:16]
 
 
-def build_arguments(root: Path = ROOT) -> dict[str, str]:
-    """The values of the labels: the version of pyproject.toml, the commit and its time ("unknown" outside of Git)."""
-    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
-    revision, created = "unknown", "1970-01-01T00:00:00Z"
-    commit = subprocess.run(
-        ["git", "-C", root, "log", "-1", "--format=%H %cI"], capture_output=True, text=True, check=False
-    )
+def project_version(root: Path = ROOT) -> str:
+    """The version of pyproject.toml."""
+    return str(tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"])
+
+
+def labels(root: Path = ROOT) -> dict[str, str]:
+    """What OCI's annotations call version, revision and created; the last two only where Git knows them."""
+    found = {"version": project_version(root)}
+    git = ["git", "-C", str(root)]
+    commit = subprocess.run([*git, "log", "-1", "--format=%H %cI"], capture_output=True, text=True, check=False)
     if commit.returncode == 0:
-        revision, created = commit.stdout.split()
-        changed = subprocess.run(
-            ["git", "-C", root, "status", "--porcelain"], capture_output=True, text=True, check=True
-        )
-        revision += "-dirty" if changed.stdout else ""
-    return {"VERSION": version, "REVISION": revision, "CREATED": created}
+        found["revision"], found["created"] = commit.stdout.split()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        found["revision"] += "-dirty" if changed.stdout else ""
+    return {f"org.opencontainers.image.{name}": value for name, value in found.items()}
