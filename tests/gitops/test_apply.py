@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def test_applying_twice_changes_nothing(operated: Runs, source: str, flags: tupl
 @pytest.mark.parametrize("file", sorted(GOOD.glob("job-*.yaml")), ids=lambda file: file.stem)
 def test_no_spec_is_written_differently_than_it_is_stored(operated: Runs, file: Path) -> None:
     """Defaults, numbers and quantities: a first apply and a second leave the same object, in every way."""
-    text = file.read_text(encoding="utf-8")
+    # An admission policy refuses files of this machine in a cluster.
+    text = re.sub(r"file://[/.]*", "s3://team-a/", file.read_text(encoding="utf-8"))
     manifest: Object = accepted_values(text)[0]
     if "name" not in manifest["metadata"]:
         manifest["metadata"] = {"name": "generated"}
