@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 
+from finetune_operator.builders.names import QUEUE_LABEL
 from finetune_operator.decide.types import NodeState, PodState, QueueState, StageRun
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+TRACKING_FINALIZER = "batch.kubernetes.io/job-tracking"
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 _PHASES = frozenset({"Pending", "Running", "Succeeded", "Failed", "Unknown"})
 
@@ -25,6 +27,8 @@ class JobView:
     nodes: int
     deleting: bool
     suspended: bool
+    queued: bool
+    """Whether it goes through a queue, which may take its pods back and let it run again."""
     outcome: Literal["", "Succeeded", "Failed"]
     ended_pods: int
     """Pods the Job controller has counted as ended."""
@@ -42,6 +46,8 @@ class PodView:
     state: PodState
     deleted_at: datetime | None = None
     """When its deletion was asked for."""
+    tracked: bool = False
+    """Whether its Job has yet to count its end; a Job that is suspended lets go of its pods first."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def job_view(body: Mapping[str, Any]) -> JobView:
         nodes=int(spec.get("completions") or 1),
         deleting="deletionTimestamp" in metadata,
         suspended=bool(spec.get("suspend")),
+        queued=QUEUE_LABEL in (metadata.get("labels") or {}),
         outcome="Succeeded" if complete else "Failed" if failed else "",
         ended_pods=int(status.get("succeeded") or 0) + int(status.get("failed") or 0),
         created_at=parse_time(metadata.get("creationTimestamp")),
@@ -118,6 +125,7 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
     return PodView(
         uid=metadata["uid"],
         deleted_at=gone_by - grace if gone_by is not None else None,
+        tracked=TRACKING_FINALIZER in (metadata.get("finalizers") or []),
         state=PodState(
             name=metadata["name"],
             index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
@@ -198,12 +206,16 @@ def node_view(body: Mapping[str, Any]) -> NodeState:
 def current_pods(job: JobView, pods: Sequence[PodView]) -> list[PodView]:
     """Pods since the Job was last allowed to run: those that a queue took back may still be around.
 
-    They are told by the time of their deletion: a Job's startTime may be a second later than its first pods.
+    They are told by their deletion, before which the Job lets go of them: a Job's startTime may be a second later than
+    its first pods. A Job without a queue runs once.
     """
-    since = job.started_at
-    if job.suspended:
+    if job.suspended or not job.queued:
         return list(pods)
-    return [pod for pod in pods if pod.deleted_at is None or (since is not None and pod.deleted_at > since)]
+    return [pod for pod in pods if not _was_taken_back(pod, job.started_at)]
+
+
+def _was_taken_back(pod: PodView, since: datetime | None) -> bool:
+    return pod.deleted_at is not None and not pod.tracked and (since is None or pod.deleted_at <= since)
 
 
 def is_settled(job: JobView, pods: Sequence[PodView]) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 from finetune_api.adapter import Adapter
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.crd import UNSEEN
+from finetune_api.gpupool import GPUPool
+from finetune_operator.decide.pools import pool_status
 from finetune_operator.decide.release import decide_release
-from finetune_operator.decide.types import PodState
-from tests.decide.world import BASELINE, World, evaluated, job_dict
+from finetune_operator.decide.types import NodeState, PodState, QueueState
+from tests.decide.world import BASELINE, START, World, evaluated, job_dict, pool
 
 Object = dict[str, Any]
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
@@ -78,7 +80,7 @@ def refused() -> World:
 def queued() -> World:
     world = World(job_dict(compute={"pool": "a100", "queue": "team-a"}))
     world.run_to("train")
-    world.set_run(state="Queued", queue_message="position 3; waits for 2 of a100-80")
+    world.set_run(state="Queued", queue=QueueState("team-a", position=3, message="waits for 2 of a100-80"))
     world.settle()
     return world
 
@@ -223,25 +225,20 @@ def pinned(wish: str) -> World:
     return world
 
 
-def pools(ready: str = "", reason: str = "", message: str = "", observed: int = 1) -> Object:
-    """A GPUPool, with the condition Ready that counts its nodes."""
-    wire: Object = {
-        "apiVersion": "finetune.dev/v1alpha1",
-        "kind": "GPUPool",
-        "metadata": {"name": "a100", "generation": 1},
-        "spec": {},
-    }
-    if ready:
-        condition = {
-            "type": "Ready",
-            "status": ready,
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-            "observedGeneration": observed,
-        }
-        wire["status"] = {"observedGeneration": observed, "conditions": [condition]}
-    return wire
+def gpu_node(name: str, *, ready: bool = True, gpus: int = 8) -> NodeState:
+    """A node that the pool's selector matches."""
+    return NodeState(name, {"accelerator": "a100"}, extended_resources={"nvidia.com/gpu": gpus}, ready=ready)
+
+
+def pools(*nodes: NodeState, counted: bool = True, edited: bool = False) -> Object:
+    """A GPUPool with the status that its nodes give it; edited since, or not counted where no operator counts."""
+    made = pool(nodeSelector={"accelerator": "a100"}).to_wire()
+    made["metadata"]["generation"] = 1
+    if counted:
+        made["status"] = pool_status(GPUPool.from_wire(made), nodes, START).to_wire()
+    if edited:
+        made["metadata"]["generation"] = 2
+    return made
 
 
 STORIES: list[tuple[str, Callable[[], Object], str, str]] = [
@@ -284,13 +281,10 @@ STORIES: list[tuple[str, Callable[[], Object], str, str]] = [
     ("adapter, served", lambda: adapters(approved()), "Healthy", "Current"),
     ("adapter, pinned to what is approved", lambda: adapters(pinned("v1")), "Healthy", "Current"),
     ("adapter, pinned to what does not exist", lambda: adapters(pinned("v9")), "Degraded", "Failed"),
-    ("pool, its nodes not counted", pools, "Healthy", "Current"),
-    ("pool, has nodes", lambda: pools("True", "NodesFound", "4 nodes, 32 GPUs"), "Healthy", "Current"),
-    (
-        "pool, no node yet",
-        lambda: pools("False", "NoMatchingNode", "no node has the labels accelerator=a100"),
-        "Progressing",
-        "InProgress",
-    ),
-    ("pool, edited", lambda: pools("True", "NodesFound", "4 nodes", observed=0), "Progressing", "InProgress"),
+    ("pool, its nodes not counted", lambda: pools(counted=False), "Healthy", "Current"),
+    ("pool, has nodes", lambda: pools(gpu_node("a"), gpu_node("b")), "Healthy", "Current"),
+    ("pool, no node yet", pools, "Progressing", "InProgress"),
+    ("pool, its node restarts", lambda: pools(gpu_node("a", ready=False)), "Progressing", "InProgress"),
+    ("pool, its nodes offer too few GPUs", lambda: pools(gpu_node("a", gpus=4)), "Degraded", "InProgress"),
+    ("pool, edited", lambda: pools(gpu_node("a"), edited=True), "Progressing", "InProgress"),
 ]

@@ -35,7 +35,8 @@ def test_argo_cd_says_why(objects: dict[str, Object]) -> None:
     assert told["job, released"] == "triage@v1 is served by stable"
     assert "rejected by ada: read the report" in told["job, its version rejected"]
     assert told["adapter, pinned to what does not exist"] == "stable: v9 does not exist; still serving v1"
-    assert told["pool, no node yet"] == "no node has the labels accelerator=a100"
+    assert told["pool, no node yet"].startswith("no node matches accelerator=a100 now")
+    assert "gpusPerNode is 8" in told["pool, its nodes offer too few GPUs"]
     assert not [name for name, message in told.items() if not message and name != "pool, its nodes not counted"]
 
 

@@ -162,18 +162,35 @@ def test_an_evicted_pod_speaks_through_its_own_reason() -> None:
         assert state.evicted == "the node ran low on memory", "whatever the container says of its end"
 
 
+def deleted(name: str, at: str, tracked: bool) -> dict[str, Any]:
+    """A pod whose deletion was asked for 30 s before `at`."""
+    made = pod(name, name, phase="Running")
+    made["metadata"] |= {"deletionTimestamp": at, "deletionGracePeriodSeconds": 30}
+    made["metadata"]["finalizers"] = ["batch.kubernetes.io/job-tracking"] if tracked else []
+    return made
+
+
+def through_a_queue(**rest: Any) -> dict[str, Any]:
+    made = job(**rest)
+    made["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team-a"}
+    return made
+
+
 def test_pods_that_a_queue_took_back_are_none_of_the_job_that_goes_on() -> None:
-    """A Job's startTime is renewed when it goes on, up to a second after its pods were made."""
-    goes_on = job(status={"startTime": "2026-01-01T01:00:01Z"})
-    old, new, dying = (pod(name, name, phase="Running") for name in ("old", "new", "dying"))
+    """A Job lets go of its pods before it deletes them for its queue; their ends are not counted."""
+    goes_on = {"startTime": "2026-01-01T01:00:01Z"}
+    new = pod("new", "new", phase="Running")
+    new["metadata"]["creationTimestamp"] = "2026-01-01T01:00:00Z"  # startTime may be a second after the first pods
+    old = deleted("old", "2026-01-01T01:00:00Z", tracked=False)
     old["status"]["phase"] = "Failed"
-    old["metadata"] |= {"deletionTimestamp": "2026-01-01T00:59:30Z", "deletionGracePeriodSeconds": 30}
-    new["metadata"]["creationTimestamp"] = "2026-01-01T01:00:00Z"
-    dying["metadata"] |= {"deletionTimestamp": "2026-01-01T01:10:30Z", "deletionGracePeriodSeconds": 30}
-    views = [pod_view(body) for body in (old, new, dying)]
-    run = stage_run(job_view(goes_on), views)
-    assert ([state.name for state in run.pods], run.state) == (["dying", "new"], "Running")
-    waits = job(spec={"completions": 1, "suspend": True}, status={})
-    assert [state.name for state in stage_run(job_view(waits), views).pods] == ["dying", "new", "old"]
-    unstarted = stage_run(job_view(job()), views[:1])
+    lost = deleted("lost", "2026-01-01T01:00:31Z", tracked=True)
+    ended = deleted("ended", "2026-01-01T01:10:00Z", tracked=False)
+    views = [pod_view(body) for body in (old, new, lost, ended)]
+
+    run = stage_run(job_view(through_a_queue(status=goes_on)), views)
+    assert ([state.name for state in run.pods], run.state) == (["ended", "lost", "new"], "Running")
+    waits = through_a_queue(spec={"completions": 1, "suspend": True})
+    assert len(stage_run(job_view(waits), views).pods) == 4, "while it waits, pods that end still cost"
+    unstarted = stage_run(job_view(through_a_queue()), views[:1])
     assert (unstarted.pods, unstarted.state) == ((), "Pending")
+    assert len(stage_run(job_view(job(status=goes_on)), views).pods) == 4, "without a queue a Job runs once"

@@ -13,7 +13,8 @@ for _, condition in ipairs(status.conditions) do
   if condition.type == "Ready" then
     health.message = condition.message or condition.reason
     if condition.status ~= "True" then
-      health.status = condition.reason == "NoMatchingNode" and "Progressing" or "Degraded"
+      local waits = condition.reason == "NoMatchingNode" or condition.reason == "NoReadyNode"
+      health.status = waits and "Progressing" or "Degraded"
     end
   end
 end
