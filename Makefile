@@ -102,8 +102,8 @@ test-cluster: env cluster-binaries ## Run the tests against a real control plane
 	@$(BIN)/pytest $(PYTEST_ARGS) tests/cluster tests/manifests tests/kueue tests/gitops
 
 .PHONY: test-node
-test-node: env cluster-binaries ## Run the tests against a real node (skipped, with the reason, where none is possible)
-	@$(BIN)/pytest $(PYTEST_ARGS) tests/node
+test-node: env cluster-binaries node-images ## Run the tests against a real node (skipped, with the reason, where none is possible)
+	@$(BIN)/pytest $(PYTEST_ARGS) tests/node tests/images
 
 .PHONY: cluster-binaries
 cluster-binaries: env ## Build the programs of the tests' clusters into the cache

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
+from tests.cluster.harness import images
 from tests.cluster.harness.binaries import binary
 from tests.cluster.harness.cluster import UNDER_TEST, Cluster, given_cluster
 from tests.cluster.harness.node.cluster import NodeCluster
@@ -29,7 +30,7 @@ def node_cluster() -> Iterator[NodeCluster]:
     """A control plane with one node of 8 GPUs that has our images; skips where there can be none of our own."""
     if UNDER_TEST in os.environ:
         pytest.skip("a given cluster's nodes are not ours to break")
-    if reason := missing_for_node():
+    if reason := missing_for_node() or images.missing():
         pytest.skip(reason)
     with NodeCluster(audit=True, node_grace_s=30) as cluster:
         cluster.add_node("node-0", gpus=8, image_targets=("operator", "runner"))
