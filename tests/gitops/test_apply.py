@@ -267,5 +267,5 @@ def test_kubectl_waits_and_prints_what_happened(operated: Runs) -> None:
     operated.wait(lambda: operated.status().reason == "Rejected", "the job to say that its version was rejected")
     assert columns(operated, "adpv")["CHANNELS"] == ""
 
-    operated.apply("refused", compute={"gpusPerNode": 16})
+    operated.apply("refused", compute={"gpusPerNode": 8}, training={"globalBatchSize": 12})
     operated.cluster.kubectl(*wait, "--for=condition=Failed", "ftj/refused")
