@@ -140,7 +140,7 @@ def _shown(cluster: Cluster, *, plan: bool, dreams: bool) -> None:
 
 def test_a_missing_crd_and_a_missing_right_are_one_line_each(own_cluster: Cluster) -> None:
     own_cluster.kubectl("delete", "crd", "gpupools.finetune.dev")
-    own_cluster.kubectl("delete", "clusterrolebinding", "finetune-operator")
+    own_cluster.kubectl("delete", "clusterrolebinding", "finetune-operator", "finetune-operator-cluster")
     process = OperatorProcess(own_cluster, name="operator-nothing-there", extra=("--audit-seconds", "1"))
     process.start()
     try:
