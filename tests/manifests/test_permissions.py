@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from finetune_api.job.status import FineTuneJobStatus
 from finetune_operator.builders.names import job_name
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
@@ -274,7 +275,7 @@ def test_an_operator_of_one_namespace_leaves_the_others_alone(installation: Inst
     other.apply()
     installation.runs.apply("witness", "witness")
     installation.runs.wait_stage("prepare", name="witness")
-    assert other.job().status is None
+    assert other.job().status == FineTuneJobStatus(observed_generation=-1), "as the API server made it"
     assert other.jobs() == []
     for verb, resource in (("list", "finetunejobs.finetune.dev"), ("create", "jobs.batch"), ("delete", "pods")):
         answer = plane.kubectl(
