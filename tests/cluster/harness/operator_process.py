@@ -18,7 +18,8 @@ OPERATOR_NAMESPACE = "finetune-system"
 SERVICE_ACCOUNT = "system:serviceaccount:finetune-system:finetune-operator"
 GROUPS = ("system:serviceaccounts", "system:serviceaccounts:finetune-system", "system:authenticated")
 START_DEADLINE_S = 60
-LEASE_SECONDS = 3
+LEASE_SECONDS = 10
+"""Long enough for a busy machine: an operator that loses its Lease ends, and nobody starts it again in a test."""
 
 
 class OperatorProcess(Process):
