@@ -177,3 +177,10 @@ def test_the_column_always_fits(percent: float, eta_seconds: float, silent_s: in
 
 
 WORLD = training()
+
+
+def test_where_training_resumed_is_told_at_once() -> None:
+    world = training()
+    loading = live(world, resumed_from_step=None)
+    assert write_at(loading, live(world, resumed_from_step=106)) is None
+    assert write_at(live(world, resumed_from_step=106), live(world, resumed_from_step=106, percent=99.0)) is not None

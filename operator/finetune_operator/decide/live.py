@@ -83,6 +83,8 @@ def write_at(before: Progress | None, news: Progress) -> datetime | None:
     """When news may replace what the status says; None: at once. Times are those of the news, `updated_at`."""
     if before is None or before.updated_at is None or (before.stage, before.attempt) != (news.stage, news.attempt):
         return None
+    if before.resumed_from_step is None and news.resumed_from_step is not None:
+        return None  # once per attempt: where it resumed must be told however short it lives
     return before.updated_at + timedelta(seconds=QUIET_S if _differs(before, news) else HEARTBEAT_S)
 
 
