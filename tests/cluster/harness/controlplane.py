@@ -183,7 +183,7 @@ class ControlPlane(Cluster):
         for line in self.audit_log.read_text().splitlines(keepends=True):
             if line.endswith("\n"):  # the last line may be half-written
                 event = json.loads(line)
-                if user is None or event["user"]["username"] == user:
+                if user is None or event["user"].get("username") == user:  # nobody, where authentication failed
                     yield event
 
     def _client_certificate(self, user: str, groups: Sequence[str]) -> tuple[bytes, bytes]:
