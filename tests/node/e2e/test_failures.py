@@ -67,15 +67,8 @@ def large_rows() -> list[dict[str, Any]]:
     """24 MB of different rows: reading them takes prepare longer than the kubelet takes to measure a volume."""
     chance = random.Random(0)
     texts = (" ".join(f"{chance.randrange(16**6):06x}" for _ in range(1100)) for _ in range(3000))
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": text},
-                {"role": "assistant", "content": json.dumps({"category": "a"})},
-            ]
-        }
-        for text in texts
-    ]
+    answers = [{"role": "assistant", "content": json.dumps({"category": name})} for name in ("billing", "access")]
+    return [{"messages": [{"role": "user", "content": text}, answers[number % 2]]} for number, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("name", MISHAPS)
