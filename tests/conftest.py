@@ -1,6 +1,7 @@
 """What every test shares: the limits of property tests, and which tests stay on one worker."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -24,6 +25,10 @@ They start in this order, before all others: what takes longest must not come la
 
 # No test may meet the cluster of the person who runs it by accident.
 os.environ.pop("KUBECONFIG", None)
+
+# A shell that starts the tests in the background ignores Ctrl-C for them, and so for every process they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is slow, not wrong: no deadline per example, and the same examples in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=100)

@@ -31,12 +31,16 @@ def other_user(scene: Scene) -> str:
         "roleRef": role,
         "subjects": subjects,
     }
+    cluster_scoped = everywhere | {
+        "metadata": {"name": "finetune-operator-other-cluster"},
+        "roleRef": role | {"name": "finetune-operator-cluster"},
+    }
     lease = everywhere | {
         "kind": "RoleBinding",
         "metadata": {"name": "finetune-operator-other", "namespace": OPERATOR_NAMESPACE},
         "roleRef": role | {"kind": "Role", "name": "finetune-operator-leader"},
     }
-    scene.cluster.apply([everywhere, lease])
+    scene.cluster.apply([everywhere, cluster_scoped, lease])
     return OTHER_USER
 
 
