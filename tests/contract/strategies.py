@@ -106,6 +106,8 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
     compute = spec.get("compute", {})
     if compute.get("strategy") in ("fsdp", "deepspeed", "single"):
         compute["strategy"] = "ddp"
+    if "queue" not in compute:
+        compute.pop("priorityClass", None)
     output = spec["output"]
     output.pop("exports", None)
     if output.get("storage", {}).get("uri", "").startswith("file://"):

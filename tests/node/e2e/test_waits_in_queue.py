@@ -1,4 +1,7 @@
-"""Real training in a real queue: a job waits for quota, gives it to a more urgent one, and resumes as the same Job."""
+"""Real training in a real queue: a job waits for quota, gives it to a more urgent one, and resumes as the same Job.
+
+The last of the folder: the Kueue of these tests goes, and leaves kinds behind that nobody converts any more.
+"""
 
 from __future__ import annotations
 
