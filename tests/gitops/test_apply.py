@@ -50,12 +50,11 @@ def whole(name: str, namespace: str) -> Object:
 
 
 def seen(runs: Runs, manifest: Object) -> Object:
-    """The object once the operator has looked at this generation of it (it never looks at pools)."""
+    """The object once the operator has looked at this generation of it."""
 
     def reached() -> Object | None:
         stored = read(runs.cluster, manifest)
-        observed = stored.get("status", {}).get("observedGeneration")
-        done = manifest["kind"] == "GPUPool" or observed == stored["metadata"]["generation"]
+        done = stored.get("status", {}).get("observedGeneration") == stored["metadata"]["generation"]
         return stored if done and stored.get("status", {}).get("reason") != "Accepted" else None
 
     stored: Object = runs.wait(reached, f"{manifest['kind']} to be looked at")

@@ -73,6 +73,7 @@ def test_the_operator_makes_adapters_with_storage_that_was_judged_before(people:
     people.kubectl("annotate", "namespace", namespace, "finetune.dev/allowed-storage=")
     manifest = adapter("made-by-operator", storage={"uri": "s3://pool/x", "secretRef": {"name": "keys"}})
     manifest["metadata"]["namespace"] = namespace
-    people.kubectl(
+    made = people.kubectl(
         *("create", "--dry-run=server", "-f", "-"), input=json.dumps(manifest), user=SERVICE_ACCOUNT, groups=GROUPS
     )
+    assert "made-by-operator created" in made.stdout

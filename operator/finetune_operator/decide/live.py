@@ -37,8 +37,10 @@ def _newer(one: Progress | None, other: Progress | None) -> Progress | None:
 
 def newest_told(draft: Draft) -> Progress | None:
     """The newest progress of the attempt that runs, from the push or from the status."""
-    told = [live for live in (draft.observed.progress, draft.status.live) if fits(draft.status, live)]
-    return _newer(*told) if len(told) == 2 else told[0] if told else None
+    pushed, stored = (
+        live if fits(draft.status, live) else None for live in (draft.observed.progress, draft.status.live)
+    )
+    return _newer(pushed, stored)
 
 
 def note_steps(draft: Draft) -> None:
