@@ -424,6 +424,17 @@ def test_times_of_events_of_every_generation() -> None:
             "refused by admission policy: ada may not decide here",
             "",
         ),
+        (
+            422,
+            {
+                "message": "x is forbidden: ValidatingAdmissionPolicy 'finetune-pool-limits' denied request: failed to "
+                "configure policy: failed to find resource referenced by paramKind"
+            },
+            "patch",
+            FINETUNE_JOBS,
+            "cannot judge FineTuneJob x yet: failed to configure policy",
+            "try again",
+        ),
         (403, {"message": 'User "ada" cannot'}, "list", JOBS, "ada may not list jobs.batch", "Ask for it."),
     ],
 )

@@ -14,6 +14,7 @@ from tests.cluster.harness.cluster import Cluster, given_cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
 from tests.cluster.harness.operator_process import OperatorProcess, grant_lease
+from tests.cluster.harness.policies import wait_for_policies
 from tests.cluster.harness.runs import NODE_LABEL, Runs, pool_manifest
 from tests.cluster.harness.s3 import S3Server
 from tests.cluster.harness.waiting import wait_for
@@ -34,12 +35,13 @@ def installed(cluster: Cluster) -> Cluster:
 
 
 def install(cluster: Cluster) -> None:
-    """Apply `manifests/base` and wait until our kinds are served."""
+    """Apply `manifests/base` and wait until our kinds are served and judged."""
     base = Path(__file__).parents[2] / "manifests" / "base"
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", base)
     plurals = ("finetunejobs", "gpupools", "adapters", "adapterversions")
     crds = [f"crd/{plural}.finetune.dev" for plural in plurals]
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *crds)
+    wait_for_policies(cluster)
 
 
 @pytest.fixture(scope="session")

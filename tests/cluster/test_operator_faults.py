@@ -12,6 +12,7 @@ from finetune_operator.builders.names import job_name
 from finetune_operator.leader import LOST_LEASE_EXIT_CODE
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.operator_process import OperatorProcess
+from tests.cluster.harness.policies import wait_for_policies
 from tests.cluster.harness.runs import Runs, pool_manifest
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
@@ -136,6 +137,7 @@ def test_a_missing_crd_is_named_and_its_return_is_noticed(runs: Runs) -> None:
     finally:
         runs.cluster.apply(without_history(shown))
         runs.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/gpupools.finetune.dev")
+        wait_for_policies(runs.cluster)
     runs.wait(lambda: operator.get("readyz")[0] == 200, "the operator to be ready again")
     runs.cluster.apply(pool_manifest(runs.namespace))
     runs.apply()

@@ -19,6 +19,7 @@ from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.kubelet import PodPlayer
 from tests.cluster.harness.kueue import workload_crd
 from tests.cluster.harness.operator_process import GROUPS, SERVICE_ACCOUNT, OperatorProcess
+from tests.cluster.harness.policies import wait_for_policies
 from tests.cluster.harness.progress_talk import Talk
 from tests.cluster.harness.runs import NODE_LABEL, Runs, pool_manifest
 from tests.cluster.harness.waiting import wait_for
@@ -57,6 +58,7 @@ def installation(request: pytest.FixtureRequest) -> Iterator[Installation]:
         core = client.CoreV1Api(plane.api())
         core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=WATCHED)))
         plane.kubectl("apply", "--server-side", "-k", overlay)
+        wait_for_policies(plane)
         plane.apply(workload_crd())
         player = PodPlayer(plane)
         player.add_node(WATCHED, gpus=8, labels={NODE_LABEL: WATCHED})

@@ -11,6 +11,8 @@ from finetune_cli.cluster.resources import OURS, Resource
 from finetune_cli.errors import CliError, CliExit
 
 _POLICY = re.compile(r"ValidatingAdmissionPolicy '(?P<policy>[^']+)'.*? denied request: (?P<said>.*)", re.DOTALL)
+_UNREADY = "failed to configure policy"
+"""What k8s.io/apiserver says while its own discovery, renewed every 30 s, does not know a policy's `paramKind`."""
 _ROLES = {"get": "viewer", "list": "viewer", "watch": "viewer", "create": "author", "patch": "author"}
 
 
@@ -31,6 +33,11 @@ class Refusal(Exception):
     def passing(self) -> bool:
         """Whether the same request may well be answered a moment later."""
         return self.code in (0, 408, 410, 429) or self.code >= 500
+
+    @property
+    def unready(self) -> bool:
+        """Whether an admission policy could not judge, because it does not know our kinds yet."""
+        return _UNREADY in self.message
 
 
 def refusal_of(code: int, body: bytes) -> Refusal:
@@ -109,4 +116,10 @@ def explain(refusal: Refusal, verb: str, resource: Resource, namespace: str | No
             CliExit.FAILED,
         )
     said = policy_message(refusal.message) or refusal.message or f"HTTP {refusal.code}"
+    if refusal.unready:
+        return CliError(
+            f"the cluster {server} cannot judge {what} yet: {said}",
+            "After an installation the API server needs up to half a minute to know the new kinds: try again then.",
+            CliExit.FAILED,
+        )
     return CliError(f"the API server refuses to {verb} {what}{where}: {said}", "")

@@ -93,7 +93,8 @@ def _apply(connection: Connection, file: Path, wire: JSON, document: Document, q
     try:
         after = connection.api.patch(resource, namespace, name, wire, APPLY_PATCH, query)
     except Refusal as refusal:
-        problems = problems_of(refusal, document) if refusal.code in (400, 422) else []
+        judged = refusal.code in (400, 422) and not refusal.unready
+        problems = problems_of(refusal, document) if judged else []
         if problems:
             raise InvalidDocumentError(file, problems) from refusal
         if refusal.code == 409 and refusal.details.get("causes"):

@@ -13,6 +13,7 @@ from tests.cluster.harness.binaries import cache_root
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.node.cluster import NodeCluster
 from tests.cluster.harness.operator_process import OPERATOR_NAMESPACE
+from tests.cluster.harness.policies import wait_for_policies
 from tests.cluster.harness.s3 import S3Server
 from tests.node.e2e.tenant import Tenant
 from tests.runner.tiny import make_tiny_model, tickets
@@ -45,6 +46,7 @@ def installed_node(cluster: Cluster) -> Cluster:
         timeout_s=200,
     )
     assert ready.returncode == 0, why_not_ready(cluster)
+    wait_for_policies(cluster)
     return cluster
 
 

@@ -114,6 +114,9 @@ def test_a_training_that_is_evicted_deleted_drained_and_robbed_of_its_node_ends_
 
     pod = next_pod()
     step = team.wait_checkpoint(DISTURBED)
+    # Lost steps are counted from what was heard.
+    heard = team.wait_status(DISTURBED, lambda status: status["stages"][-1].get("lastStep"), "attempt 1 to be heard")
+    assert heard
     evict(team, pod)
 
     pod = next_pod()
