@@ -123,14 +123,18 @@ class ClusterExecutor:
         self._verified[job.uid] = job.version
         return [pod.value for pod in self._store.pods.owned_by(job.uid)]
 
-    async def act(self, observed: Observed, decision: Decision) -> None:
-        """Write the status, then the children. Raises when the world moved on; the key is then tried again."""
+    async def act(self, observed: Observed, decision: Decision, written: Callable[[], None] = lambda: None) -> None:
+        """Write the status, call `written`, then make the children.
+
+        Raises when the world moved on; the key is then tried again.
+        """
         if observed.job.metadata.deletion_timestamp is not None:
             return
         before = observed.job.status.to_wire() if observed.job.status is not None else {}
         await self.write_status(
             FINETUNE_JOBS, self._store.finetune_jobs, observed.job.metadata, before, decision.status.to_wire()
         )
+        written()
         try:
             if decision.adapter is not None:
                 await self._create_adapter(decision.adapter)

@@ -102,8 +102,9 @@ class Reconciler:
                     "reason": decision.status.reason,
                 },
             )
-        await self._executor.act(observed, decision)
-        self._metrics.decided(key, before, decision.status, observed.job.spec.compute.nodes)
+        nodes = observed.job.spec.compute.nodes
+        # What is written is counted there and then: the next look no longer sees the difference.
+        await self._executor.act(observed, decision, lambda: self._metrics.decided(key, before, decision.status, nodes))
         if decision.wake_at is None:
             return None
         return max(0.1, (decision.wake_at - now).total_seconds())

@@ -21,6 +21,7 @@ from finetune_api.gpupool import GPUPool
 from finetune_operator.decide.types import Key, NodeState, QueueState
 from finetune_operator.field_manager import written_by
 from finetune_operator.views import (
+    ENDED,
     JobView,
     PodView,
     WorkloadView,
@@ -99,6 +100,11 @@ class Table(Generic[T]):
         if known is not None and known.uid == uid:
             self._forget(key)
 
+    def gone(self, body: Mapping[str, Any]) -> None:
+        """An object was deleted; the body is its last state."""
+        metadata = body["metadata"]
+        self.remove(Key(metadata.get("namespace", ""), metadata["name"]), metadata["uid"])
+
     def missing_from(self, seen: Mapping[str, int], list_version: int) -> list[Entry[T]]:
         """Objects that a list of (uid, version) no longer has although it is newer than what is known of them."""
         return [entry for entry in self if entry.uid not in seen and 0 < entry.version <= list_version]
@@ -122,6 +128,64 @@ class Table(Generic[T]):
             group.discard(key)
             if not group:
                 del self._by_owner[known.owner]
+
+
+class Pods(Table[PodView]):
+    """Pods by the uid of their Job, also those that ended and are gone.
+
+    The Job controller lets go of a pod before it writes the Job's own end, so a pod that is being deleted is gone
+    first; but how it ended is why the Job did. Such a pod is remembered until its Job goes.
+    """
+
+    def __init__(self, job_exists: Callable[[str], bool]) -> None:
+        """Start empty; `job_exists` says whether a Job of this uid is known."""
+        super().__init__(pod_view, controller_uid)
+        self._job_exists = job_exists
+        self._ended: dict[str, dict[str, Entry[PodView]]] = {}
+
+    def owned_by(self, owner: str) -> list[Entry[PodView]]:
+        """All pods of a Job, by name; those that are gone last."""
+        return [*super().owned_by(owner), *self._ended.get(owner, {}).values()]
+
+    def gone(self, body: Mapping[str, Any]) -> None:
+        """A pod was deleted; the body is its last state."""
+        self.put(body)
+        super().gone(body)
+
+    def remove(self, key: Key, uid: str) -> None:
+        """The pod of this uid is gone."""
+        known = self.get(key)
+        if (
+            known is not None
+            and known.uid == uid
+            and known.value.state.phase in ENDED
+            and self._job_exists(known.owner)
+        ):
+            self._ended.setdefault(known.owner, {})[uid] = known
+        super().remove(key, uid)
+
+    def forget_job(self, uid: str) -> None:
+        """A Job is gone, and with it the reason to remember its pods."""
+        self._ended.pop(uid, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self._ended.clear()
+
+
+class Jobs(Table[JobView]):
+    """Jobs by the uid of their FineTuneJob."""
+
+    def __init__(self) -> None:
+        """Start empty, with the table of their pods."""
+        super().__init__(job_view, controller_uid)
+        self.pods = Pods(lambda uid: self.find(uid) is not None)
+
+    def remove(self, key: Key, uid: str) -> None:
+        """The Job of this uid is gone."""
+        super().remove(key, uid)
+        self.pods.forget_job(uid)
 
 
 class Workloads(Table[WorkloadView]):
@@ -233,8 +297,8 @@ class Store:
         self.versions: Table[Parsed[AdapterVersion]] = Table(
             lambda body: Parsed(AdapterVersion, body), _by_adapter_of_version
         )
-        self.jobs: Table[JobView] = Table(job_view, controller_uid)
-        self.pods: Table[PodView] = Table(pod_view, controller_uid)
+        self.jobs = Jobs()
+        self.pods = self.jobs.pods
         self.nodes: Table[NodeState] = Table(node_view, lambda body: "")
         self.workloads = Workloads()
 

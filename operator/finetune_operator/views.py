@@ -15,6 +15,8 @@ INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 TRACKING_FINALIZER = "batch.kubernetes.io/job-tracking"
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 _PHASES = frozenset({"Pending", "Running", "Succeeded", "Failed", "Unknown"})
+ENDED = frozenset({"Succeeded", "Failed"})
+"""Phases of a pod that runs no more."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def is_settled(job: JobView, pods: Sequence[PodView]) -> bool:
     """Whether all ended pods that the Job counts are known with their end: the two watches run apart."""
     if not job.outcome:
         return True
-    return sum(pod.state.phase in ("Succeeded", "Failed") for pod in current_pods(job, pods)) >= job.ended_pods
+    return sum(pod.state.phase in ENDED for pod in current_pods(job, pods)) >= job.ended_pods
 
 
 def stage_run(job: JobView, pods: Sequence[PodView], queue: QueueState | None = None) -> StageRun:

@@ -95,7 +95,7 @@ class Watches:
             self._announced.pop(metadata["uid"], None)  # its end is news to all whom it concerns
             items = source.concerns(body)
             self._announced.pop(metadata["uid"], None)
-            source.table.remove(Key(metadata.get("namespace", ""), metadata["name"]), metadata["uid"])
+            source.table.gone(body)
         else:
             source.table.put(body)
             items = source.concerns(body)

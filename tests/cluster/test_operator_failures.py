@@ -6,9 +6,8 @@ import pytest
 
 from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
 from finetune_api.job.status import StageStatus
-from finetune_operator.builders.names import job_name
 from finetune_operator.decide.causes import registry
-from tests.cluster.harness.runs import Runs, pool_manifest
+from tests.cluster.harness.runs import Runs
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 CODES = [code for code in ExitCode if code is not ExitCode.SUCCEEDED]
@@ -175,19 +174,3 @@ def test_a_gpu_out_of_memory_is_tried_again_more_gently(operated: Runs) -> None:
     gentler = operated.wait(lambda: (p := operated.status().plan) != plan and p, "another plan")
     assert gentler.micro_batch_size * gentler.gradient_accumulation >= 1
     assert gentler != plan
-
-
-def test_a_job_name_that_is_taken_is_told_and_never_adopted(operated: Runs) -> None:
-    operated.cluster.kubectl("delete", "gpupool", operated.namespace)
-    applied = operated.apply()
-    operated.wait_phase("Pending", reason="PoolNotFound")
-    name = job_name("support", applied.metadata.uid, 1, "prepare", 1)
-    operated.cluster.kubectl("create", "job", name, "-n", operated.namespace, "--image=example.com/foreign")
-    operated.cluster.apply(pool_manifest(operated.namespace))
-    status = operated.wait(lambda: (s := operated.status()).reason == "NameTaken" and s, "the reason NameTaken")
-    assert name in status.message
-    operated.cluster.kubectl("delete", "job", name, "-n", operated.namespace)
-    operated.wait(
-        lambda: any(job.metadata.name == name and job.metadata.owner_references for job in operated.jobs()),
-        "our own Job once the name is free",
-    )

@@ -157,6 +157,25 @@ def test_a_restart_of_the_api_server_is_survived(runs: Runs) -> None:
     assert_happened_once(runs, uid)
 
 
+def test_a_job_name_that_is_taken_is_told_and_never_adopted(runs: Runs) -> None:
+    operator = runs.operator()
+    runs.cluster.kubectl("delete", "gpupool", runs.namespace)
+    applied = runs.apply()
+    runs.wait_phase("Pending", reason="PoolNotFound")
+    name = job_name("support", applied.metadata.uid, 1, "prepare", 1)
+    runs.cluster.kubectl("create", "job", name, "-n", runs.namespace, "--image=example.com/foreign")
+    runs.cluster.apply(pool_manifest(runs.namespace))
+    status = runs.wait(lambda: (s := runs.status()).reason == "NameTaken" and s, "the reason NameTaken")
+    assert name in status.message
+    scraped = operator.get("metrics")[1]
+    assert f'finetune_jobs{{phase="{status.phase}"}} 1.0' in scraped, "what was written is counted, whatever came after"
+    runs.cluster.kubectl("delete", "job", name, "-n", runs.namespace)
+    runs.wait(
+        lambda: any(job.metadata.name == name and job.metadata.owner_references for job in runs.jobs()),
+        "our own Job once the name is free",
+    )
+
+
 def told(operator: OperatorProcess) -> str:
     """Why the operator is not ready; nothing while it does not answer or has not looked yet."""
     operator.check()

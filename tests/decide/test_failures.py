@@ -75,6 +75,8 @@ def test_a_reported_failure(code: ExitCode, then: str) -> None:
         ({"exit_code": 143, "disruption": "EvictionByEvictionAPI"}, "Evicted"),
         ({"exit_code": 137, "disruption": "DeletionByTaintManager"}, "NodeLost"),
         ({"exit_code": 137, "reason": "Error"}, "Killed"),
+        ({"exit_code": 137, "reason": "Error", "terminating": True}, "PodDeleted"),
+        ({"exit_code": 143, "terminating": True, "disruption": "EvictionByEvictionAPI"}, "Evicted"),
         ({"exit_code": 1, "reason": "Error", "message": "Traceback ... KeyError: 'x'"}, "InternalError"),
         *(
             ({"exit_code": code, "reason": reason, "evicted": message}, cause)

@@ -71,6 +71,48 @@ def test_a_pod_belongs_along_the_chain_of_uids_whatever_its_labels_say() -> None
     assert [entry.uid for entry in store.pods.owned_by("job-1")] == ["p1"]
 
 
+def ended_pod(name: str, uid: str, owner: str = "job-1", version: int = 1) -> dict[str, Any]:
+    made: dict[str, Any] = pod(name, uid, owner, phase="Failed")
+    made["metadata"]["resourceVersion"] = str(version)
+    return made
+
+
+def test_how_a_pod_ended_is_known_after_it_is_gone_until_its_job_goes() -> None:
+    store = Store()
+    store.jobs.put(job())
+    store.pods.put(pod("a", "pod-1", phase="Running"))
+    store.pods.gone(ended_pod("a", "pod-1", version=2))
+    assert store.pods.get(Key("ns", "a")) is None
+    assert store.pods.find("pod-1") is None, "a pod that is gone sends no progress"
+    assert [(entry.uid, entry.value.state.phase) for entry in store.pods.owned_by("job-1")] == [("pod-1", "Failed")]
+    assert store.pods.missing_from({}, 99) == []
+    store.jobs.gone(job())
+    assert store.pods.owned_by("job-1") == []
+
+
+@pytest.mark.parametrize(
+    ("last", "job_known"),
+    [(pod("a", "pod-1", phase="Running"), True), (ended_pod("a", "pod-1"), False)],
+    ids=["no end to remember", "no job to remember it for"],
+)
+def test_other_pods_that_are_gone_are_forgotten(last: dict[str, Any], job_known: bool) -> None:
+    store = Store()
+    if job_known:
+        store.jobs.put(job())
+    store.pods.put(pod("a", "pod-1", phase="Running"))
+    store.pods.gone(last)
+    assert store.pods.owned_by("job-1") == []
+
+
+def test_remembered_ends_go_with_everything_else() -> None:
+    store = Store()
+    store.jobs.put(job())
+    store.pods.gone(ended_pod("a", "pod-1"))
+    store.clear()
+    store.jobs.put(job())
+    assert store.pods.owned_by("job-1") == []
+
+
 def test_an_owner_that_is_not_the_controller_does_not_count() -> None:
     store = Store()
     made = job(owner="ftj")

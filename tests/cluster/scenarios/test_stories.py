@@ -70,7 +70,7 @@ def test_a_pod_deleted_by_somebody_is_tried_again(scene: Scene) -> None:
     pod = story.run("prepare")
     scene.core.delete_namespaced_pod(pod.metadata.name, scene.namespace)
     wait_for(lambda: scene.player.finish_deletions(scene.namespace), DEADLINE_S, "the pod to be asked to end")
-    assert last_failure(story)["cause"] in ("Killed", "JobDeleted"), "the pod may be gone before its end is seen"
+    assert last_failure(story)["cause"] == "PodDeleted"
     story.play("prepare", attempt=2)
     scene.assert_nothing_twice()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,11 +79,13 @@ def test_the_cause_and_what_to_do_are_in_the_status(tenant: Tenant, name: str) -
         tenant.put_rows("data/large.jsonl", large_rows())
     pool = tenant.make_pool(name, **mishap.pool)
     tenant.apply_job(name, pool, **mishap.job(tenant.bucket))
+    applied = time.monotonic()
 
     def named(status: dict[str, Any]) -> dict[str, Any] | None:
         return next((entry for entry in status.get("stages", []) if entry.get("cause") == mishap.cause), None)
 
     entry = tenant.wait_status(name, named, f"cause {mishap.cause}")
+    print(f"{name}: {mishap.cause} was in the status {time.monotonic() - applied:.0f} s after the job was applied")
     assert entry is not None
     assert mishap.evidence in entry["message"] + entry.get("evidence", "")
     assert mishap.hint in entry["hint"]

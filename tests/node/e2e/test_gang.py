@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.views import INDEX_ANNOTATION
 from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
 
 pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
@@ -23,7 +24,7 @@ def printed(points: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
     return [(point["step"], f"{point['validation_loss']:.3f}", f"{point['train_loss'] or 0:.3f}") for point in points]
 
 
-def test_a_gang_of_two_pods_has_the_losses_of_one_pod_with_the_same_effective_batch(tenant: Tenant) -> None:
+def test_a_gang_has_the_losses_of_one_pod_although_a_rank_was_deleted_on_the_way(tenant: Tenant) -> None:
     pool = tenant.make_pool()
     training = {"epochs": 1, "globalBatchSize": 8}
     for name, nodes in (("alone", 1), ("gang", 2)):
@@ -36,7 +37,10 @@ def test_a_gang_of_two_pods_has_the_losses_of_one_pod_with_the_same_effective_ba
         )
     gang = tenant.running_pod("gang", "train")
     assert gang.spec.subdomain, "the pods of a gang have names"
-    assert len(tenant.pods("gang", "train")) == 2
+    ranks = {pod.metadata.annotations[INDEX_ANNOTATION]: pod for pod in tenant.pods("gang", "train")}
+    assert sorted(ranks) == ["0", "1"]
+    step = tenant.wait_checkpoint("gang")
+    tenant.core.delete_namespaced_pod(ranks["1"].metadata.name, tenant.namespace)
     alone, both = (tenant.wait_end(name) for name in ("alone", "gang"))
     assert (alone["phase"], both["phase"]) == ("Succeeded", "Succeeded"), tenant.told("gang")
     assert (alone["plan"]["strategy"], both["plan"]["strategy"]) == ("single", "ddp")
@@ -44,3 +48,7 @@ def test_a_gang_of_two_pods_has_the_losses_of_one_pod_with_the_same_effective_ba
     losses = ("initialValidationLoss", "bestValidationLoss", "trainLoss")
     single, double = (status["results"]["train"] for status in (alone, both))
     assert [f"{double[loss]:.4f}" for loss in losses] == [f"{single[loss]:.4f}" for loss in losses]
+    first, second = (entry for entry in both["stages"] if entry["name"] == "train")
+    assert first["cause"] in ("Interrupted", "PodDeleted"), first
+    assert not first["countsAgainstRetries"]
+    assert second["resumedFromStep"] >= step

@@ -1,4 +1,4 @@
-"""A pod was deleted or killed from outside before it could report."""
+"""A pod was killed from outside before it could report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _killed(pod: PodState) -> str | None:
 CAUSE = Cause(
     name="Killed",
     retry="soon",
-    hint="Somebody or something deleted the pod; the next attempt resumes from the last checkpoint.",
+    hint="Something on the node killed the process; the next attempt resumes from the last checkpoint.",
     sign=_killed,
     precedence=30,
 )
