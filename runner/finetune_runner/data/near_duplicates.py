@@ -305,14 +305,17 @@ class NearDuplicates:
 
     def _by_signature(self, bucket: Numbers) -> Iterator[tuple[int, Numbers]]:
         """Each form with those before it whose signature is not too different."""
-        size = 4 * _PERMUTATIONS
-        hashed = np.empty((len(bucket), _PERMUTATIONS), np.uint32)
-        for at, form in enumerate(bucket):
-            self._signatures.seek(int(form) * size)
-            hashed[at] = np.frombuffer(self._signatures.read(size), np.uint32)
+        hashed = self._signatures_of(bucket)
         for at in range(1, len(bucket)):
             alike = (hashed[:at] == hashed[at]).mean(axis=1) >= _UNLIKELY
             yield int(bucket[at]), bucket[:at][alike]
+
+    def _signatures_of(self, bucket: Numbers) -> npt.NDArray[np.uint32]:
+        hashed = np.empty((len(bucket), _PERMUTATIONS), np.uint32)
+        for at, form in enumerate(bucket):
+            self._signatures.seek(int(form) * hashed[at].nbytes)
+            hashed[at] = np.frombuffer(self._signatures.read(hashed[at].nbytes), np.uint32)
+        return hashed
 
     def _by_rare_shingles(self, bucket: Numbers) -> Iterator[tuple[int, Numbers]]:
         """Each form with those before it that can be similar enough: they share one of its rarest shingles.
@@ -339,15 +342,13 @@ class NearDuplicates:
                     each_list.append(at)
 
     def _blocks(self, bucket: Numbers) -> Iterator[Numbers]:
-        """The bucket in parts whose shingles fit in memory."""
-        start = size = 0
-        for at, form in enumerate(bucket):
-            length = len(self._shingles(int(form)))
-            if size + length > _BLOCK_SHINGLES and at > start:
-                yield bucket[start:at]
-                start, size = at, 0
-            size += length
-        yield bucket[start:]
+        """The bucket in parts whose shingles fit in memory; like with like, by the signatures from some value on."""
+        sizes = np.array([len(self._shingles(int(form))) for form in bucket])
+        if sizes.sum() > _BLOCK_SHINGLES:
+            hashed = np.roll(self._signatures_of(bucket), int(bucket[0]) % _PERMUTATIONS, axis=1)
+            order = np.lexsort(hashed.T[::-1])
+            bucket, sizes = bucket[order], sizes[order]
+        yield from np.split(bucket, np.flatnonzero(np.diff(np.cumsum(sizes) // _BLOCK_SHINGLES)) + 1)
 
 
 class _Joining:
@@ -359,12 +360,12 @@ class _Joining:
 
     def roots(self, forms: Numbers) -> Numbers:
         """The smallest form of each form's cluster."""
-        found = self._parent[forms]
+        found: Numbers = self._parent[forms]
         while True:
             higher: Numbers = self._parent[found]
             if np.array_equal(higher, found):
-                self._parent[forms] = higher
-                return higher
+                self._parent[forms] = found
+                return found
             found = higher
 
     def worth(self, bucket: Numbers) -> bool:
@@ -375,8 +376,9 @@ class _Joining:
         """See _Search."""
         if not len(others) or not self._within[form]:
             return others[:0]
-        others = others[self._within[others]]
-        return others[self.roots(others) != self.roots(np.array([form]))[0]]
+        inside: Numbers = others[self._within[others]]
+        apart: Numbers = inside[self.roots(inside) != self.roots(np.array([form]))[0]]
+        return apart
 
     def hit(self, form: int, other: int) -> None:
         """See _Search."""
