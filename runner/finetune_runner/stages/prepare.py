@@ -22,7 +22,8 @@ from finetune_runner.data.splitting import assign, cluster_keys, repetitions, sa
 from finetune_runner.data.wanted import POOL, split_sources
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.storage import join, probe_conditional_writes
-from finetune_runner.text import IGNORED, RenderError, check_chat_template, encode_example, load_tokenizer
+from finetune_runner.template_check import check_chat_template
+from finetune_runner.text import RenderError, encode_row, load_tokenizer
 
 log = logging.getLogger("finetune_runner.prepare")
 
@@ -85,8 +86,11 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     context.report_progress("fetching the model")
     model = fetch_model(context)
     facts = model_facts(model.path, spec.model.source)
-    tokenizer = load_tokenizer(model.path)
-    check_chat_template(tokenizer, spec.model.source)
+    tokenizer = load_tokenizer(model.path, spec.model.chat_template)
+    work.findings.extend(
+        Finding(check="chatTemplate", severity="warning", message=said)
+        for said in check_chat_template(tokenizer, spec.model.source)
+    )
     lengths = _measure(context, tokenizer, splits)
     splits = work.run("tokens", Given(splits, spec, lengths, facts.context_length))
 
@@ -236,11 +240,11 @@ def _measure(context: StageContext, tokenizer: Any, splits: Splits) -> dict[str,
 
 def _length(tokenizer: Any, example: Example, bad: BadRows) -> Length:
     try:
-        ids, labels = encode_example(tokenizer, example.row.messages, _UNCUT)
+        encoded = encode_row(tokenizer, example.row.messages, _UNCUT)
     except RenderError as error:
         bad.add(BadRow(example.origin, "", str(error), "use only roles that the model's template knows"))
         return Length(0, 0)
-    return Length(len(ids), sum(label != IGNORED for label in labels))
+    return Length(encoded.total, encoded.answer)
 
 
 def _write(
