@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.data import Columns
 from finetune_runner.data.containers import jsonl
-from finetune_runner.data.loading import Loaded, Wanted, load
+from finetune_runner.data.loading import Wanted
 from finetune_runner.data.records import BadRow, Record
 from finetune_runner.data.rows import Row, content_id, make_row, read_rows, write_rows
 from finetune_runner.errors import StageError
-from tests.runner.stores import PrepareWorld, exchange
+from tests.runner.stores import LoadedRows, PrepareWorld, exchange, load_rows
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 GOOD = b'{"prompt": "p", "completion": "c"}'
@@ -32,12 +32,12 @@ GOOD = b'{"prompt": "p", "completion": "c"}'
 def load_file(tmp_path: Path) -> Any:
     """Write one file and load it."""
 
-    def do(name: str, content: bytes, **wanted: Any) -> Loaded:
+    def do(name: str, content: bytes, **wanted: Any) -> LoadedRows:
         world = PrepareWorld(tmp_path, "file:///model")
         (tmp_path / name).write_bytes(content)
         source = f"file://{tmp_path}/{name}"
         context = world.open(world.task({"train": [{"source": source}]}))
-        return load(context, Wanted("data.train[0]", source, **wanted), tmp_path / "copies")
+        return load_rows(context, Wanted("data.train[0]", source, **wanted), tmp_path / "copies")
 
     return do
 
@@ -46,7 +46,7 @@ def lines(*rows: Any) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def messages_of(loaded: Loaded) -> list[list[str]]:
+def messages_of(loaded: LoadedRows) -> list[list[str]]:
     return [[f"{m['role']}: {m['content']}" for m in example.row.messages] for example in loaded.examples]
 
 
@@ -273,7 +273,7 @@ def test_a_folder_is_all_its_data_files_by_name(tmp_path: Path) -> None:
     (folder / "README.md").write_text("not data")
     (folder / ".hidden.jsonl").write_text("not data either")
     context = world.open(world.task({"train": [{"source": f"file://{folder}"}]}))
-    loaded = load(context, Wanted("data.train[0]", f"file://{folder}"), tmp_path / "copies")
+    loaded = load_rows(context, Wanted("data.train[0]", f"file://{folder}"), tmp_path / "copies")
     assert [example.row.answer for example in loaded.examples] == ["1", "2"]
     assert [example.origin for example in loaded.examples] == ["a.csv line 2", "b.jsonl line 1"]
     assert [item["name"] for item in loaded.files] == ["a.csv", "b.jsonl"]
@@ -292,7 +292,7 @@ def test_a_source_that_is_not_there_names_the_field(tmp_path: Path, source: str,
     world = PrepareWorld(tmp_path, "file:///model")
     context = world.open(world.task({"train": [{"source": "file:///other.jsonl"}]}))
     with pytest.raises(StageError, match=r"^data\.train\[0\]: ") as caught:
-        load(context, Wanted("data.train[0]", source), tmp_path / "copies")
+        load_rows(context, Wanted("data.train[0]", source), tmp_path / "copies")
     assert caught.value.exit_code == code
 
 

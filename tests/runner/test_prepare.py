@@ -13,14 +13,13 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Finding, PrepareResult
 from finetune_runner.context import StageContext
-from finetune_runner.data.near_duplicates import input_text, leaking
 from finetune_runner.data.prepared import SPLITS, load_manifest, load_split
 from finetune_runner.data.rows import Row
 from finetune_runner.errors import StageError
 from finetune_runner.stages import prepare
 from finetune_runner.storage import join
 from tests.cluster.harness.s3 import S3Server
-from tests.runner.stores import PrepareWorld, exchange, s3_storage, varied
+from tests.runner.stores import PrepareWorld, exchange, leaking, s3_storage, varied
 
 CLASSES = {"task": {"type": "classification"}, "metrics": [{"name": "f1"}]}
 JSON_TASK = {
@@ -136,8 +135,8 @@ def test_explicit_sources_are_kept_apart_and_what_leaks_is_dropped_from_train(wo
     assert len(splits["test"]) == 40, "held-out rows count once and stay"
     assert len(splits["out_of_domain"]) == 10
     assert len(splits["train"]) + len(splits["validation"]) == 200
-    held_out = [input_text(row) for name in ("test", "validation", "out_of_domain") for row in splits[name]]
-    assert leaking([input_text(row) for name in ("train", "replay") for row in splits[name]], held_out) == []
+    held_out = [row for name in ("test", "validation", "out_of_domain") for row in splits[name]]
+    assert leaking([row for name in ("train", "replay") for row in splits[name]], held_out) == []
     assert result.rows.replay == pytest.approx(0.25 * result.rows.train, abs=1)
     assert result.rows.dropped == 1 + 2 + 15
     assert said(findings, "leaks").rows == 2
@@ -188,7 +187,7 @@ def test_duplicates_follow_the_policy(world: PrepareWorld, policy: str, kept: in
     if kept is None:
         error = refused(world, data)
         assert error.exit_code == ExitCode.INVALID_DATA
-        assert "3 exact duplicates: a.jsonl line 201 (= a.jsonl line 1)" in error.message
+        assert "data.train: 3 exact duplicates: a.jsonl line 201 (= a.jsonl line 1)" in error.message
         return
     result, findings, _ = run(world, data)
     assert result.rows.train + result.rows.validation + result.rows.test == kept

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -68,26 +69,27 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A row and where it came from."""
+class Fetched:
+    """The files of a source, on this machine."""
 
-    row: Row
-    origin: str
+    wanted: Wanted
+    paths: dict[str, Path]
+    """By name."""
+    files: list[dict[str, Any]]
+    """Name, bytes and sha256 of every file, for the lineage."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     """What a source gave."""
 
-    examples: list[Example]
+    rows: int
     format: str
     finding: Finding
-    files: list[dict[str, Any]]
-    """Name, bytes and sha256 of every file, for the lineage."""
 
 
-def load(context: StageContext, wanted: Wanted, folder: Path) -> Loaded:
-    """Read one source.
+def fetch(context: StageContext, wanted: Wanted, folder: Path) -> Fetched:
+    """Bring a source's files here.
 
     Args:
         context: for storage, secrets and stopping.
@@ -95,41 +97,61 @@ def load(context: StageContext, wanted: Wanted, folder: Path) -> Loaded:
         folder: where copies may be put.
 
     Raises:
-        StageError: INVALID_DATA naming file, row and fix; SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE.
+        StageError: INVALID_DATA when there is no data file; SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE.
     """
-    files = _data_files(context, wanted, folder)
-    records: list[Record] = []
+    paths = _data_files(context, wanted, folder)
+    return Fetched(wanted, paths, [_facts(name, path) for name, path in paths.items()])
+
+
+def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], object]) -> Loaded:
+    """Read a fetched source, one row at a time.
+
+    Args:
+        context: for stopping.
+        fetched: the files.
+        keep: is given each row and its origin.
+
+    Raises:
+        StageError: INVALID_DATA naming file, row and fix.
+    """
+    wanted = fetched.wanted
+    where = f"{wanted.place} ({wanted.source})"
     bad = BadRows()
-    for name, path in files.items():
+    records = _records(context, fetched.paths, bad)
+    first = list(islice(records, _LOOKED_AT))
+    if not first:
+        bad.raise_if_any(where)
+        raise StageError(
+            ExitCode.INVALID_DATA, f"{where}: {', '.join(fetched.paths)} has no rows", "give it at least 50 rows"
+        )
+    row_format, saw = choose_format(first, wanted, bad)
+    rows = 0
+    for record in chain(first, records):
+        try:
+            row = make_row(row_format.parse(record.value, wanted.columns), _group(record, wanted.group_by))
+        except RowError as error:
+            bad.add(BadRow(record.file, record.position, error.message, error.hint))
+            continue
+        rows += 1
+        keep(row, record.origin)
+    bad.raise_if_any(where)
+    finding = Finding(check="format", severity="info", message=f"{wanted.place}: {saw}"[:512], rows=rows)
+    return Loaded(rows, row_format.NAME, finding)
+
+
+def _records(context: StageContext, paths: dict[str, Path], bad: BadRows) -> Iterator[Record]:
+    """The rows of all files; bad ones are counted instead."""
+    for name, path in paths.items():
         for number, item in enumerate(_container(name).read(path, name)):
             if number % _STOP_EVERY == 0:
                 context.check_stop()
             if isinstance(item, BadRow):
                 bad.add(item)
             else:
-                records.append(item)
-    where = f"{wanted.place} ({wanted.source})"
-    if not records:
-        bad.raise_if_any(where)
-        raise StageError(ExitCode.INVALID_DATA, f"{where}: {', '.join(files)} has no rows", "give it at least 50 rows")
-    row_format, saw = choose_format(records, wanted, bad)
-    examples = []
-    for record in records:
-        try:
-            messages = row_format.parse(record.value, wanted.columns)
-            examples.append(Example(make_row(messages, _group(record, wanted.group_by)), record.origin))
-        except RowError as error:
-            bad.add(BadRow(record.file, record.position, error.message, error.hint))
-    bad.raise_if_any(where)
-    return Loaded(
-        examples,
-        row_format.NAME,
-        Finding(check="format", severity="info", message=f"{wanted.place}: {saw}"[:512], rows=len(examples)),
-        [_facts(name, path) for name, path in files.items()],
-    )
+                yield item
 
 
-def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[RowFormat, str]:
+def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tuple[RowFormat, str]:
     """The format asked for, or the one that most of the first rows look like, and words for what was seen.
 
     Raises:
@@ -141,10 +163,9 @@ def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[
     columns = ", ".join(list(records[0].value)[:12]) or "none"
     if wanted.format != "auto":
         return formats[wanted.format], f"format {wanted.format} as asked for; columns: {columns}"
-    first = records[:_LOOKED_AT]
-    scores = {name: sum(item.matches(r.value, wanted.columns) for r in first) for name, item in formats.items()}
+    scores = {name: sum(item.matches(r.value, wanted.columns) for r in records) for name, item in formats.items()}
     best = max(scores, key=lambda name: scores[name])
-    if not scores[best] or scores[best] * 2 < len(first):
+    if not scores[best] or scores[best] * 2 < len(records):
         bad.raise_if_any(f"{wanted.place} ({wanted.source})")
         shapes = "; ".join(f"{item.NAME} ({item.SHAPE})" for item in formats.values())
         raise StageError(
@@ -154,7 +175,7 @@ def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[
         )
     return formats[
         best
-    ], f"format {best}: {scores[best]} of the first {len(first)} rows have {formats[best].SHAPE}; columns: {columns}"
+    ], f"format {best}: {scores[best]} of the first {len(records)} rows have {formats[best].SHAPE}; columns: {columns}"
 
 
 def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> dict[str, Path]:

@@ -10,7 +10,8 @@ from jsonschema.exceptions import SchemaError
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Task
-from finetune_runner.data.checking import TASK_SPLITS, Given, Phase, Seen
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark
 from finetune_runner.data.json_path import value_at
 from finetune_runner.data.records import BadRow, BadRows
 from finetune_runner.errors import StageError
@@ -19,20 +20,22 @@ PHASE: Phase = "rows"
 ORDER = 20
 
 
-def check(given: Given) -> Seen:
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """Runs when the task says what an answer looks like."""
+    return "fail" if spec.evaluation.task.schema_ is not None or spec.evaluation.task.label_path is not None else "off"
+
+
+def check(given: Given) -> list[Remark]:
     """Refuse answers that no correct model could give. Raises StageError: INVALID_DATA, INVALID_SPEC (the schema)."""
     task = given.spec.evaluation.task
-    if task.schema_ is None and task.label_path is None:
-        return Seen()
     validator = schema_validator(task.schema_) if task.schema_ is not None else None
     bad = BadRows()
-    for split in TASK_SPLITS:
-        for example in given.splits.get(split, []):
-            wrong = wrong_answer(example.row.answer, task, validator)
-            if wrong:
-                bad.add(BadRow(example.origin, "", wrong, "correct or remove these rows, or change evaluation.task"))
+    for example in given.rows(*TASK_SPLITS):
+        wrong = wrong_answer(example.row.answer, task, validator)
+        if wrong:
+            bad.add(BadRow(example.origin, "", wrong, "correct or remove these rows, or change evaluation.task"))
     bad.raise_if_any("answers against evaluation.task")
-    return Seen()
+    return []
 
 
 def schema_validator(schema: dict[str, Any]) -> Draft202012Validator:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_api.stages import Finding
-from finetune_runner.data.checking import Given, Phase, Seen, listed
-from finetune_runner.data.near_duplicates import input_text, leaking
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark
 
 PHASE: Phase = "splits"
 ORDER = 10
@@ -16,19 +15,25 @@ _HELD_OUT_FROM = {
 }
 
 
-def check(given: Given) -> Seen:
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """Always runs."""
+    return "fix"
+
+
+def check(given: Given) -> list[Remark]:
     """Drop rows of validation that are in test, and rows of train and replay that are in any held-out split."""
-    findings: list[Finding] = []
-    drop: dict[str, set[int]] = {}
+    assert given.near is not None, "phase splits has the near-duplicates"  # noqa: S101
+    remarks = []
     for split, others in _HELD_OUT_FROM.items():
-        examples = given.splits.get(split, [])
-        held_out = [input_text(example.row) for other in others for example in given.splits.get(other, [])]
-        if not examples or not held_out:
-            continue
-        found = leaking([input_text(example.row) for example in examples], held_out)
-        if found:
-            drop[split] = set(found)
-            where = listed([examples[number].origin for number in found], 3)
-            message = f"{split}: {len(found)} rows dropped, their inputs are (nearly) in {' or '.join(others)}: {where}"
-            findings.append(Finding(check="leaks", severity="warning", message=message[:512], rows=len(found)))
-    return Seen(findings, drop)
+        found = Found()
+        for number, held in given.near.leaks(split, others):
+            example = given.store.example(number)
+            found.add(example, f"(like {given.store.example(held).origin})" if found.rows < SHOWN else "")
+            given.drop(example)
+        if found.rows:
+            message = (
+                f"{split}: {found.rows} rows dropped, their inputs are (nearly) in {' or '.join(others)}: "
+                f"{found.where()}"
+            )
+            remarks.append(Remark("leaks", "warning", message, found.rows, found.positions, found.splits))
+    return remarks

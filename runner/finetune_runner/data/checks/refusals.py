@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from finetune_api.stages import Finding
-from finetune_runner.data.checking import TASK_SPLITS, Given, Phase, Seen, listed
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, judged
 
 PHASE: Phase = "rows"
 ORDER = 40
@@ -17,15 +17,15 @@ _REFUSAL = re.compile(
 )
 
 
-def check(given: Given) -> Seen:
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """Always runs."""
+    return "warn"
+
+
+def check(given: Given) -> list[Remark]:
     """Report answers that begin like a refusal."""
-    found = [
-        example.origin
-        for split in TASK_SPLITS
-        for example in given.splits.get(split, [])
-        if _REFUSAL.match(example.row.answer)
-    ]
-    if not found:
-        return Seen()
-    message = f"{len(found)} answers refuse: {listed(found)}; remove them unless the model shall refuse"
-    return Seen([Finding(check="refusals", severity="warning", message=message[:512], rows=len(found))])
+    found = Found()
+    for example in given.rows(*TASK_SPLITS):
+        if _REFUSAL.match(example.row.answer):
+            found.add(example)
+    return judged("refusals", given, found, what="answers refuse", hint="remove them unless the model shall refuse")
