@@ -339,10 +339,10 @@ class Checks(Contract):
     edge_cases: Annotated[
         Literal["ignore", "warn", "fail"],
         Field(
-            description="Share of unusual inputs (very short, very long, or far from all others): below 5 % is "
-            "reported. Default `ignore`."
+            description="Share of rows with an unusually short or long input or a rare class: told, and a warning "
+            "below 1 %. Default `warn`."
         ),
-    ] = "ignore"
+    ] = "warn"
     pii: Annotated[
         Literal["ignore", "warn", "fail", "redact"],
         Field(
