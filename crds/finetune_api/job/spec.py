@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Contract
+from finetune_api.base import Contract, Rule
 from finetune_api.common import Name
 from finetune_api.job.compute import Compute
 from finetune_api.job.data import Data
@@ -45,6 +45,23 @@ class FineTuneJobSpec(Contract):
             le=31_536_000,
         ),
     ] = 3600
+
+    RULES = (
+        Rule(
+            cel="self.method.objective != 'sft' || self.data.train.all(d, !has(d.format) || d.format != 'preference')",
+            message="format preference has a better and a worse answer, objective sft learns from one; set "
+            "method.objective: dpo, or use chat, alpaca or promptCompletion",
+            holds=lambda s: s.method.objective != "sft" or all(d.format != "preference" for d in s.data.train),
+            field_path="method.objective",
+        ),
+        Rule(
+            cel="self.data.loss == 'all' || self.data.train.all(d, !has(d.format) || d.format != 'text')",
+            message="format text has no answer that data.loss could pick; set data.loss: all, or name prompt and "
+            "completion with columns",
+            holds=lambda s: s.data.loss == "all" or all(d.format != "text" for d in s.data.train),
+            field_path="data.loss",
+        ),
+    )
 
 
 MUTABLE_WHILE_RUNNING = frozenset({"suspend", "cancel", "ttlSecondsAfterFinished"})

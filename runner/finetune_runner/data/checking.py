@@ -110,6 +110,12 @@ class Found:
         return listed(self.positions, shown, self.rows)
 
 
+def mode_of(setting: str) -> Mode:
+    """The mode that a word of `data.checks` means: `ignore`, `warn`, `fail`, or what is done to the rows."""
+    modes: dict[str, Mode] = {"ignore": "off", "warn": "warn", "fail": "fail"}
+    return modes.get(setting, "fix")
+
+
 def judged(
     check: str, given: Given, found: Found, *, what: str, hint: str, fixed: str = "dropped", place: str = ""
 ) -> list[Remark]:

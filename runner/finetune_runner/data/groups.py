@@ -53,6 +53,16 @@ class Groups:
         for rows, first, different in found:
             yield Group(rows, first, different)
 
+    def numbers_of_several(self, *, tags: bool = False) -> Iterator[int]:
+        """Numbers of all rows of groups of more than one row (or, with `tags`, of more than one tag), in order."""
+        self._flush()
+        what = "count(DISTINCT tag)" if tags else "count(*)"
+        found = self._database.execute(
+            f"SELECT number FROM {self._table} WHERE key IN "  # noqa: S608 - own name
+            f"(SELECT key FROM {self._table} GROUP BY key HAVING {what} > 1) ORDER BY number"
+        )
+        yield from (number for (number,) in found)
+
     def later(self) -> Iterator[tuple[int, int]]:
         """Every row that is not the first of its key and tag: its number and that of the first, in order."""
         self._flush()

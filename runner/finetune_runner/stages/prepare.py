@@ -24,7 +24,8 @@ from finetune_runner.data.rows import Row, write_rows_to
 from finetune_runner.data.wanted import SplitSource, split_sources
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.storage import join, probe_conditional_writes
-from finetune_runner.text import IGNORED, RenderError, check_chat_template, encode_example, load_tokenizer
+from finetune_runner.template_check import check_chat_template
+from finetune_runner.text import RenderError, encode_row, load_tokenizer
 
 log = logging.getLogger("finetune_runner.prepare")
 
@@ -101,8 +102,8 @@ def _prepare(context: StageContext, store: RowStore) -> tuple[StageResults, list
     context.report_progress("fetching the model")
     model = fetch_model(context)
     facts = model_facts(model.path, spec.model.source)
-    tokenizer = load_tokenizer(model.path)
-    check_chat_template(tokenizer, spec.model.source)
+    tokenizer = load_tokenizer(model.path, spec.model.chat_template)
+    work.say([Remark("chatTemplate", "warning", said) for said in check_chat_template(tokenizer, spec.model.source)])
     _measure(context, tokenizer, store)
     check("tokens", facts.context_length)
 
@@ -180,11 +181,11 @@ def _measure(context: StageContext, tokenizer: Any, store: RowStore) -> None:
 
 def _length(tokenizer: Any, example: Example, bad: BadRows) -> Length:
     try:
-        ids, labels = encode_example(tokenizer, example.row.messages, _UNCUT)
+        encoded = encode_row(tokenizer, example.row.messages, _UNCUT)
     except RenderError as error:
         bad.add(BadRow(example.origin, "", str(error), "use only roles that the model's template knows"))
         return Length(0, 0)
-    return Length(len(ids), sum(label != IGNORED for label in labels))
+    return Length(encoded.total, encoded.answer)
 
 
 def _write(context: StageContext, store: RowStore, work: _Work, model: FetchedModel) -> tuple[dict[Split, str], str]:

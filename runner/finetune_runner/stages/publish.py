@@ -20,6 +20,7 @@ from finetune_runner.model_source import fetch_model
 from finetune_runner.report.card import model_card
 from finetune_runner.report.manifest import version_manifest
 from finetune_runner.storage import Storage, join
+from finetune_runner.templates import use_template
 from finetune_runner.training.checkpoint import sha256_of
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,9 @@ def _collect(context: StageContext, evaluated: EvaluateResult) -> Path:
     else:
         fetch_adapter(context, folder)
         _point_to_base(folder / ADAPTER_FILES[1], context.task, model.revision)
-        AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False).save_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False)
+        use_template(tokenizer, context.task.spec.model.chat_template)  # what was trained with is what is handed on
+        tokenizer.save_pretrained(str(folder))
     for name in REPORTS:
         context.storage.download_file(join(context.task.run_uri, "evaluate", name), folder / name)
     return folder

@@ -29,6 +29,7 @@ from finetune_runner.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
+    from finetune_runner.data.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +57,21 @@ def _finite(value: float) -> float | None:
 def load_rows(context: StageContext, tokenizer: Any) -> Rows:
     """Train, replay and validation, tokenised and cut as prepare counted them."""
     from finetune_runner.data.prepared import load_split
-    from finetune_runner.text import encode_example
+    from finetune_runner.text import encode_row
 
-    max_length = context.task.spec.training.max_length
+    max_length, loss = context.task.spec.training.max_length, context.task.spec.data.loss
+
+    def encoded(row: Row) -> Encoded:
+        example = encode_row(tokenizer, row.messages, max_length, loss)
+        return example.input_ids, example.labels
+
     mix = load_split(context, "train") + load_split(context, "replay")
     validation = load_split(context, "validation")
     return Rows(
         ids=[row.id for row in mix],
         weights=[row.weight for row in mix],
-        train=[encode_example(tokenizer, row.messages, max_length) for row in mix],
-        validation=[encode_example(tokenizer, row.messages, max_length) for row in validation],
+        train=[encoded(row) for row in mix],
+        validation=[encoded(row) for row in validation],
     )
 
 
@@ -117,7 +123,7 @@ class TrainingRun:
         deterministic(self.training.seed)
         self._say("loading the model")
         model_path = fetch_model(self.context).path
-        self.tokenizer = load_tokenizer(model_path)
+        self.tokenizer = load_tokenizer(model_path, self.context.task.spec.model.chat_template)
         self.rows = load_rows(self.context, self.tokenizer)
         base = load_base(model_path, method_of(self.context.task), self.device, self.plan)
         self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)

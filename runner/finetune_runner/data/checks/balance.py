@@ -7,7 +7,7 @@ from typing import Literal
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark
+from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.labels import label_of
 from finetune_runner.errors import StageError
 
@@ -23,12 +23,16 @@ _LABELS_SHOWN = 40
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
-    """Runs for classifications."""
-    return "warn" if spec.evaluation.task.type == "classification" else "off"
+    """As data.checks.balance says, for classifications."""
+    return mode_of(spec.data.checks.balance) if spec.evaluation.task.type == "classification" else "off"
 
 
 def check(given: Given) -> list[Remark]:
-    """Report the balance of the classes. Raises StageError (INVALID_DATA) for one class alone when f1 is asked for."""
+    """Report the balance of the classes.
+
+    Raises:
+        StageError: INVALID_DATA for one class alone when f1 is asked for; in mode fail for rare or dominant classes.
+    """
     task = given.spec.evaluation.task
     counts: Counter[str] = Counter()
     rows = 0
@@ -61,5 +65,9 @@ def check(given: Given) -> list[Remark]:
     else:
         message = f"classes: {shares}"
     severity: Literal["info", "warning"] = "warning" if rare or most > _DOMINANT_SHARE * rows else "info"
+    if given.mode == "fail" and severity == "warning":
+        raise StageError(
+            ExitCode.INVALID_DATA, message, "add rows of the rare classes, or set data.checks.balance: warn"
+        )
     classes = {label[:80]: count for label, count in counts.most_common(_LABELS_SHOWN)}
     return [Remark("balance", severity, message, rows, facts={"classes": classes})]

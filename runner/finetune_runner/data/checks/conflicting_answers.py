@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, listed
+from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, listed, mode_of
 from finetune_runner.data.near_duplicates import input_text, normal_form
+from finetune_runner.errors import StageError
 
 PHASE: Phase = "rows"
 ORDER = 30
@@ -13,16 +15,24 @@ _SHOWN = 5
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
-    """Always runs."""
-    return "warn"
+    """As data.checks.conflictingAnswers says."""
+    return mode_of(spec.data.checks.conflicting_answers)
 
 
 def check(given: Given) -> list[Remark]:
-    """Report inputs that have several answers, over all splits of the task."""
+    """Report inputs that have several answers, over all splits of the task; in mode fix all their rows are dropped.
+
+    Rows that compare or judge answers are left out: there the same input has several answers on purpose.
+
+    Raises:
+        StageError: INVALID_DATA in mode fail.
+    """
     inputs = rows = 0
     shown: list[str] = []
     with given.groups() as groups:
         for example in given.rows(*TASK_SPLITS):
+            if example.row.kind != "exchange":
+                continue
             groups.add(normal_form(input_text(example.row)), example.number, example.row.answer.strip())
         for group in groups.several(tags=True):
             inputs += 1
@@ -30,9 +40,15 @@ def check(given: Given) -> list[Remark]:
             if len(shown) < _SHOWN:
                 first, other = (given.store.example(number) for number in groups.first_of_tags(group.first))
                 shown.append(f"{first.origin} against {other.origin}")
+        if given.mode == "fix":
+            for number in groups.numbers_of_several(tags=True):
+                given.drop(given.store.example(number))
     if not inputs:
         return []
-    message = (
-        f"{inputs} inputs have different answers ({rows} rows): {listed(shown, 3, inputs)}; decide on one answer each"
-    )
-    return [Remark("conflictingAnswers", "warning", message, rows, shown, facts={"inputs": inputs})]
+    what = f"{inputs} inputs have different answers ({rows} rows"
+    where, hint = listed(shown, 3, inputs), "decide on one answer each"
+    if given.mode == "fail":
+        raise StageError(ExitCode.INVALID_DATA, f"{what}): {where}", hint, shown[0])
+    if given.mode == "fix":
+        return [Remark("conflictingAnswers", "info", f"{what}, dropped): {where}", rows, shown)]
+    return [Remark("conflictingAnswers", "warning", f"{what}): {where}; {hint}", rows, shown, facts={"inputs": inputs})]

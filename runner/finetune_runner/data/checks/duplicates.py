@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark, judged
+from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark, judged, mode_of
 from finetune_runner.data.wanted import POOL
 
 PHASE: Phase = "rows"
@@ -14,8 +14,7 @@ ORDER = 10
 
 def mode(spec: FineTuneJobSpec) -> Mode:
     """As data.checks.duplicates says."""
-    modes: dict[str, Mode] = {"drop": "fix", "warn": "warn", "fail": "fail"}
-    return modes[spec.data.checks.duplicates]
+    return mode_of(spec.data.checks.duplicates)
 
 
 def check(given: Given) -> list[Remark]:

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark
+from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark, judged, mode_of
 
 PHASE: Phase = "splits"
 ORDER = 10
 
-_HELD_OUT_FROM = {
+_KEPT_APART_FROM = {
     "validation": ("test",),
+    "out_of_domain": ("test", "validation"),
     "train": ("test", "validation", "out_of_domain"),
-    "replay": ("test", "validation", "out_of_domain"),
+    "replay": ("test", "validation", "out_of_domain", "train"),
 }
+"""Every pair of splits once: of two rows that are alike the one of the split on the left is objected to."""
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
-    """Always runs."""
-    return "fix"
+    """As data.checks.leaks says."""
+    return mode_of(spec.data.checks.leaks)
 
 
 def check(given: Given) -> list[Remark]:
-    """Drop rows of validation that are in test, and rows of train and replay that are in any held-out split."""
+    """Drop, report or refuse rows whose input is (nearly) in a split that must not know it.
+
+    Raises:
+        StageError: INVALID_DATA in mode fail.
+    """
     assert given.near is not None, "phase splits has the near-duplicates"  # noqa: S101
-    remarks = []
-    for split, others in _HELD_OUT_FROM.items():
+    remarks: list[Remark] = []
+    for split, others in _KEPT_APART_FROM.items():
         found = Found()
         for number, held in given.near.leaks(split, others):
             example = given.store.example(number)
             found.add(example, f"(like {given.store.example(held).origin})" if found.rows < SHOWN else "")
-            given.drop(example)
-        if found.rows:
-            message = (
-                f"{split}: {found.rows} rows dropped, their inputs are (nearly) in {' or '.join(others)}: "
-                f"{found.where()}"
+            if given.mode == "fix":
+                given.drop(example)
+        remarks += [
+            replace(remark, severity="warning")  # dropped or not: somebody mixed what must be kept apart
+            for remark in judged(
+                "leaks",
+                given,
+                found,
+                what=f"rows have inputs that are (nearly) in {' or '.join(others)}",
+                hint="remove them from one of the two, or set data.checks.leaks: drop",
+                place=split,
             )
-            remarks.append(Remark("leaks", "warning", message, found.rows, found.positions, found.splits))
+        ]
     return remarks
