@@ -113,7 +113,9 @@ class TrainResult(Contract):
     best_validation_loss: Annotated[float, Field(description="Token-weighted validation loss of the kept checkpoint.")]
     reward_accuracy: Annotated[
         float | None,
-        Field(description="dpo, kto: share of validation rows whose better answer gained on the worse, kept checkpoint."),
+        Field(
+            description="dpo, kto: share of validation rows whose better answer gained on the worse, kept checkpoint."
+        ),
     ] = None
     reward_margin: Annotated[
         float | None,

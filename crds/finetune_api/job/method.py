@@ -28,8 +28,8 @@ class WarmStart(Contract):
     version: Annotated[
         str,
         Field(
-            description="Name of an AdapterVersion in the job's namespace, for example `support-triage-v3`: made on the "
-            "same base model with the same rank, alpha and targets, and served as adapter.",
+            description="Name of an AdapterVersion in the job's namespace, for example `support-triage-v3`: made on "
+            "the same base model with the same rank, alpha and targets, and served as adapter.",
             min_length=3,
             max_length=76,
             pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?-v[1-9][0-9]*$",
@@ -43,7 +43,8 @@ class Method(Contract):
     type: Annotated[
         Literal["auto", "lora", "qlora"],
         Field(
-            description="`lora`: base in 16 bit (32 on a CPU). `qlora`: base in 4-bit NF4 with double quantisation, or in 8 bit. "
+            description="`lora`: base in 16 bit (32 on a CPU). `qlora`: base in 4-bit NF4 with double quantisation, or "
+            "in 8 bit. "
             "`auto`: lora when every stage fits the pool's GPU by forecast, else qlora. Default auto."
         ),
     ] = "auto"
@@ -162,8 +163,8 @@ class Method(Contract):
         ),
         Rule(
             cel=f"!self.targetModules.matches('{WHOLE_MODULES}')",
-            message="method.targetModules names a head or an embedding, which vLLM does not serve in an adapter; remove "
-            "it, all-linear leaves them out",
+            message="method.targetModules names a head or an embedding, which vLLM does not serve in an adapter; "
+            "remove it, all-linear leaves them out",
             holds=lambda m: re.search(WHOLE_MODULES, m.target_modules) is None,
             field_path="targetModules",
         ),
