@@ -28,7 +28,7 @@ def learn(trained: Any, optimizer: Any, schedule: Any, steps: range) -> list[flo
 
     losses = []
     for step in steps:
-        torch.manual_seed(1000 + step)
+        torch.manual_seed(1000 + step % 2)  # few batches: what falls is not noise
         inputs = torch.randn(32, 128)
         loss = ((trained(inputs) - inputs[:, :1]) ** 2).mean()
         loss.backward()
@@ -40,7 +40,7 @@ def learn(trained: Any, optimizer: Any, schedule: Any, steps: range) -> list[flo
 
 
 def training(name: str) -> Training:
-    rate = 1e-3 if "lion" in name else 1e-2
+    rate = 1e-4 if "lion" in name else 1e-2
     return Training.from_wire({"optimizer": name, "learningRate": rate, "weightDecay": 0.01, "warmupRatio": 0})
 
 
@@ -92,7 +92,6 @@ def test_a_state_of_another_model_is_not_taken(tmp_path: Path) -> None:
     learn(trained, optimizer, schedule, range(1))
     save_optimizer(optimizer, trained, tmp_path / "optimizer.safetensors")
     other = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    fresh, _ = new_optimizer(other, training("lion"), Horizon(STEPS), 0)
     with pytest.raises(KeyError):
-        load_optimizer(
-            new_optimizer(other, training("lion"), Horizon(STEPS), 0)[0], other, tmp_path / "optimizer.safetensors"
-        )
+        load_optimizer(fresh, other, tmp_path / "optimizer.safetensors")

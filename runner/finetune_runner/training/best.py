@@ -12,7 +12,7 @@ VALIDATION_LOSS = "validationLoss"
 
 @dataclass(frozen=True)
 class Selection:
-    """training.bestBy. Measures other than the loss are better when they are higher; the loss decides between equals."""
+    """training.bestBy. Measures are better when they are higher; the loss decides between equals."""
 
     best_by: BestBy = "validationLoss"
 

@@ -81,7 +81,7 @@ def refuse_another_loss(measured: float, reference: float, strategy: str) -> Non
         return
     raise StageError(
         ExitCode.INTERNAL,
-        f"strategy {strategy} computes another model: loss {measured:.6g} on the first batch, {reference:.6g} unsharded",
+        f"strategy {strategy} computes another model: first batch has loss {measured:.6g}, unsharded {reference:.6g}",
         hint="set compute.strategy to ddp or single and report this; nothing was trained",
     )
 

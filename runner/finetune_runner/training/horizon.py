@@ -52,7 +52,7 @@ class Horizon:
         return step in (self.planned - self.decay_steps, self.extend_to - self.decay_steps)
 
     def observe(self, step: int, *, falls: bool) -> None:
-        """Take an evaluation: the end is decided at the first plateau after the planned decision, or at the last one."""
+        """Take an evaluation: the end is decided at the first plateau from the planned decision on."""
         if self.end is not None or self.extend_to is None or step < self.planned - self.decay_steps:
             return
         if step >= self.extend_to - self.decay_steps:

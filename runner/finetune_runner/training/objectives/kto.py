@@ -43,8 +43,8 @@ class Judged:
 def partners(prompts: Sequence[str], seed: int) -> list[int]:
     """For each row another one whose answer stands in for an unrelated one: a pure function of rows and seed.
 
-    Rows follow each other in a ring, ordered by a hash; a neighbour with the same prompt is passed over as long as there
-    is another.
+    Rows follow each other in a ring, ordered by a hash; a neighbour with the same prompt is passed over as long as
+    there is another.
     """
     ring = sorted(range(len(prompts)), key=lambda row: hashlib.sha256(f"{seed}:{row}".encode()).digest())
     found = [0] * len(prompts)

@@ -1,7 +1,7 @@
 """What dpo and kto share: log-probabilities of whole answers, and those of the model that training started from.
 
-There is no second model: the reference is this model before its first step, asked once and kept in storage. With a fresh
-adapter that is the base, with a warm start the published version.
+There is no second model: the reference is this model before its first step, asked once and kept in storage. With a
+fresh adapter that is the base, with a warm start the published version.
 """
 
 from __future__ import annotations
