@@ -60,7 +60,7 @@ def _asked(
     from finetune_runner.evaluation.serving import load_plain
     from finetune_runner.evaluation.systems import Examinee, own_prompts
     from finetune_runner.training.device import pick_device
-    from finetune_runner.training.loading import load_base, load_tokenizer, with_adapter
+    from finetune_runner.training.loading import load_base, load_tokenizer, method_of_weights, with_adapter
 
     incumbent, plan = context.task.incumbent, context.task.plan
     assert incumbent is not None  # noqa: S101 - the caller has looked
@@ -70,7 +70,8 @@ def _asked(
     if manifest["servedAs"] == "merged":
         model = load_plain(folder, device)
     else:
-        model = with_adapter(load_base(_base(context, manifest).path, manifest["method"], device, plan), folder)
+        method = method_of_weights(manifest["base"]["weights"])
+        model = with_adapter(load_base(_base(context, manifest).path, method, device, plan), folder)
     tokenizer = load_tokenizer(folder)
     examinee = Examinee(context, model, tokenizer, context.task.spec.training.max_length)
     outcomes = {"candidate": examinee.examine(test, own_prompts(tokenizer, test), incumbent.version)}

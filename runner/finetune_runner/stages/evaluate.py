@@ -137,7 +137,7 @@ def _examine_forms(context: StageContext, splits: Splits) -> dict[str, list[Outc
     adapter = fetch_adapter(context, context.scratch / "evaluate" / "adapter")
     method = method_of(context.task)
     forms: list[Form] = [spec.output.served_as]
-    if method == "qlora" and (plan is None or plan.judge_both_forms):
+    if method != "lora" and (plan is None or plan.judge_both_forms):
         forms.append("merged" if forms[0] == "adapter" else "adapter")
     outcomes: dict[str, list[Outcome]] = {}
     for form in forms:

@@ -11,20 +11,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Progress, TrainPlan, TrainResult
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import Encoded, score
+from finetune_runner.training.adapter_file import load_adapter
+from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
 from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
 from finetune_runner.training.distributed import World
+from finetune_runner.training.guards import FirstStep, first_batch, refuse_changed_start, refuse_empty_adapter
+from finetune_runner.training.horizon import Horizon, still_falls
 from finetune_runner.training.loading import ADAPTER_FILE, load_base, load_tokenizer, method_of, new_adapter
 from finetune_runner.training.optimizer import load_optimizer, new_optimizer, save_optimizer, trainable
 from finetune_runner.training.order import example_stream, micro_batches
+from finetune_runner.training.rates import decay_steps, warmup_steps
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
+from finetune_runner.training.warm_start import start_warm
 from finetune_runner.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -95,6 +100,8 @@ class TrainingRun:
         self._tokens = 0
         self._steps_s: deque[float] = deque(maxlen=50)
         self._watchdog = Watchdog(on_hang)
+        self._first_step = FirstStep()
+        self.selection = Selection(self.training.best_by)
         self._said_at = -math.inf
 
     def run(self) -> TrainResult:
@@ -126,16 +133,24 @@ class TrainingRun:
         self.tokenizer = load_tokenizer(model_path, self.context.task.spec.model.chat_template)
         self.rows = load_rows(self.context, self.tokenizer)
         base = load_base(model_path, method_of(self.context.task), self.device, self.plan)
-        self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)
+        method = self.context.task.spec.method
+        self.model = new_adapter(base, method, self.training.seed)
+        self._warm = start_warm(self.context, self.model, self.folder / "warm-start")
 
         checkpoint = self._newest_checkpoint()
         self.resumed_from = checkpoint.step if checkpoint is not None else 0
         if checkpoint is not None:
             self.state = checkpoint.state
             log.info("resuming from checkpoint step-%d", checkpoint.step)
+        self.horizon = Horizon(
+            self.plan.total_steps,
+            self.plan.extend_to,
+            decay_steps(self.training, self.plan.total_steps),
+            self.state.end,
+        )
         self._make_trainer()
         if checkpoint is not None:
-            self._load_adapter(self.folder / "resume")
+            load_adapter(self.model, self.folder / "resume")
             load_optimizer(self.trainer.optimizer, self.model, self.folder / "resume" / OPTIMIZER_FILE)
         self.early_stop = EarlyStop(
             patience=self.training.early_stopping.patience,
@@ -144,7 +159,7 @@ class TrainingRun:
             without_improvement=self.state.without_improvement,
         )
         self.divergence = DivergenceWatch(
-            warmup_steps=math.ceil(self.plan.total_steps * self.training.warmup_ratio),
+            warmup_steps=warmup_steps(self.training, self.plan.total_steps),
             lowest=self.state.lowest_train_loss,
         )
 
@@ -164,11 +179,11 @@ class TrainingRun:
         from finetune_runner.training.trainer import AdapterTrainer, StepWatch, as_dataset, trainer_settings
 
         first = self.state.step
-        remaining = max(1, self.plan.total_steps - first)
+        remaining = max(1, self.horizon.most - first)
         self.trainer = AdapterTrainer(
             batches=self._batches(first),
             model=self.model,
-            args=trainer_settings(self.plan, remaining, self.training.seed, self.device, self.folder / "trainer"),
+            args=trainer_settings(self.plan, self.training, remaining, self.device, self.folder / "trainer"),
             train_dataset=as_dataset(self.rows.train),
             processing_class=self.tokenizer,
             callbacks=[StepWatch(first, self._before_step, self._after_step)],
@@ -178,22 +193,22 @@ class TrainingRun:
         for parameter in trainable(self.model).values():
             parameter.data = parameter.data.to(torch.float32)
         self.trainer.optimizer, self.trainer.lr_scheduler = new_optimizer(
-            self.model, self.training, self.plan.total_steps, first
+            self.model, self.training, self.horizon, first
         )
 
     def _batches(self, first_step: int) -> list[list[int]]:
         """Micro-batches of this rank for the steps after `first_step`."""
         size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
-        stream = example_stream(self.rows.ids, self.rows.weights, self.training.seed, self.plan.total_steps * size)
+        stream = example_stream(self.rows.ids, self.rows.weights, self.training.seed, self.horizon.most * size)
         lengths = [len(ids) for ids, _ in self.rows.train]
         batches: list[list[int]] = []
-        for step in range(first_step, self.plan.total_steps):
+        for step in range(first_step, self.horizon.most):
             examples = stream[step * size : (step + 1) * size].tolist()
             batches += micro_batches(
                 examples, lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
             )
         self._step_tokens = [
-            sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.plan.total_steps)
+            sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.horizon.most)
         ]
         return batches
 
@@ -205,7 +220,14 @@ class TrainingRun:
             loss = self._validation_loss()
             self.state.initial_validation_loss = loss
             self.state.history.append(Point(0, loss))
-            self.early_stop.observe(loss)
+            self.early_stop.observe(self.selection.badness(loss, {}))
+            if not self._warm:
+                dora = self.context.task.spec.method.use_dora
+                refuse_changed_start(
+                    self.model, first_batch(self.rows.validation), self.tokenizer.pad_token_id, dora=dora
+                )
+        if self.state.step == 0:
+            self._first_step.remember(self.model)
         self.trainer.train()
 
     def _before_step(self, step: int) -> None:
@@ -228,14 +250,19 @@ class TrainingRun:
         self._note_step(step, loss, took_s)
         self._watchdog.beat()
         self._refuse_divergence(step, loss)
+        if step == 1:
+            self._first_step.refuse_unmoved(self.model, self.world, self.device)
 
-        last = step == self.plan.total_steps
+        last = step == self.horizon.end
         if stop and not last:
             self._interrupted = True
             self._save()
             return True
-        if last or budget or step % self.plan.eval_steps == 0:
-            self._evaluate(step, last=last, over_budget=bool(budget))
+        every = self.training.checkpoints.every_steps
+        if last or budget or step % self.plan.eval_steps == 0 or self.horizon.decides_at(step):
+            self._evaluate(step, over_budget=bool(budget))
+        elif every is not None and step % every == 0:
+            self._save()
         if time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
             self._said_at = time.monotonic()
             self._say("training")
@@ -267,7 +294,7 @@ class TrainingRun:
             evidence=f"losses of the last steps: {recent}",
         )
 
-    def _evaluate(self, step: int, *, last: bool, over_budget: bool) -> None:
+    def _evaluate(self, step: int, *, over_budget: bool) -> None:
         self._say("validating")
         began = time.monotonic()
         loss = self._validation_loss()
@@ -277,13 +304,16 @@ class TrainingRun:
         since = self.plan.eval_steps
         train_loss = statistics.fmean(state.recent_losses[-since:])
         state.history.append(Point(step, loss, train_loss))
-        if state.best_validation_loss is None or loss < state.best_validation_loss:
-            state.best_step, state.best_validation_loss = step, loss
-        wait_is_over = self.early_stop.observe(loss)
+        if self.selection.better(loss, {}, state.best_validation_loss, state.best_measures):
+            state.best_step, state.best_validation_loss, state.best_measures = step, loss, {}
+        wait_is_over = self.early_stop.observe(self.selection.badness(loss, {}))
+        losses = [point.validation_loss for point in state.history]
+        self.horizon.observe(step, falls=still_falls(losses, self.training.early_stopping.minimum_delta))
+        state.end = self.horizon.end
         state.early_best = self.early_stop.best
         state.without_improvement = self.early_stop.without_improvement
-        if last:
-            state.ended_by = "completed"
+        if step == self.horizon.end:
+            state.ended_by = "plateau" if self.horizon.at_plateau else "completed"
         elif wait_is_over:
             state.ended_by = "earlyStopping"
         elif over_budget:
@@ -309,7 +339,7 @@ class TrainingRun:
         """Live progress; the main process speaks for all."""
         if not self.world.main:
             return
-        step, total = self.state.step, self.plan.total_steps
+        step, total = self.state.step, self.horizon.expected
         pace_s = statistics.median(self._steps_s) if self._steps_s else None
         self.context.progress(
             Progress(
@@ -340,21 +370,6 @@ class TrainingRun:
             self.store.prune(self.state.best_step)
         self.world.barrier()
 
-    def _load_adapter(self, folder: Path) -> None:
-        """Overwrite every adapter weight with the file's. Raises StageError when the file does not hold all of them."""
-        import torch
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        for parameter in trainable(self.model).values():
-            parameter.data.fill_(torch.nan)
-        set_peft_model_state_dict(self.model, load_file(str(folder / ADAPTER_FILE)))
-        missing = [name for name, parameter in trainable(self.model).items() if bool(parameter.isnan().any())]
-        if missing:
-            raise StageError(
-                ExitCode.INTERNAL, "a saved adapter does not hold every weight", evidence=", ".join(missing)[:500]
-            )
-
     def _prove_best(self) -> Checkpoint:
         """Load the kept checkpoint back from storage and measure it again: what is handed on is what was measured."""
         self._say("checking the kept checkpoint")
@@ -367,9 +382,8 @@ class TrainingRun:
                 f"the kept checkpoint of step {self.state.best_step} cannot be read back: {error}",
                 hint="check that nothing else writes to the run's folder",
             ) from error
-        self._load_adapter(folder)
-        if not any(bool(p.count_nonzero()) for name, p in trainable(self.model).items() if "lora_B" in name):
-            raise StageError(ExitCode.INTERNAL, "the kept adapter changes nothing: every lora_B is zero")
+        refuse_empty_adapter(self.model, folder)
+        load_adapter(self.model, folder)
         again = self._validation_loss()
         recorded = self.state.best_validation_loss or 0.0
         tolerance = 1e-5 if self.device.type == "cpu" else 1e-3
@@ -388,14 +402,15 @@ class TrainingRun:
                 f"{self.context.task.run_uri}/{HISTORY}",
                 json.dumps([asdict(point) for point in self.state.history]).encode(),
             )
-        ended_by: dict[str, Literal["completed", "earlyStopping", "budget"]] = {
+        ended_by: dict[str, Literal["completed", "earlyStopping", "plateau", "budget"]] = {
             "earlyStopping": "earlyStopping",
+            "plateau": "plateau",
             "budget": "budget",
         }
         adapter = best.files[ADAPTER_FILE]
         return TrainResult(
             steps=self.state.step,
-            total_steps=self.plan.total_steps,
+            total_steps=self.horizon.expected,
             best_step=best.step,
             stopped_by=ended_by.get(self.state.ended_by, "completed"),
             train_loss=statistics.fmean(self.state.recent_losses[-self._last_tenth :]),
