@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import PrepareResult, StageResults
-from finetune_runner import hub
 from finetune_runner.errors import StageError
 from finetune_runner.model_source import fetch_model, model_digest, model_facts
 from tests.cluster.harness.s3 import S3Server
@@ -143,59 +139,3 @@ def test_damaged_files_are_refused(model: Path, name: str, content: bytes) -> No
     with pytest.raises(StageError, match="damaged") as caught:
         model_facts(model, "file:///model")
     assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """A hub that refuses in the real one's words: the repository's name says how."""
-
-    def do_GET(self) -> None:
-        status, code = {
-            "gated": (403, "GatedRepo"),
-            "missing": (401, "RepoNotFound"),
-            "revision": (404, "RevisionNotFound"),
-            "broken": (500, ""),
-        }[self.path.split("/")[4]]
-        self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize(
-    ("repo", "code", "says"),
-    [
-        ("owner/gated", ExitCode.ACCESS_DENIED, "is gated or private"),
-        ("owner/missing", ExitCode.SOURCE_NOT_FOUND, "does not exist, or is private"),
-        ("owner/revision", ExitCode.SOURCE_NOT_FOUND, "has no revision v7"),
-        ("owner/broken", ExitCode.STORAGE_UNAVAILABLE, "does not answer"),
-        ("not a/name", ExitCode.INVALID_SPEC, "is not a name on the hub"),
-    ],
-)
-@pytest.mark.usefixtures("fake_hub")
-def test_the_hubs_refusals_are_typed(repo: str, code: ExitCode, says: str) -> None:
-    with pytest.raises(StageError) as caught:
-        hub.resolve_revision(repo, "v7", "model", None)
-    assert caught.value.exit_code == code
-    assert says in caught.value.message
-    assert caught.value.hint
-
-
-def test_a_hub_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(StageError) as caught:
-        hub.resolve_revision("owner/name", "main", "model", None)
-    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE

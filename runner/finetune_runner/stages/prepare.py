@@ -56,6 +56,7 @@ class _Work:
                 "format": loaded.format,
                 "rows": len(loaded.examples),
                 "files": loaded.files,
+                **({"revision": loaded.revision} if loaded.revision else {}),
             }
         )
 
