@@ -25,6 +25,14 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 _HEAD_BYTES = 100_000_000
 """Longest head that the safetensors library reads (its MAX_HEADER_SIZE)."""
+FREQUENT_TYPES = frozenset(
+    {
+        "cohere", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "glm4", "gpt2", "gpt_neox",
+        "gpt_oss", "granite", "llama", "mistral", "mixtral", "olmo2", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3",
+        "qwen3_moe", "smollm3", "stablelm", "starcoder2",
+    }
+)  # fmt: skip
+"""Known without asking transformers, which imports torch: prepare starts in seconds without it."""
 INDEX = "model.safetensors.index.json"
 
 
@@ -92,14 +100,17 @@ def check_architecture(path: Path, source: str) -> None:
     Raises:
         StageError: MODEL_UNUSABLE naming the architecture, and those with the nearest names.
     """
-    from transformers import __version__ as version
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     try:
         config = json.loads((path / "config.json").read_bytes())
         model_type = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise _damaged(source, "config.json is damaged", error) from error
+    if model_type in FREQUENT_TYPES:
+        return
+
+    from transformers import __version__ as version
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return
     known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

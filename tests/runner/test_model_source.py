@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import PrepareResult, StageResults
+from finetune_runner import mounts
 from finetune_runner.errors import StageError
+from finetune_runner.model_files import FREQUENT_TYPES
 from finetune_runner.model_source import fetch_model, model_digest, model_facts
 from tests.cluster.harness.s3 import S3Server
 from tests.runner.stores import PrepareWorld, s3_storage
+
+MOUNTED = hashlib.sha256(b"registry.example.com:5000/team/base:v1").hexdigest()[:16]
 
 
 @pytest.fixture
@@ -139,3 +145,77 @@ def test_damaged_files_are_refused(model: Path, name: str, content: bytes) -> No
     with pytest.raises(StageError, match="damaged") as caught:
         model_facts(model, "file:///model")
     assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+
+
+def shards(model: Path, count: int = 2) -> list[str]:
+    """Split the model's weights into files with an index, as save_pretrained does with large models."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+    for number, name in enumerate(names):
+        save_file({key: tensors[key] for key in sorted(tensors)[number::count]}, model / name)
+    place = {key: names[number % count] for number, key in enumerate(sorted(tensors))}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": place}))
+    return names
+
+
+def test_a_missing_shard_is_named(world: PrepareWorld, model: Path) -> None:
+    names = shards(model)
+    world.model = f"file://{model}"
+    assert fetch_model(context_of(world)).path == model
+    (model / names[1]).unlink()
+    with pytest.raises(StageError, match=f"lacks {names[1]}: 1 of the 2 weight files") as caught:
+        fetch_model(context_of(world))
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+
+
+@pytest.mark.parametrize(("cut", "what"), [(-1, "truncated"), (-200_000, "truncated"), (1, "damaged")])
+def test_a_weight_file_that_its_own_head_contradicts_is_named(
+    world: PrepareWorld, model: Path, cut: int, what: str
+) -> None:
+    weights = model / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:cut] if cut < 0 else data + b"\0" * cut)
+    world.model = f"file://{model}"
+    with pytest.raises(
+        StageError, match=rf"model\.safetensors is {what}: .* \({len(data) + cut} and {len(data)} bytes"
+    ):
+        fetch_model(context_of(world))
+
+
+def test_what_is_known_without_transformers_is_known_to_it() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) >= FREQUENT_TYPES
+
+
+def test_a_second_copy_of_the_weights_does_not_count(model: Path) -> None:
+    facts, digest = model_facts(model, "file:///model"), model_digest(model)
+    shutil.copy(model / "model.safetensors", model / "consolidated.safetensors")
+    assert (model_facts(model, "file:///model"), model_digest(model)) == (facts, digest)
+
+
+@pytest.mark.parametrize(
+    ("source", "mounted"),
+    [
+        ("pvc://claim/models/base", "/mnt/pvc/claim/models/base"),
+        ("oci://registry.example.com:5000/team/base:v1/model", f"/mnt/oci/{MOUNTED}/model"),
+        ("oci://registry.example.com:5000/team/base:v1", f"/mnt/oci/{MOUNTED}"),
+    ],
+)
+def test_mounted_sources_are_folders_of_the_pod(source: str, mounted: str) -> None:
+    assert str(mounts.path_of(source)) == mounted
+
+
+def test_a_model_in_an_image_is_read_where_it_is_mounted(
+    world: PrepareWorld, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "OCI_ROOT", model.parent / "images")
+    (model.parent / "images").mkdir()
+    model.rename(model.parent / "images" / MOUNTED)
+    world.model = "oci://registry.example.com:5000/team/base:v1"
+    fetched = fetch_model(context_of(world))
+    assert fetched.path == model.parent / "images" / MOUNTED
+    assert fetched.digest == model_digest(fetched.path)

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -244,6 +244,9 @@ class ModelCache:
     def _keep_good(self, staging: Path, wanted: Sequence[ModelFile]) -> dict[str, Hashes | None]:
         """Hashes of the files that are already what they must be; all others are removed."""
         names = {file.name for file in wanted}
+        # A model that turned out corrupt still says what its files were: the only word where the source tells no hash.
+        manifest = _read_manifest(staging)
+        filled = {name: str(facts["sha256"]) for name, facts in manifest.files.items()} if manifest else {}
         for item in staging.iterdir():
             if item.is_dir() and not item.is_symlink():
                 shutil.rmtree(item)
@@ -251,7 +254,7 @@ class ModelCache:
                 item.unlink()
         hashes = hash_files(staging, [file.name for file in wanted], self._hooks.check_stop)
         for file in wanted:
-            if not fits(file, hashes[file.name]):
+            if not fits(replace(file, sha256=file.sha256 or filled.get(file.name, "")), hashes[file.name]):
                 hashes[file.name] = None
                 (staging / file.name).unlink(missing_ok=True)
         return hashes
