@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Contract, Rule
-from finetune_api.common import LABEL_NAME_RULE, Condition, Name, ObjectMeta, Storage
+from finetune_api.common import DNS_SUBDOMAIN, LABEL_NAME_RULE, Condition, Name, ObjectMeta, Storage
 
 
 class Price(Contract):
@@ -59,6 +59,22 @@ class PoolLimits(Contract):
     max_gpus: Annotated[int, Field(description="GPUs per job over all nodes. Default 64.", ge=0, le=1024)] = 64
 
 
+class ModelCache(Contract):
+    """A volume that prepare fills with base models, once per revision, and the other stages read."""
+
+    claim_name: Annotated[
+        str,
+        Field(
+            description="Name of a PersistentVolumeClaim that each namespace of the pool has, of mode ReadWriteMany "
+            "(ReadWriteOnce does on a single node), writable for group 65532, large enough for the base models in "
+            "use. Pods of prepare mount it writable, all others read-only.",
+            min_length=1,
+            max_length=253,
+            pattern=DNS_SUBDOMAIN,
+        ),
+    ]
+
+
 class GPUPoolSpec(Contract):
     """A kind of GPU node and the conditions of its use."""
 
@@ -104,6 +120,13 @@ class GPUPoolSpec(Contract):
     scratch_size: Annotated[
         str, Field(description="Disk of each pod for model and data. Default 200Gi.", pattern=r"^[0-9]+(Mi|Gi|Ti)$")
     ] = "200Gi"
+    model_cache: Annotated[
+        ModelCache | None,
+        Field(
+            description="Where base models of hf:// and s3:// are kept between jobs. Without it every stage fetches "
+            "the model again, and GPUs wait for that."
+        ),
+    ] = None
     default_storage: Annotated[Storage | None, Field(description="Storage of Adapters that name none.")] = None
     allowed_namespaces: Annotated[
         list[Name] | None, Field(description="Namespaces that may use the pool. Default: all.", max_length=1024)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -29,7 +29,11 @@ class Environment:
     progress_credentials: Path
     """Folder with the projected token and the certificate authority for that."""
     scratch: Path
+    scratch_limit_bytes: int
+    """Most that the scratch folder may hold; 0 = what its disk has."""
     model_cache: Path
+    model_cache_read_only: bool
+    """Whether prepare fills the cache and this stage only reads there."""
     secrets: Path
     epoch: int
     """Epoch that the launcher of this process has claimed; 0 = claim one."""
@@ -47,7 +51,9 @@ class Environment:
             progress_url=environ.get("FINETUNE_PROGRESS_URL") or "",
             progress_credentials=Path(environ.get("FINETUNE_PROGRESS_CREDENTIALS") or "/etc/finetune/progress"),
             scratch=scratch,
+            scratch_limit_bytes=int(environ.get("FINETUNE_SCRATCH_LIMIT_BYTES") or 0),
             model_cache=Path(environ.get("FINETUNE_MODEL_CACHE") or scratch / "models"),
+            model_cache_read_only=environ.get("FINETUNE_MODEL_CACHE_READ_ONLY") == "1",
             secrets=Path(environ.get("FINETUNE_SECRETS") or "/etc/finetune/secrets"),
             epoch=int(environ.get("FINETUNE_EPOCH") or 0),
             node_rank=int(environ.get("PET_NODE_RANK") or 0),
@@ -61,20 +67,34 @@ class StageContext:
     task: StageTask
     storage: Storage
     scratch: Path
+    scratch_limit_bytes: int
     model_cache: Path
+    model_cache_read_only: bool
     secrets: Secrets
     clock: Callable[[], datetime]
     progress: Callable[[Progress], None]
     fence: Fence
     stop: threading.Event
+    commits: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Commits that this stage has resolved, by repository and revision: each is asked for once."""
 
     def check_stop(self) -> None:
         """Raise StageError (INTERRUPTED) when the process was asked to stop."""
         if self.stop.is_set():
             raise interrupted()
 
-    def report_progress(self, phase: str, done: int = 0, total: int = 0) -> None:
+    def report_progress(
+        self,
+        phase: str,
+        done: int = 0,
+        total: int = 0,
+        *,
+        percent: float | None = None,
+        eta_seconds: float | None = None,
+    ) -> None:
         """Say how far the stage is, for stages that count something other than optimiser steps."""
+        if percent is None:
+            percent = min(100.0, round(100 * done / total, 1)) if total else 0.0
         self.progress(
             Progress(
                 stage=self.task.stage,
@@ -82,7 +102,8 @@ class StageContext:
                 phase=printable(phase)[:PHASE_LIMIT],
                 step=done,
                 total_steps=total,
-                percent=min(100.0, round(100 * done / total, 1)) if total else 0.0,
+                percent=percent,
+                eta_seconds=eta_seconds,
                 updated_at=self.clock(),
             )
         )
@@ -119,7 +140,9 @@ def open_context(
         task=task,
         storage=storage,
         scratch=environment.scratch,
+        scratch_limit_bytes=environment.scratch_limit_bytes,
         model_cache=environment.model_cache,
+        model_cache_read_only=environment.model_cache_read_only,
         secrets=secrets,
         clock=clock,
         progress=progress,

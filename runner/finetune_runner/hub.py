@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -19,18 +21,43 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import FULL_DISK_ERRNOS, StageError, disk_full
+from finetune_runner.model_cache.files import ModelFile
 
+disable_progress_bars()  # what they count is told by the stage itself
 RepoType = Literal["model", "dataset"]
 _TIMEOUT_S = 20
+_DOWNLOADS = 4
+"""Files at once. One connection seldom fills a line; the hub's own client takes 8, on machines of its own."""
 
 
-def resolve_revision(repo: str, revision: str, repo_type: RepoType, token: str | None) -> str:
+@dataclass(frozen=True)
+class Account:
+    """Who asks, and which hub."""
+
+    token: str | None = None
+    """None: what the environment or the login of this machine gives, if anything."""
+    endpoint: str | None = None
+    """URL of a mirror; None: HF_ENDPOINT of the environment, else the public hub."""
+
+    @classmethod
+    def of(cls, secret: Mapping[str, str]) -> Account:
+        """From the keys of a Secret: HF_TOKEN, HF_ENDPOINT."""
+        return cls(secret.get("HF_TOKEN") or None, secret.get("HF_ENDPOINT") or None)
+
+    def api(self) -> HfApi:
+        """The hub's client."""
+        return HfApi(token=self.token, endpoint=self.endpoint)
+
+
+def resolve_revision(repo: str, revision: str, repo_type: RepoType, account: Account) -> str:
     """The commit that a branch or tag names now. Raises StageError."""
-    with _typed(repo, revision):
-        commit = HfApi(token=token).repo_info(repo, revision=revision, repo_type=repo_type, timeout=_TIMEOUT_S).sha
+    with _typed(repo, revision, repo_type):
+        commit = account.api().repo_info(repo, revision=revision, repo_type=repo_type, timeout=_TIMEOUT_S).sha
     if not commit:
         raise StageError(
             ExitCode.STORAGE_UNAVAILABLE, f"hf://{repo}: the hub named no commit for {revision}", "try again"
@@ -38,36 +65,81 @@ def resolve_revision(repo: str, revision: str, repo_type: RepoType, token: str |
     return str(commit)
 
 
-def list_files(repo: str, commit: str, repo_type: RepoType, token: str | None) -> list[str]:
-    """Names of the files of a commit. Raises StageError."""
-    with _typed(repo, commit):
-        return sorted(HfApi(token=token).list_repo_files(repo, revision=commit, repo_type=repo_type))
+def list_files(repo: str, commit: str, repo_type: RepoType, account: Account) -> list[ModelFile]:
+    """All files of a commit with their sizes and hashes, sorted by name. Raises StageError."""
+    with _typed(repo, commit, repo_type):
+        tree = account.api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)
+        # A mirror may list anything: what would leave the folder it is copied to is no file of a repository.
+        files = [item for item in tree if isinstance(item, RepoFile) and ".." not in item.path.split("/")]
+    return sorted(
+        (
+            ModelFile(item.path, item.lfs.size, sha256=item.lfs.sha256)
+            if item.lfs is not None
+            else ModelFile(item.path, item.size, git_oid=item.blob_id)
+            for item in files
+        ),
+        key=lambda file: file.name,
+    )
 
 
-def download_snapshot(repo: str, commit: str, patterns: Sequence[str], cache: Path, token: str | None) -> Path:
-    """The files of a model's commit that match, in the cache. What is there already is not fetched again."""
-    with _typed(repo, commit):
-        return Path(
-            snapshot_download(
-                repo, revision=commit, allow_patterns=list(patterns), cache_dir=cache, token=token or None
+def download_files(
+    repo: str,
+    commit: str,
+    names: Sequence[str],
+    repo_type: RepoType,
+    folder: Path,
+    account: Account,
+    got: Callable[[int], None] = lambda _count: None,
+) -> None:
+    """Copy files of a commit into a folder, a few at once.
+
+    A connection that breaks is taken up where it broke (HTTP Range, by the hub's client). What is complete in the
+    folder is not fetched again.
+
+    Args:
+        repo: owner/name.
+        commit: full hash.
+        names: paths in the repository.
+        repo_type: model or dataset.
+        folder: where they go, by their paths.
+        account: who asks.
+        got: called with the bytes that arrived, from several threads; may raise to stop.
+
+    Raises:
+        StageError: see `stage_error`.
+    """
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> None:
+            got(int(n or 0))
+
+    def one(name: str) -> None:
+        with _typed(f"{repo}/{name}", commit, repo_type):
+            hf_hub_download(
+                repo,
+                name,
+                repo_type=repo_type,
+                revision=commit,
+                local_dir=folder,
+                token=account.token,
+                endpoint=account.endpoint,
+                tqdm_class=Bar,
             )
-        )
 
-
-def download_file(repo: str, path: str, commit: str, cache: Path, token: str | None) -> Path:
-    """One file of a data set's commit, in the cache."""
-    with _typed(f"{repo}/{path}", commit):
-        return Path(
-            hf_hub_download(repo, path, revision=commit, repo_type="dataset", cache_dir=cache, token=token or None)
-        )
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        futures = [pool.submit(one, name) for name in names]
+        for future in as_completed(futures):
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)  # and let those that run end: they share the stop
+            future.result()
 
 
 @contextmanager
-def _typed(what: str, revision: str) -> Iterator[None]:
+def _typed(what: str, revision: str, repo_type: RepoType) -> Iterator[None]:
     try:
         yield
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
-        raise stage_error(error, what, revision) from error
+        raise stage_error(error, f"datasets/{what}" if repo_type == "dataset" else what, revision) from error
 
 
 def stage_error(error: Exception, what: str, revision: str) -> StageError:
@@ -85,7 +157,10 @@ def stage_error(error: Exception, what: str, revision: str) -> StageError:
         return _unreachable(what, evidence)
     if isinstance(error, RevisionNotFoundError):
         return StageError(
-            ExitCode.SOURCE_NOT_FOUND, f"hf://{what} has no revision {revision}", "check model.revision", evidence
+            ExitCode.SOURCE_NOT_FOUND,
+            f"hf://{what} has no revision {revision}",
+            "check model.revision (of data: what follows the @)",
+            evidence,
         )
     if isinstance(error, RepositoryNotFoundError | EntryNotFoundError) or status == 404:
         return StageError(

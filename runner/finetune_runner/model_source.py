@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from fnmatch import fnmatch
-from math import prod
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from uuid import uuid4
+from typing import NamedTuple
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.model_config import facts_of_config
-from finetune_api.stages import ModelFacts
+from finetune_runner import mounts
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
+from finetune_runner.model_cache.cache import Hooks, ModelCache
+from finetune_runner.model_cache.files import DigestMemory, ModelFile, digest_of, hash_files, used_names
+from finetune_runner.model_files import check_architecture, check_files, check_names, model_facts
 from finetune_runner.storage.files import path_of
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""What of a model is used. Code and pickles are not fetched."""
-PVC_ROOT = Path("/mnt/pvc")
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-"""What the head is called; a model without any uses its embedding."""
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+__all__ = ["FetchedModel", "check_files", "fetch_model", "is_cached", "model_digest", "model_facts", "model_files"]
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class FetchedModel(NamedTuple):
@@ -36,13 +33,11 @@ class FetchedModel(NamedTuple):
     """sha256 over the names and sha256s of its files."""
 
 
-def pvc_path(source: str) -> Path:
-    """Where a pvc://claim/path is mounted."""
-    return PVC_ROOT / source.removeprefix("pvc://")
-
-
 def fetch_model(context: StageContext) -> FetchedModel:
     """Bring the base model here, at the revision that prepare pinned (prepare itself: the one asked for).
+
+    Models of hf:// and s3:// go through the model cache; stages after prepare find them there by their digest, without
+    a request to anybody. The others are read where they are mounted.
 
     Raises:
         StageError: SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE, DISK_FULL; MODEL_UNUSABLE without
@@ -51,130 +46,136 @@ def fetch_model(context: StageContext) -> FetchedModel:
     source = context.task.spec.model.source
     pinned = context.task.results.prepare
     scheme = source.partition("://")[0]
-    revision = ""
-    if scheme == "hf":
-        path, revision = _from_hub(context, source, pinned.revision if pinned else None)
-    elif scheme == "s3":
-        path = _from_storage(context, source)
-    elif scheme in ("file", "pvc"):
-        path = path_of(source) if scheme == "file" else pvc_path(source)
-        if not path.is_dir():
-            raise StageError(ExitCode.SOURCE_NOT_FOUND, f"model.source {source}: no such folder", "check the path")
+    if scheme in ("hf", "s3"):
+        cached = _cache(context).find_digest(pinned.model_digest) if pinned else None
+        if pinned and cached:
+            return FetchedModel(cached.path, pinned.revision, cached.digest)
+        fetched = _from_hub(context, source) if scheme == "hf" else _from_storage(context, source)
     else:
-        raise StageError(ExitCode.INVALID_SPEC, f"model.source {source}: unknown scheme", "use hf://, s3:// or pvc://")
-    check_files(path, source)
-    digest = model_digest(path)
-    if pinned and pinned.model_digest != digest:
+        fetched = _in_place(context, source)
+    if pinned and pinned.model_digest != fetched.digest:
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
             f"model.source {source}: its files are no longer those that stage prepare saw",
             "keep a model's files unchanged while a job runs; start a new run",
-            f"sha256 {digest}, prepare saw {pinned.model_digest}",
+            f"sha256 {fetched.digest}, prepare saw {pinned.model_digest}",
         )
-    return FetchedModel(path, revision or digest, digest)
+    check_files(fetched.path, source)
+    if pinned is None:
+        check_architecture(fetched.path, source)
+    return fetched
 
 
 def model_files(path: Path) -> list[Path]:
     """The files that make up a model, sorted by name."""
-    return sorted(item for item in path.iterdir() if item.is_file() and any(fnmatch(item.name, p) for p in MODEL_FILES))
+    return [path / name for name in used_names(item.name for item in path.iterdir() if item.is_file())]
 
 
 def model_digest(path: Path) -> str:
     """sha256 over the names and contents of a model's files."""
-    total = hashlib.sha256()
-    for item in model_files(path):
-        with item.open("rb") as stream:
-            total.update(f"{item.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    names = [item.name for item in model_files(path)]
+    return digest_of({name: found.sha256 for name, found in hash_files(path, names).items() if found is not None})
 
 
-def check_files(path: Path, source: str) -> None:
-    """Refuse a folder that is not a model we may load. Raises StageError (MODEL_UNUSABLE)."""
-    if not any(path.glob("*.safetensors")):
-        pickles = sorted(item.name for pattern in _PICKLES for item in path.glob(pattern))
-        raise StageError(
-            ExitCode.MODEL_UNUSABLE,
-            f"model.source {source} has no *.safetensors" + (f" (only {', '.join(pickles[:3])})" if pickles else ""),
-            "convert it: load it with transformers where you trust it, then save_pretrained (it writes safetensors)"
-            if pickles
-            else "name the folder with config.json and *.safetensors",
-        )
-    if not (path / "config.json").is_file():
-        raise StageError(
-            ExitCode.MODEL_UNUSABLE,
-            f"model.source {source} has no config.json",
-            "name the folder that holds config.json",
-        )
+def is_cached(context: StageContext, digest: str) -> bool:
+    """Whether the model cache has a model with this digest, whole."""
+    return _cache(context).find_digest(digest) is not None
 
 
-def model_facts(path: Path, source: str) -> ModelFacts:
-    """What config.json and the heads of the weight files say. Raises StageError (MODEL_UNUSABLE)."""
-    try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
-        files = sorted(path.glob("*.safetensors"))
-        shapes = {name: shape for item in files for name, shape in _tensor_shapes(item).items()}
-        return facts_of_config(
-            config,
-            parameters=sum(map(prod, shapes.values())),
-            file_bytes=sum(item.stat().st_size for item in files),
-            tied_embeddings=not any(name.endswith(_HEADS) for name in shapes),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise StageError(
-            ExitCode.MODEL_UNUSABLE,
-            f"model.source {source}: config.json or a safetensors file is damaged",
-            "copy the model again",
-            f"{type(error).__name__}: {error}"[:500],
-        ) from error
+def _in_place(context: StageContext, source: str) -> FetchedModel:
+    path = path_of(source) if source.startswith("file://") else mounts.path_of(source)
+    if not path.is_dir():
+        raise StageError(ExitCode.SOURCE_NOT_FOUND, f"model.source {source}: no such folder", "check the path")
+    names = [item.name for item in model_files(path)]
+    check_names([item.name for item in path.iterdir()], source)
+    context.report_progress("hashing the model's files")
+    digest = _memory(context).digest(path, names, context.check_stop)
+    return FetchedModel(path, digest, digest)
 
 
-def _tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """Tensors of a safetensors file by its head: 8 bytes length, then JSON (format specification of safetensors)."""
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > 100_000_000:
-            raise ValueError(f"{path.name} is not a safetensors file")
-        head = json.loads(stream.read(length))
-    return {name: tensor["shape"] for name, tensor in head.items() if name != "__metadata__"}
+def _memory(context: StageContext) -> DigestMemory:
+    return DigestMemory(context.scratch / "model-digests")
 
 
-def _from_hub(context: StageContext, source: str, commit: str | None) -> tuple[Path, str]:
+def _cache(context: StageContext) -> ModelCache:
+    def report(phase: str, *, percent: float, eta_seconds: float | None) -> None:
+        context.report_progress(phase, percent=percent, eta_seconds=eta_seconds)
+
+    def wait(seconds: float) -> None:
+        context.stop.wait(seconds)
+        context.check_stop()
+
+    private = context.model_cache.is_relative_to(context.scratch)
+    return ModelCache(
+        context.model_cache,
+        _memory(context),
+        Hooks(context.clock, report, context.check_stop, wait),
+        read_only=context.model_cache_read_only,
+        room_bytes=max(context.scratch_limit_bytes - _bytes_below(context.scratch), 1)
+        if private and context.scratch_limit_bytes
+        else 0,
+    )
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(item.lstat().st_size for item in folder.rglob("*") if item.is_file())
+
+
+def _from_hub(context: StageContext, source: str) -> FetchedModel:
     from finetune_runner import hub  # takes a while to import
 
     repo = source.removeprefix("hf://").strip("/")
-    token = context.secrets.read(context.task.spec.model.secret_ref).get("HF_TOKEN")
-    commit = commit or hub.resolve_revision(repo, context.task.spec.model.revision, "model", token)
-    context.report_progress(f"fetching hf://{repo}")
-    return hub.download_snapshot(repo, commit, MODEL_FILES, context.model_cache / "hub", token), commit
+    account = hub.Account.of(context.secrets.read(context.task.spec.model.secret_ref))
+    pinned = context.task.results.prepare
+    wanted_revision = pinned.revision if pinned else context.task.spec.model.revision
+    cache = _cache(context)
+
+    def key_of(commit: str) -> str:
+        return f"hub/models--{repo.replace('/', '--')}/snapshots/{commit}"
+
+    listed: list[ModelFile] | None = None
+    if _COMMIT.fullmatch(wanted_revision):
+        # A commit never changes: what the cache has of it needs no hub, unless it turns out corrupt.
+        commit = wanted_revision
+        listed = cache.known_files(key_of(commit))
+    else:
+        commit = hub.resolve_revision(repo, wanted_revision, "model", account)
+    if listed is None:
+        every = hub.list_files(repo, commit, "model", account)
+        names = used_names(file.name for file in every)
+        check_names([file.name for file in every if "/" not in file.name], source)
+        listed = [file for file in every if file.name in names]
+        if cache.known_files(key_of(commit)) is None:
+            # Before gigabytes are fetched for nothing.
+            hub.download_files(repo, commit, ["config.json"], "model", context.scratch / "model-config", account)
+            check_architecture(context.scratch / "model-config", source)
+
+    def fetch(files: Sequence[ModelFile], folder: Path, got: Callable[[int], None]) -> None:
+        hub.download_files(repo, commit, [file.name for file in files], "model", folder, account, got)
+
+    made = cache.ensure(key_of(commit), source, listed, fetch)
+    return FetchedModel(made.path, commit, made.digest)
 
 
-def _from_storage(context: StageContext, source: str) -> Path:
-    """Copy the model's objects into the cache, under a name made of what the store lists (names and sizes)."""
+def _from_storage(context: StageContext, source: str) -> FetchedModel:
+    """The model's objects, under a name made of what the store lists: names, sizes and ETags."""
     store = context.open_source(source, context.task.spec.model.secret_ref)
     prefix = source.rstrip("/") + "/"
-    found = [
-        item
-        for item in store.list(prefix)
-        if "/" not in item.uri.removeprefix(prefix) and any(fnmatch(item.uri, pattern) for pattern in MODEL_FILES)
-    ]
-    if not found:
+    below = {item.uri.removeprefix(prefix): item for item in store.list(prefix)}
+    names = used_names(below)
+    if not names:
         raise StageError(
             ExitCode.SOURCE_NOT_FOUND,
             f"model.source {source}: no model files there",
             "name the folder with config.json and *.safetensors",
         )
-    listing = json.dumps([source, *((item.uri, item.size) for item in found)]).encode()
-    target = context.model_cache / f"s3-{hashlib.sha256(listing).hexdigest()[:16]}"
-    pinned = context.task.results.prepare
-    if pinned and target.is_dir() and model_digest(target) == pinned.model_digest:
-        return target
-    # Fetched beside and renamed: a cache shared by pods never shows half a model.
-    fetching = target.with_name(f"{target.name}.{uuid4().hex}.part")
-    for done, item in enumerate(found):
-        context.check_stop()
-        context.report_progress(f"fetching {source}", done, len(found))
-        store.download_file(item.uri, fetching / item.uri.removeprefix(prefix))
-    if target.is_dir():
-        target.rename(target.with_name(f"{target.name}.{uuid4().hex}.old"))
-    fetching.rename(target)
-    return target
+    check_names([name for name in below if "/" not in name], source)
+    listing = json.dumps([source, *((name, below[name].size, below[name].etag) for name in names)]).encode()
+
+    def fetch(files: Sequence[ModelFile], folder: Path, got: Callable[[int], None]) -> None:
+        for file in files:
+            store.download_file(below[file.name].uri, folder / file.name, got)
+
+    wanted = [ModelFile(name, below[name].size) for name in names]
+    made = _cache(context).ensure(f"s3/{hashlib.sha256(listing).hexdigest()[:32]}", source, wanted, fetch)
+    return FetchedModel(made.path, made.digest, made.digest)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,14 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import PrepareResult, StageResults
-from finetune_runner import hub
+from finetune_runner import mounts
 from finetune_runner.errors import StageError
+from finetune_runner.model_files import FREQUENT_TYPES
 from finetune_runner.model_source import fetch_model, model_digest, model_facts
 from tests.cluster.harness.s3 import S3Server
 from tests.runner.stores import PrepareWorld, s3_storage
+
+MOUNTED = hashlib.sha256(b"registry.example.com:5000/team/base:v1").hexdigest()[:16]
 
 
 @pytest.fixture
@@ -145,57 +147,75 @@ def test_damaged_files_are_refused(model: Path, name: str, content: bytes) -> No
     assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """A hub that refuses in the real one's words: the repository's name says how."""
+def shards(model: Path, count: int = 2) -> list[str]:
+    """Split the model's weights into files with an index, as save_pretrained does with large models."""
+    from safetensors.numpy import load_file, save_file
 
-    def do_GET(self) -> None:
-        status, code = {
-            "gated": (403, "GatedRepo"),
-            "missing": (401, "RepoNotFound"),
-            "revision": (404, "RevisionNotFound"),
-            "broken": (500, ""),
-        }[self.path.split("/")[4]]
-        self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+    for number, name in enumerate(names):
+        save_file({key: tensors[key] for key in sorted(tensors)[number::count]}, model / name)
+    place = {key: names[number % count] for number, key in enumerate(sorted(tensors))}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": place}))
+    return names
 
 
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield
-    server.shutdown()
-    server.server_close()
+def test_a_missing_shard_is_named(world: PrepareWorld, model: Path) -> None:
+    names = shards(model)
+    world.model = f"file://{model}"
+    assert fetch_model(context_of(world)).path == model
+    (model / names[1]).unlink()
+    with pytest.raises(StageError, match=f"lacks {names[1]}: 1 of the 2 weight files") as caught:
+        fetch_model(context_of(world))
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+
+
+@pytest.mark.parametrize(("cut", "what"), [(-1, "truncated"), (-200_000, "truncated"), (1, "damaged")])
+def test_a_weight_file_that_its_own_head_contradicts_is_named(
+    world: PrepareWorld, model: Path, cut: int, what: str
+) -> None:
+    weights = model / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:cut] if cut < 0 else data + b"\0" * cut)
+    world.model = f"file://{model}"
+    with pytest.raises(
+        StageError, match=rf"model\.safetensors is {what}: .* \({len(data) + cut} and {len(data)} bytes"
+    ):
+        fetch_model(context_of(world))
+
+
+def test_what_is_known_without_transformers_is_known_to_it() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) >= FREQUENT_TYPES
+
+
+def test_a_second_copy_of_the_weights_does_not_count(model: Path) -> None:
+    facts, digest = model_facts(model, "file:///model"), model_digest(model)
+    shutil.copy(model / "model.safetensors", model / "consolidated.safetensors")
+    assert (model_facts(model, "file:///model"), model_digest(model)) == (facts, digest)
 
 
 @pytest.mark.parametrize(
-    ("repo", "code", "says"),
+    ("source", "mounted"),
     [
-        ("owner/gated", ExitCode.ACCESS_DENIED, "is gated or private"),
-        ("owner/missing", ExitCode.SOURCE_NOT_FOUND, "does not exist, or is private"),
-        ("owner/revision", ExitCode.SOURCE_NOT_FOUND, "has no revision v7"),
-        ("owner/broken", ExitCode.STORAGE_UNAVAILABLE, "does not answer"),
-        ("not a/name", ExitCode.INVALID_SPEC, "is not a name on the hub"),
+        ("pvc://claim/models/base", "/mnt/pvc/claim/models/base"),
+        ("oci://registry.example.com:5000/team/base:v1/model", f"/mnt/oci/{MOUNTED}/model"),
+        ("oci://registry.example.com:5000/team/base:v1", f"/mnt/oci/{MOUNTED}"),
     ],
 )
-@pytest.mark.usefixtures("fake_hub")
-def test_the_hubs_refusals_are_typed(repo: str, code: ExitCode, says: str) -> None:
-    with pytest.raises(StageError) as caught:
-        hub.resolve_revision(repo, "v7", "model", None)
-    assert caught.value.exit_code == code
-    assert says in caught.value.message
-    assert caught.value.hint
+def test_mounted_sources_are_folders_of_the_pod(source: str, mounted: str) -> None:
+    assert str(mounts.path_of(source)) == mounted
 
 
-def test_a_hub_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(StageError) as caught:
-        hub.resolve_revision("owner/name", "main", "model", None)
-    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+def test_a_model_in_an_image_is_read_where_it_is_mounted(
+    world: PrepareWorld, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "OCI_ROOT", model.parent / "images")
+    (model.parent / "images").mkdir()
+    model.rename(model.parent / "images" / MOUNTED)
+    world.model = "oci://registry.example.com:5000/team/base:v1"
+    fetched = fetch_model(context_of(world))
+    assert fetched.path == model.parent / "images" / MOUNTED
+    assert fetched.digest == model_digest(fetched.path)

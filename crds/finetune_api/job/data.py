@@ -142,10 +142,33 @@ class Dataset(Contract):
     source: Annotated[
         Source,
         Field(
-            description="`s3://bucket/key`, `hf://datasets/owner/name/file`, `pvc://claim/path`; `file://path` only "
-            "without a cluster. A folder means all data files in it, in the order of their names."
+            description="`s3://bucket/key`, `hf://datasets/owner/name/file` (`owner/name@revision` for another than "
+            "`main`), `pvc://claim/path`, `oci://registry/image:tag/path`; `file://path` only without a cluster. A "
+            "folder means all data files in it, in the order of their names; see subset and split."
         ),
     ]
+    subset: Annotated[
+        str | None,
+        Field(
+            description="Which part of a folder or data set: a configuration of the data set's card (`configs:`), "
+            "else a subfolder. Default: the card's default configuration; else the files directly in the folder, or "
+            "in its folder `data`.",
+            min_length=1,
+            max_length=128,
+            pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$",
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        Field(
+            description="Which split's files: as the data set's card says, else by their names "
+            "(`train-00000-of-00002.parquet`, `dev.jsonl`, `test/a.csv`). Default: `train` where the source has such "
+            "files, else all. data.validation and data.test take the split of their own name where there is one.",
+            min_length=1,
+            max_length=64,
+            pattern=r"^[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*$",
+        ),
+    ] = None
     format: Annotated[
         Format,
         Field(

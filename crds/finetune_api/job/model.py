@@ -10,13 +10,17 @@ from pydantic import Field
 
 from finetune_api.base import Contract, Rule
 from finetune_api.common import SecretRef
+from finetune_api.oci import OCI
 
 SOURCE = r"^(hf|s3|pvc|oci|file)://[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"
 Source = Annotated[str, Field(min_length=6, max_length=1024, pattern=SOURCE)]
 
+FETCHED_SCHEMES = ("hf://", "s3://")
+"""Schemes of models that are copied to where they are used, and may be kept in a cache; the others are mounted."""
+
 _HF_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _HF_MODEL = f"^hf://{_HF_NAME}/{_HF_NAME}$"
-_HF_DATASET = f"^hf://datasets/{_HF_NAME}/{_HF_NAME}(/.*)?$"
+_HF_DATASET = f"^hf://datasets/{_HF_NAME}/{_HF_NAME}(@{_HF_NAME})?(/.*)?$"
 _S3 = "^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$"
 _PVC = "^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$"
 
@@ -43,10 +47,6 @@ def source_rules(hf: str = _HF_DATASET, *, optional: bool = False) -> tuple[Rule
     hf_form = "hf://owner/name" if hf == _HF_MODEL else "hf://datasets/owner/name or hf://datasets/owner/name/file"
     return (
         rule(
-            ("!self.source.startsWith('oci://')", lambda source: not source.startswith("oci://")),
-            "oci:// sources are not available in this version; copy the files to s3:// or pvc://",
-        ),
-        rule(
             (
                 "self.source.startsWith('file://') || (!self.source.contains('/../') && !self.source.endsWith('/..'))",
                 lambda source: source.startswith("file://") or ("/../" not in source and not source.endswith("/..")),
@@ -60,6 +60,11 @@ def source_rules(hf: str = _HF_DATASET, *, optional: bool = False) -> tuple[Rule
             "write it as s3://bucket/key",
         ),
         rule(matches("pvc://", _PVC), "a pvc:// source starts with the name of a claim; write it as pvc://claim/path"),
+        rule(
+            matches("oci://", OCI),
+            "an oci:// source is a reference with its registry, and a path only behind a tag or digest; "
+            "write it as oci://registry/image:tag/path or oci://registry/image@sha256:.../path",
+        ),
     )
 
 
@@ -73,8 +78,9 @@ class BaseModelSource(Contract):
     source: Annotated[
         Source,
         Field(
-            description="Where the base model is: `hf://owner/name`, `s3://bucket/prefix`, `pvc://claim/path`; "
-            "`file://path` only without a cluster. Safetensors only; code shipped with a model is never run."
+            description="Where the base model is: `hf://owner/name`, `s3://bucket/prefix`, `pvc://claim/path`, "
+            "`oci://registry/image:tag/path` (image volume); `file://path` only without a cluster. Safetensors only; "
+            "code shipped with a model is never run."
         ),
     ]
     revision: Annotated[
@@ -88,7 +94,10 @@ class BaseModelSource(Contract):
     ] = "main"
     secret_ref: Annotated[
         SecretRef | None,
-        Field(description="Secret for a gated or private model: key `HF_TOKEN` for hf://, the AWS keys for s3://."),
+        Field(
+            description="Secret for a gated or private model: keys `HF_TOKEN` (and `HF_ENDPOINT` for a "
+            "mirror) for hf://, the AWS keys for s3://."
+        ),
     ] = None
 
     chat_template: Annotated[

@@ -8,8 +8,16 @@ from typing import Any
 from finetune_api.stages import Stage
 from finetune_operator.builders.names import TASK_ANNOTATION, child_labels
 from finetune_operator.builders.progress import ProgressEndpoint, ca_annotation, push_environment
-from finetune_operator.builders.volumes import SECRETS_PATH, TASK_FILE, volumes
+from finetune_operator.builders.volumes import (
+    MODEL_CACHE_PATH,
+    SECRETS_PATH,
+    TASK_FILE,
+    fills_model_cache,
+    mounts_model_cache,
+    volumes,
+)
 from finetune_operator.decide.types import StartStage
+from finetune_operator.planner.disk import quantity_bytes
 
 HEAVY_STAGES: frozenset[Stage] = frozenset({"baseline", "train", "evaluate"})
 """Stages that run the model: they take the pool's GPUs and `gpuPod`; the others take `cpuPod`."""
@@ -42,8 +50,13 @@ def _environment(start: StartStage) -> list[dict[str, Any]]:
         {"name": "FINETUNE_SCRATCH", "value": "/scratch"},
         {"name": "FINETUNE_SECRETS", "value": SECRETS_PATH},
         {"name": "HOME", "value": "/scratch"},
+        {"name": "FINETUNE_SCRATCH_LIMIT_BYTES", "value": str(quantity_bytes(start.resolved.pool_spec.scratch_size))},
         {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
     ]
+    if mounts_model_cache(start):
+        variables.append({"name": "FINETUNE_MODEL_CACHE", "value": MODEL_CACHE_PATH})
+        if not fills_model_cache(start):
+            variables.append({"name": "FINETUNE_MODEL_CACHE_READ_ONLY", "value": "1"})
     processes = max(1, start.gpus_per_node)
     if is_heavy(start) and start.task.stage == "train" and start.nodes * processes > 1:
         # torchrun reads its arguments from these.

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune_api.common import SecretRef
+from finetune_api.job.model import FETCHED_SCHEMES
+from finetune_api.oci import ImageSource, parse_image_source
 from finetune_api.stages import StageTask
 from finetune_operator.builders.names import TASK_ANNOTATION
 from finetune_operator.builders.progress import PROGRESS_PATH, credentials_volume
@@ -16,6 +18,9 @@ TASK_PATH = "/etc/finetune/task"
 TASK_FILE = f"{TASK_PATH}/task.json"
 PVC_PATH = "/mnt/pvc"
 PVC_SCHEME = "pvc://"
+OCI_PATH = "/mnt/oci"
+OCI_SCHEME = "oci://"
+MODEL_CACHE_PATH = "/mnt/model-cache"
 
 
 def _inputs(task: StageTask) -> Iterator[tuple[str, SecretRef | None]]:
@@ -50,6 +55,25 @@ def claim_names(task: StageTask) -> list[str]:
     return sorted({source.removeprefix(PVC_SCHEME).split("/", 1)[0] for source in sources})
 
 
+def image_sources(task: StageTask) -> list[ImageSource]:
+    """Images this stage reads from as volumes, each once."""
+    if task.mode != "run":
+        return []
+    images = [parse_image_source(source) for source, _ in _inputs(task) if source.startswith(OCI_SCHEME)]
+    return [by_name[1] for by_name in sorted({image.reference: image for image in images}.items())]
+
+
+def mounts_model_cache(start: StartStage) -> bool:
+    """Whether the stage's pod has the pool's model cache."""
+    wanted = start.task.mode == "run" and start.task.spec.model.source.startswith(FETCHED_SCHEMES)
+    return wanted and start.resolved.pool_spec.model_cache is not None
+
+
+def fills_model_cache(start: StartStage) -> bool:
+    """Whether it may write there: only prepare, which holds no GPU."""
+    return mounts_model_cache(start) and start.task.stage == "prepare"
+
+
 def volumes(start: StartStage, *, heavy: bool, progress: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Volumes and the container's mounts. Names are numbered: a Secret's own name may be too long for one."""
     made: list[dict[str, Any]] = []
@@ -72,6 +96,15 @@ def volumes(start: StartStage, *, heavy: bool, progress: bool) -> tuple[list[dic
     for number, name in enumerate(claim_names(start.task)):
         claim = {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
         add(f"claim-{number}", f"{PVC_PATH}/{name}", claim, read_only=True)
+    for number, image in enumerate(image_sources(start.task)):
+        # The kubelet mounts images read-only and without the right to execute.
+        reference = {"image": {"reference": image.reference, "pullPolicy": "IfNotPresent"}}
+        add(f"image-{number}", f"{OCI_PATH}/{image.mount_name}", reference, read_only=True)
+    cache = start.resolved.pool_spec.model_cache
+    if cache is not None and mounts_model_cache(start):
+        # Read-only is a matter of the mount: some drivers refuse one volume in two modes on one node.
+        claim = {"persistentVolumeClaim": {"claimName": cache.claim_name}}
+        add("model-cache", MODEL_CACHE_PATH, claim, read_only=not fills_model_cache(start))
     if progress:
         add("progress", PROGRESS_PATH, credentials_volume(start.task), read_only=True)
     return made, mounts

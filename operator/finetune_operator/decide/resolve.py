@@ -15,6 +15,8 @@ from finetune_operator.decide.types import Observed
 from finetune_operator.decide.warm_start import Unusable, warm_start_version
 from finetune_operator.planner.steps import PlanError, split_batch
 
+_MOUNTED = ("pvc://", "oci://")
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -130,6 +132,13 @@ def resolve(observed: Observed) -> Resolved | Refusal:
             if source.startswith("file://"):
                 return _invalid(
                     f"{field}: file:// works only without a cluster (finetune run); upload to s3:// or use pvc://"
+                )
+    else:
+        for field, source in _sources(spec):
+            if source.startswith(_MOUNTED):
+                return _invalid(
+                    f"{field}: {source.partition('://')[0]}:// is mounted by a cluster and is not there in finetune "
+                    "run; copy the files here and name them with file://, or submit the job to a cluster"
                 )
     pool = _choose_pool(spec, observed.pools)
     if isinstance(pool, Refusal):

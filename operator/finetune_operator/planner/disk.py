@@ -24,9 +24,11 @@ def quantity_bytes(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
-def disk_bytes(shape: ModelShape, file_bytes: int, rank: int, targets: tuple[str, ...], *, merges: bool) -> float:
-    """The base model's files, the adapter with its optimiser, and the merged model where one is made."""
-    files = float(file_bytes or 2 * shape.parameters)
+def disk_bytes(
+    shape: ModelShape, file_bytes: int, rank: int, targets: tuple[str, ...], *, merges: bool, cached: bool = False
+) -> float:
+    """The base model's files (unless the pool's cache has them), the adapter with its optimiser, the merged model."""
+    files = 0.0 if cached else float(file_bytes or 2 * shape.parameters)
     checkpoint = 12.0 * adapter_parameters(shape, rank, targets)
     return files + KEPT_CHECKPOINTS * checkpoint + (2.0 * shape.parameters if merges else 0.0)
 

@@ -67,7 +67,8 @@ def merged_form_fits(demand: Demand, facts: ModelFacts, resolved: Resolved) -> b
         return False
     host = host_bytes(demand.shape, 1, whole_model=True)
     targets = demand.shape.targets(demand.target_modules)
-    disk = disk_bytes(demand.shape, facts.file_bytes, demand.rank, targets, merges=True)
+    cached = pool.model_cache is not None
+    disk = disk_bytes(demand.shape, facts.file_bytes, demand.rank, targets, merges=True, cached=cached)
     return host <= quantity_bytes(pool.gpu_pod.memory) and disk <= quantity_bytes(pool.scratch_size)
 
 
@@ -201,7 +202,9 @@ def _host(case: _Case) -> float:
 
 def _disk(case: _Case) -> float:
     targets = case.shape.targets(case.spec.method.target_modules)
-    return disk_bytes(case.shape, case.prepared.model.file_bytes, case.spec.method.rank, targets, merges=case.merges)
+    files, rank = case.prepared.model.file_bytes, case.spec.method.rank
+    cached = case.resolved.pool_spec.model_cache is not None
+    return disk_bytes(case.shape, files, rank, targets, merges=case.merges, cached=cached)
 
 
 def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: float, *, known: bool) -> list[str]:

@@ -15,9 +15,11 @@ from finetune_api.job.data import Columns
 from finetune_api.stages import Finding
 from finetune_runner.context import StageContext
 from finetune_runner.data.json_path import value_at
+from finetune_runner.data.listing import Listing
 from finetune_runner.data.records import BadRow, BadRows, Record, RowError
 from finetune_runner.data.registry import modules_of
 from finetune_runner.data.rows import Message, Row, make_row
+from finetune_runner.data.source_files import Choice, Chosen, choose_files
 from finetune_runner.errors import StageError
 
 _LOOKED_AT = 20
@@ -51,8 +53,8 @@ class SourceScheme(Protocol):
 
     SCHEMES: tuple[str, ...]
 
-    def fetch(self, context: StageContext, uri: str, secret_ref: SecretRef | None, folder: Path) -> dict[str, Path]:
-        """Names and paths of the files."""
+    def list_source(self, context: StageContext, uri: str, secret_ref: SecretRef | None, folder: Path) -> Listing:
+        """What is there; copies go into the folder."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,35 @@ class Wanted:
     columns: Columns = field(default_factory=Columns)
     secret_ref: SecretRef | None = None
     group_by: str | None = None
+    choice: Choice = field(default_factory=Choice)
+    """Subset and split."""
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """The data files of a source, on this machine."""
+
+    paths: dict[str, Path]
+    """By name."""
+    revision: str = ""
+    """Commit of a data set of the hub."""
+    said: str = ""
+    """What of the source was left out; empty when nothing was."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """The files of a source, on this machine."""
+    """The files of a source, on this machine, with what the lineage tells of them."""
 
     wanted: Wanted
     paths: dict[str, Path]
     """By name."""
     files: list[dict[str, Any]]
-    """Name, bytes and sha256 of every file, for the lineage."""
+    """Name, bytes and sha256 of every file."""
+    revision: str = ""
+    """Commit of a data set of the hub."""
+    said: str = ""
+    """What of the source was left out; empty when nothing was."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +119,9 @@ def fetch(context: StageContext, wanted: Wanted, folder: Path) -> Fetched:
     Raises:
         StageError: INVALID_DATA when there is no data file; SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE.
     """
-    paths = _data_files(context, wanted, folder)
-    return Fetched(wanted, paths, [_facts(name, path) for name, path in paths.items()])
+    found = _data_files(context, wanted, folder)
+    facts = [_facts(name, path) for name, path in found.paths.items()]
+    return Fetched(wanted, found.paths, facts, found.revision, found.said)
 
 
 def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], object]) -> Loaded:
@@ -135,7 +156,8 @@ def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], obj
         rows += 1
         keep(row, record.origin)
     bad.raise_if_any(where)
-    finding = Finding(check="format", severity="info", message=f"{wanted.place}: {saw}"[:512], rows=rows)
+    message = "; ".join(filter(None, (f"{wanted.place}: {saw}", fetched.said)))
+    finding = Finding(check="format", severity="info", message=message[:512], rows=rows)
     return Loaded(rows, row_format.NAME, finding)
 
 
@@ -178,7 +200,7 @@ def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tu
     ], f"format {best}: {scores[best]} of the first {len(records)} rows have {formats[best].SHAPE}; columns: {columns}"
 
 
-def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> dict[str, Path]:
+def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> DataFiles:
     scheme = wanted.source.partition("://")[0]
     sources = [cast(SourceScheme, module) for module in modules_of("finetune_runner.data.sources").values()]
     source = next((item for item in sources if scheme in item.SCHEMES), None)
@@ -188,18 +210,29 @@ def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> dict[str
             f"{wanted.place}.source {wanted.source}: unknown scheme",
             f"use {', '.join(f'{s}://' for item in sources for s in item.SCHEMES)}",
         )
+    where = f"{wanted.place} ({wanted.source})"
     try:
-        found = source.fetch(context, wanted.source, wanted.secret_ref, folder)
+        listing = source.list_source(context, wanted.source, wanted.secret_ref, folder)
+        readable = sorted(name for name in listing.names if _container_of(name) is not None)
+        if not readable:
+            raise StageError(
+                ExitCode.INVALID_DATA,
+                f"{wanted.source} has no data file among {', '.join(sorted(listing.names)[:5]) or 'nothing'}",
+                f"name files *{', *'.join(_extensions())}; JSONL, JSON and CSV also gzipped (.gz)",
+            )
+        if listing.single and (wanted.choice.subset or wanted.choice.split):
+            raise StageError(
+                ExitCode.INVALID_SPEC,
+                f"{wanted.source} is one file: subset and split choose among the files of a folder or data set",
+                "leave subset and split out, or name the folder",
+            )
     except StageError as error:
         raise StageError(error.exit_code, f"{wanted.place}: {error.message}", error.hint, error.evidence) from error
-    readable = {name: found[name] for name in sorted(found) if _container_of(name) is not None}
-    if not readable:
-        raise StageError(
-            ExitCode.INVALID_DATA,
-            f"{wanted.place} ({wanted.source}): no data file among {', '.join(sorted(found)[:5]) or 'nothing'}",
-            f"name files *{', *'.join(_extensions())}; JSONL, JSON and CSV also gzipped (.gz)",
-        )
-    return readable
+    chosen = Chosen(readable) if listing.single else choose_files(where, readable, wanted.choice, listing.card())
+    try:
+        return DataFiles(listing.copy(chosen.names), listing.revision, chosen.said)
+    except StageError as error:
+        raise StageError(error.exit_code, f"{wanted.place}: {error.message}", error.hint, error.evidence) from error
 
 
 def _containers() -> list[Container]:
@@ -212,7 +245,14 @@ def _extensions() -> list[str]:
 
 def _container_of(name: str) -> Container | None:
     plain = name.lower().removesuffix(".gz")
-    return next((item for item in _containers() if not name.startswith(".") and plain.endswith(item.EXTENSIONS)), None)
+    return next(
+        (
+            item
+            for item in _containers()
+            if not plain.rpartition("/")[2].startswith(".") and plain.endswith(item.EXTENSIONS)
+        ),
+        None,
+    )
 
 
 def _container(name: str) -> Container:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.job.data import Columns
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.loading import Wanted
+from finetune_runner.data.source_files import Choice
 
 POOL = "pool"
 """The rows of data.train, which validation and test may be split off."""
@@ -31,6 +32,7 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
         wanted = Wanted(
             f"data.train[{number}]", dataset.source, dataset.format, columns, dataset.secret_ref, data.group_by
         )
+        wanted = replace(wanted, choice=Choice(dataset.subset, dataset.split))
         yield SplitSource(POOL, wanted, dataset.weight)
     others = {
         "validation": ("data.validation", data.validation),
@@ -40,4 +42,7 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
     }
     for split, (place, other) in others.items():
         if other is not None and other.source is not None:
-            yield SplitSource(split, Wanted(place, other.source, other.format, secret_ref=other.secret_ref))
+            choice = Choice(usual_split=split if split in ("validation", "test") else "train")
+            yield SplitSource(
+                split, Wanted(place, other.source, other.format, secret_ref=other.secret_ref, choice=choice)
+            )

@@ -13,7 +13,7 @@ from finetune_runner.evaluation.compare import System
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, unpack_systems
 from finetune_runner.evaluation.version import download_version, read_manifest
-from finetune_runner.model_source import FetchedModel, fetch_model
+from finetune_runner.model_source import FetchedModel, fetch_model, is_cached
 from finetune_runner.storage import join
 
 log = logging.getLogger(__name__)
@@ -95,4 +95,7 @@ def _base(context: StageContext, manifest: dict[str, Any]) -> FetchedModel:
             "results": task.results.model_copy(update={"prepare": prepared}),
         }
     )
+    if context.model_cache_read_only and not is_cached(context, base["digest"]):
+        # Nobody has filled the cache with the base of another job's version: it is fetched for this stage alone.
+        context = replace(context, model_cache=context.scratch / "models", model_cache_read_only=False)
     return fetch_model(replace(context, task=other))

@@ -161,6 +161,7 @@ def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSourc
             "format": loaded.format,
             "rows": loaded.rows,
             "files": fetched.files,
+            **({"revision": fetched.revision} if fetched.revision else {}),
         }
     )
 

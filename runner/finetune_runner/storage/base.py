@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -14,6 +15,8 @@ class Object:
     uri: str
     size: int
     """Bytes."""
+    etag: str = ""
+    """Changes with the content, where the store tells one."""
 
 
 class Storage(Protocol):
@@ -35,8 +38,11 @@ class Storage(Protocol):
     def upload_file(self, path: Path, uri: str) -> None:
         """Write or replace an object with a local file's content."""
 
-    def download_file(self, uri: str, path: Path) -> None:
-        """Copy an object into a local file (its folder is created); the file appears whole or not at all."""
+    def download_file(self, uri: str, path: Path, got: Callable[[int], None] | None = None) -> None:
+        """Copy an object into a local file (its folder is created); the file appears whole or not at all.
+
+        `got` is called with the bytes that arrived, from any thread; it may raise to stop.
+        """
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write an object that must not exist: True for the one writer that made it, False for all others."""

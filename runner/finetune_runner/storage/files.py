@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -50,10 +50,12 @@ class FileStorage:
         with path.open("rb") as source:
             self._write(source, uri)
 
-    def download_file(self, uri: str, path: Path) -> None:
+    def download_file(self, uri: str, path: Path, got: Callable[[int], None] | None = None) -> None:
         """See Storage."""
         with self.open_read(uri) as source:
             self._write(source, f"{_SCHEME}{path.absolute()}")
+        if got is not None:
+            got(path.stat().st_size)
 
     def create(self, uri: str, data: bytes) -> bool:
         """See Storage."""

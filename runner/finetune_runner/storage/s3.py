@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -125,12 +125,12 @@ class S3Storage:
         with self._typed(uri):
             self._client.upload_file(str(path), bucket, key, Config=_TRANSFER)
 
-    def download_file(self, uri: str, path: Path) -> None:
+    def download_file(self, uri: str, path: Path, got: Callable[[int], None] | None = None) -> None:
         """See Storage."""
         bucket, key = split(uri)
         with self._typed(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._client.download_file(bucket, key, str(path), Config=_TRANSFER)
+            self._client.download_file(bucket, key, str(path), Config=_TRANSFER, Callback=got)
 
     def create(self, uri: str, data: bytes) -> bool:
         """See Storage.
@@ -175,7 +175,7 @@ class S3Storage:
         with self._typed(prefix_uri):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             found = [
-                Object(f"s3://{bucket}/{item['Key']}", int(item["Size"]))
+                Object(f"s3://{bucket}/{item['Key']}", int(item["Size"]), str(item.get("ETag", "")))
                 for page in pages
                 for item in page.get("Contents", [])
             ]

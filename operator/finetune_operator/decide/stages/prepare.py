@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.job.forecast import Forecast
+from finetune_api.job.model import FETCHED_SCHEMES
 from finetune_api.job.status import VersionStatus
-from finetune_api.stages import Finding
+from finetune_api.stages import Finding, ModelFacts
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.decide.release import incumbent_of, version_label
@@ -15,6 +18,8 @@ from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.plan import PlanError, make_plan
 
 FINDINGS_LIMIT = 30
+_LARGE_MODEL_BYTES = 1_000_000_000
+"""Below it the download is a matter of seconds."""
 
 
 def _unchanged(draft: Draft, existing: AdapterVersion) -> None:
@@ -48,6 +53,21 @@ def _warnings(draft: Draft, expected: Forecast) -> list[Finding]:
     return [Finding(check="forecast", severity="warning", message=message[:512]) for message in messages]
 
 
+def _fetched_by_gpu_stages(draft: Draft, facts: ModelFacts) -> list[Finding]:
+    """What it costs that the pool has no model cache: GPUs that wait for a download."""
+    pool, source = draft.resolved.pool_spec, draft.observed.job.spec.model.source
+    local = draft.observed.allow_file_sources  # without a cluster the state folder keeps the model
+    if local or pool.model_cache is not None or not pool.gpus_per_node or not source.startswith(FETCHED_SCHEMES):
+        return []
+    size_gb = facts.file_bytes / 1e9
+    message = (
+        f"GPUPool {draft.resolved.pool} has no modelCache: baseline, train and evaluate each fetch {source} "
+        f"({size_gb:.1f} GB) again while their GPUs wait; ask the platform team to set spec.modelCache.claimName"
+    )
+    severity: Literal["info", "warning"] = "warning" if facts.file_bytes >= _LARGE_MODEL_BYTES else "info"
+    return [Finding(check="modelCache", severity=severity, message=message[:512])]
+
+
 def _after(draft: Draft) -> None:
     prepared = draft.status.results.prepare
     if prepared is None:
@@ -65,7 +85,9 @@ def _after(draft: Draft) -> None:
     expected = forecast(job.spec, draft.resolved, prepared, plan)
     draft.set(
         forecast=expected,
-        findings=[*_warnings(draft, expected), *draft.status.findings][:FINDINGS_LIMIT],
+        findings=[*_warnings(draft, expected), *_fetched_by_gpu_stages(draft, prepared.model), *draft.status.findings][
+            :FINDINGS_LIMIT
+        ],
     )
     if expected.fit == "DoesNotFit":
         message, remedy = refusal(job.spec, draft.resolved, prepared, plan)

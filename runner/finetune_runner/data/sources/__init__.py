@@ -1,1 +1,1 @@
-"""Where files come from: one module per scheme family, with SCHEMES and `fetch(context, uri, secret_ref, folder)`."""
+"""Where files come from: one module per family of schemes, with SCHEMES and `list_source`."""

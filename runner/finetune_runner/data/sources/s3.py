@@ -1,38 +1,42 @@
-"""s3://: an object, or all objects directly below a prefix, copied to the scratch folder."""
+"""s3://: an object, or the objects below a prefix, copied to the scratch folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_api.common import SecretRef
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.context import StageContext
+from finetune_runner.data.listing import Listing
 from finetune_runner.errors import StageError
 from finetune_runner.storage.s3 import split
 
 SCHEMES = ("s3",)
 
 
-def fetch(context: StageContext, uri: str, secret_ref: SecretRef | None, folder: Path) -> dict[str, Path]:
-    """Names and paths of the copies."""
+def list_source(context: StageContext, uri: str, secret_ref: SecretRef | None, folder: Path) -> Listing:
+    """The object, or those below the prefix."""
     store = context.open_source(uri, secret_ref)
     bucket, key = split(uri)
     prefix = uri.rstrip("/") + "/"
-    if key and not uri.endswith("/") and store.exists(uri):
-        names = {uri.rpartition("/")[2]: uri}
+    single = bool(key) and not uri.endswith("/") and store.exists(uri)
+    if single:
+        found = {uri.rpartition("/")[2]: uri}
     else:
-        names = {
-            item.uri.removeprefix(prefix): item.uri
-            for item in store.list(prefix)
-            if "/" not in item.uri.removeprefix(prefix)
-        }
+        found = {item.uri.removeprefix(prefix): item.uri for item in store.list(prefix)}
+    # A key may be named like a way out of the folder it is copied to.
+    names = [name for name in found if name and ".." not in name.split("/") and not name.startswith("/")]
     if not names:
         raise StageError(
             ExitCode.SOURCE_NOT_FOUND,
             f"{uri}: no such object and nothing below it in bucket {bucket}",
             "check the name",
         )
-    for name, each in names.items():
-        context.check_stop()
-        store.download_file(each, folder / name)
-    return {name: folder / name for name in names}
+
+    def copy(wanted: Sequence[str]) -> dict[str, Path]:
+        for name in wanted:
+            store.download_file(found[name], folder / name, lambda _count: context.check_stop())
+        return {name: folder / name for name in wanted}
+
+    return Listing(names, copy, single=single)

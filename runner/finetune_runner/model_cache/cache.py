@@ -1,0 +1,425 @@
+"""The cache itself: find a model, fill it once, find what is corrupt and fetch only that again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from finetune_api.exit_codes import ExitCode
+from finetune_runner.errors import FULL_DISK_ERRNOS, StageError, disk_full
+from finetune_runner.model_cache.files import DigestMemory, Hashes, ModelFile, digest_of, fits, hash_files
+from finetune_runner.model_cache.lock import FolderLock, Held, Holder, Timing
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "finetune-cache.manifest"
+"""Beside the files of a model that is whole. Not *.json: it is no part of the model."""
+_SPARE_BYTES = 64 << 20
+_REPORT_EVERY_S = 15.0
+_SOURCE_CHARACTERS = 64
+_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A model that is whole and verified."""
+
+    path: Path
+    digest: str
+    """See `model_cache.files.digest_of`."""
+
+
+class Fetch(Protocol):
+    """Brings files into a folder. Calls `got` with the bytes that arrived; raises StageError."""
+
+    def __call__(self, files: Sequence[ModelFile], folder: Path, got: Callable[[int], None]) -> None:
+        """Bring the files."""
+
+
+class Report(Protocol):
+    """Hears how a download goes."""
+
+    def __call__(self, phase: str, *, percent: float, eta_seconds: float | None) -> None:
+        """`percent` is of the model's bytes."""
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What is written beside a model that is whole."""
+
+    source: str
+    digest: str
+    filling: str
+    """Different for every time it was filled."""
+    files: dict[str, dict[str, Any]]
+    """Bytes and sha256 by name."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the cache needs of the stage that uses it."""
+
+    clock: Callable[[], datetime]
+    report: Report
+    check_stop: Callable[[], None]
+    """Raises when the stage has to stop."""
+    wait: Callable[[float], None]
+    """Waits some seconds, or until the stage has to stop."""
+
+
+class ModelCache:
+    """A folder with models, shared by pods or private to one.
+
+    Layout: `hub/models--owner--name/snapshots/<commit>/` (that of the hub's client) or `s3/<hash>/`, each whole and
+    with a manifest; `filling/` with what is being fetched, `locks/` with who does it. A model appears by a rename.
+
+    Args:
+        folder: the cache.
+        memory: digests that this pod has computed.
+        hooks: see Hooks.
+        read_only: whether this pod only reads; then nothing is written, not even a lock.
+        room_bytes: most that may be put there, beside what its disk has free; 0 = no such limit.
+        timing: of the lock.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        memory: DigestMemory,
+        hooks: Hooks,
+        *,
+        read_only: bool = False,
+        room_bytes: int = 0,
+        timing: Timing | None = None,
+    ) -> None:
+        self._folder = folder
+        self._memory = memory
+        self._hooks = hooks
+        self._read_only = read_only
+        self._room_bytes = room_bytes
+        self._timing = timing or Timing()
+
+    def path_of(self, key: str) -> Path:
+        """Where the model of a key is, once it is there."""
+        return self._folder / key
+
+    def find_digest(self, digest: str) -> CachedModel | None:
+        """The model with this digest, its files verified; None when there is none or they are not what they were."""
+        for path, manifest in self._models():
+            if manifest.digest != digest:
+                continue
+            names = sorted(manifest.files)
+            try:
+                found = self._memory.digest(path, names, self._hooks.check_stop)
+            except OSError:
+                found = ""
+            if found == digest:
+                return CachedModel(path, digest)
+            log.warning("%s is corrupt: its files are not those of its manifest", path)
+        return None
+
+    def known_files(self, key: str) -> list[ModelFile] | None:
+        """Files of a model that is there, as its manifest has them; None when it is not there."""
+        manifest = _read_manifest(self.path_of(key))
+        if manifest is None:
+            return None
+        return [ModelFile(name, facts["bytes"], facts["sha256"]) for name, facts in manifest.files.items()]
+
+    def ensure(self, key: str, source: str, wanted: Sequence[ModelFile], fetch: Fetch) -> CachedModel:
+        """The model, whole and verified; filled by this process or by whoever was first.
+
+        Args:
+            key: path below the cache that names source and revision.
+            source: for messages.
+            wanted: its files, as the source lists them.
+            fetch: brings those that are missing.
+
+        Raises:
+            StageError: DISK_FULL, before anything is fetched where that can be known; MODEL_UNUSABLE when what arrives
+                is not what the source lists; ACCESS_DENIED when the cache cannot be written; and what `fetch` raises.
+        """
+        while True:
+            ready = self._verified(key, wanted)
+            if ready is not None:
+                return ready
+            if self._read_only:
+                raise StageError(
+                    ExitCode.MODEL_UNUSABLE,
+                    f"model.source {source} is not whole in the model cache, and this stage only reads there",
+                    "something removed or changed it since stage prepare; start a new run: its prepare fills it again",
+                )
+            try:
+                made = self._fill_or_wait(key, source, wanted, fetch)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            if made is not None:
+                return made
+
+    def _fill_or_wait(self, key: str, source: str, wanted: Sequence[ModelFile], fetch: Fetch) -> CachedModel | None:
+        """Fill the cache; None when somebody else did, or took over."""
+        before = self._stamp(key)
+
+        def waiting(holder: Holder) -> None:
+            self._tell(f"waiting for {holder.host}: {_short(source)}", holder.done, holder.total)
+
+        lock = FolderLock(self._folder / "locks" / _flat(key), self._timing)
+        held = lock.acquire(
+            needless=lambda: self._stamp(key) not in (None, before), waiting=waiting, wait=self._hooks.wait
+        )
+        if held is None:
+            return None
+        with held:
+            if self._stamp(key) not in (None, before):
+                return None
+            try:
+                return self._fill(held, key, source, wanted, fetch)
+            except (OSError, StageError):
+                if held.lost:
+                    log.warning("another process took over the fetching of %s", source)
+                    return None
+                raise
+
+    def _fill(self, held: Held, key: str, source: str, wanted: Sequence[ModelFile], fetch: Fetch) -> CachedModel:
+        ready, staging = self.path_of(key), self._folder / "filling" / f"{_flat(key)}.{held.number}"
+        self._take_over(staging, ready, held.number)
+        self._tell(f"checking what is there of {_short(source)}")
+        hashes = self._keep_good(staging, wanted)
+        missing = [file for file in wanted if hashes.get(file.name) is None]
+        self._check_room(source, missing)
+        total = sum(file.size for file in wanted)
+        there = total - sum(file.size for file in missing)
+        meter = _Meter(self._hooks, self._tell, held, f"fetching {_short(source)}", there, total)
+        if missing:
+            meter.add(0)
+            fetch(missing, staging, meter.add)
+            self._tell(f"verifying {_short(source)}", total, total)
+        hashes |= hash_files(staging, [file.name for file in missing], self._hooks.check_stop)
+        wrong = [file for file in missing if not fits(file, hashes[file.name])]
+        for file in wrong:
+            (staging / file.name).unlink(missing_ok=True)
+        if wrong:
+            raise StageError(
+                ExitCode.MODEL_UNUSABLE,
+                f"model.source {source}: {wrong[0].name} is not what the source lists (size or hash differs)",
+                "the next attempt fetches it again; if it stays so, the source itself is damaged: publish it again",
+                f"listed {wrong[0]}, received {hashes[wrong[0].name]}",
+            )
+        good = {name: found for name, found in hashes.items() if found is not None}
+        digest = digest_of({name: found.sha256 for name, found in good.items()})
+        self._commit(staging, ready, source, digest, good)
+        self._memory.remember(ready, sorted(good), digest)
+        return CachedModel(ready, digest)
+
+    def _take_over(self, staging: Path, ready: Path, number: int) -> None:
+        """Go on from what an earlier holder fetched, or from a model that turned out corrupt.
+
+        The rename is the fence: whoever was taken for dead and wakes up finds its folder gone.
+        """
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        stem = staging.name.rpartition(".")[0]
+        earlier = sorted(
+            (int(item.name.rpartition(".")[2]), item)
+            for item in staging.parent.glob(f"{stem}.*")
+            if item.name.rpartition(".")[2].isdigit() and int(item.name.rpartition(".")[2]) < number
+        )
+        candidates = [item for _, item in reversed(earlier)]
+        if ready.exists():
+            candidates = [ready, *candidates]
+        for first, item in enumerate(candidates):
+            if first == 0:
+                item.rename(staging)
+            else:
+                shutil.rmtree(item, ignore_errors=True)
+        staging.mkdir(exist_ok=True)
+
+    def _keep_good(self, staging: Path, wanted: Sequence[ModelFile]) -> dict[str, Hashes | None]:
+        """Hashes of the files that are already what they must be; all others are removed."""
+        names = {file.name for file in wanted}
+        # A model that turned out corrupt still says what its files were: the only word where the source tells no hash.
+        manifest = _read_manifest(staging)
+        filled = {name: str(facts["sha256"]) for name, facts in manifest.files.items()} if manifest else {}
+        for item in staging.iterdir():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            elif item.name not in names or not item.is_file():
+                item.unlink()
+        hashes = hash_files(staging, [file.name for file in wanted], self._hooks.check_stop)
+        for file in wanted:
+            if not fits(replace(file, sha256=file.sha256 or filled.get(file.name, "")), hashes[file.name]):
+                hashes[file.name] = None
+                (staging / file.name).unlink(missing_ok=True)
+        return hashes
+
+    def _commit(self, staging: Path, ready: Path, source: str, digest: str, hashes: dict[str, Hashes]) -> None:
+        for item in staging.iterdir():
+            if item.name not in hashes:
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        for name in hashes:
+            # The hub's client makes files private to their owner; other pods of the cache must read them.
+            (staging / name).chmod(0o644)
+            _sync(staging / name)
+        files = {name: {"bytes": found.size, "sha256": found.sha256} for name, found in sorted(hashes.items())}
+        manifest = _Manifest(source, digest, uuid4().hex, files)
+        (staging / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+        _sync(staging / MANIFEST)
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        staging.rename(ready)
+        _sync(ready.parent)
+
+    def _verified(self, key: str, wanted: Sequence[ModelFile]) -> CachedModel | None:
+        path = self.path_of(key)
+        manifest = _read_manifest(path)
+        names = sorted(file.name for file in wanted)
+        if manifest is None or sorted(manifest.files) != names:
+            return None
+        self._tell(f"verifying {_short(manifest.source)} in the cache")
+        hashes = hash_files(path, names, self._hooks.check_stop)
+        filled = {name: facts["sha256"] for name, facts in manifest.files.items()}
+        found = {name: each.sha256 for name, each in hashes.items() if each is not None}
+        corrupt = [file.name for file in wanted if not fits(file, hashes[file.name])]
+        corrupt += [name for name in names if found.get(name) != filled[name] and name not in corrupt]
+        if corrupt:
+            log.warning("%s: corrupt in the model cache: %s", path, ", ".join(corrupt))
+            return None
+        digest = digest_of(found)
+        self._memory.remember(path, names, digest)
+        return CachedModel(path, digest)
+
+    def _check_room(self, source: str, missing: Sequence[ModelFile]) -> None:
+        """Refuse what the disk cannot hold before the first byte. Raises StageError (DISK_FULL)."""
+        needed = sum(file.size for file in missing)
+        free = shutil.disk_usage(self._folder).free - _SPARE_BYTES
+        if self._room_bytes:
+            free = min(free, self._room_bytes - _SPARE_BYTES)
+        if needed <= free:
+            return
+        held = ", ".join(
+            f"{manifest.source} ({size_text(sum(f['bytes'] for f in manifest.files.values()))})"
+            for _, manifest in self._models()
+        )
+        raise StageError(
+            ExitCode.DISK_FULL,
+            f"model.source {source} needs {size_text(needed)} more, {self._folder} has room for "
+            f"{size_text(max(free, 0))}",
+            f"enlarge the claim, or remove what is no longer used: {held}"[:512]
+            if held
+            else "raise scratchSize of the GPUPool, or give it a modelCache with a claim that is large enough",
+        )
+
+    def _unwritable(self, error: OSError) -> StageError:
+        if error.errno in FULL_DISK_ERRNOS:
+            return disk_full(error.filename or self._folder, str(error))
+        return StageError(
+            ExitCode.ACCESS_DENIED,
+            f"the model cache {self._folder} cannot be written: {error.strerror or error}",
+            "give group 65532 the right to write at the root of the claim, for example with chgrp and chmod g+rwxs",
+            str(error),
+        )
+
+    def _models(self) -> Iterator[tuple[Path, _Manifest]]:
+        for pattern in (f"hub/*/snapshots/*/{MANIFEST}", f"s3/*/{MANIFEST}"):
+            for path in sorted(self._folder.glob(pattern)):
+                manifest = _read_manifest(path.parent)
+                if manifest is not None:
+                    yield path.parent, manifest
+
+    def _stamp(self, key: str) -> str | None:
+        """Which filling is there; None when there is none."""
+        manifest = _read_manifest(self.path_of(key))
+        return None if manifest is None else manifest.filling
+
+    def _tell(self, phase: str, done: int = 0, total: int = 0, eta_seconds: float | None = None) -> None:
+        text = f"{phase} {_amounts(done, total)}" if total else phase
+        percent = min(100.0, round(100 * done / total, 1)) if total else 0.0
+        self._hooks.report(text, percent=percent, eta_seconds=eta_seconds)
+
+
+class _Meter:
+    """Counts the bytes of all threads of a download, tells them, and stops it."""
+
+    def __init__(
+        self, hooks: Hooks, tell: Callable[[str, int, int, float | None], None], held: Held, phase: str, there: int,
+        total: int,
+    ) -> None:  # fmt: skip
+        self._hooks = hooks
+        self._tell = tell
+        self._held = held
+        self._phase = phase
+        self._there = there
+        self._done = there
+        self._total = total
+        self._guard = threading.Lock()
+        self._started_at = hooks.clock()
+        self._told: tuple[int, datetime] | None = None
+
+    def add(self, count: int) -> None:
+        """Count bytes that arrived; negative when some have to come again."""
+        self._hooks.check_stop()
+        with self._guard:
+            self._done += count
+            now = self._hooks.clock()
+            percent = 100 * self._done // max(self._total, 1)
+            if self._told is not None:
+                told_percent, told_at = self._told
+                if percent == told_percent and (now - told_at).total_seconds() < _REPORT_EVERY_S:
+                    return
+            self._told = (percent, now)
+            self._held.tell(self._done, self._total)
+            self._tell(self._phase, self._done, self._total, self._eta_s(now))
+        if self._held.lost:
+            raise StageError(
+                ExitCode.STORAGE_UNAVAILABLE, "another process took over the download", "nothing: it goes on there"
+            )
+
+    def _eta_s(self, now: datetime) -> float | None:
+        elapsed_s, arrived = (now - self._started_at).total_seconds(), self._done - self._there
+        if elapsed_s <= 0 or arrived <= 0:
+            return None
+        return round(max(self._total - self._done, 0) * elapsed_s / arrived)
+
+
+def size_text(size: float) -> str:
+    """Bytes for people, in decimal units: `16.1 GB`."""
+    return _amounts(None, size)
+
+
+def _amounts(done: float | None, total: float) -> str:
+    """`3.1 of 16.1 GB`, in the unit of the total."""
+    unit, factor = next(((name, factor) for name, factor in _UNITS if total >= factor), ("bytes", 1.0))
+    digits = 1 if factor > 1 else 0
+    whole = f"{total / factor:.{digits}f} {unit}"
+    return whole if done is None else f"{done / factor:.{digits}f} of {whole}"
+
+
+def _short(source: str) -> str:
+    """The source so that the figures behind it still fit into a phase."""
+    return source if len(source) <= _SOURCE_CHARACTERS else f"...{source[-_SOURCE_CHARACTERS:]}"
+
+
+def _flat(key: str) -> str:
+    return key.replace("/", "--")
+
+
+def _read_manifest(path: Path) -> _Manifest | None:
+    try:
+        read = json.loads((path / MANIFEST).read_bytes())
+        return _Manifest(**read) if {"bytes", "sha256"} <= set.intersection(*map(set, read["files"].values())) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

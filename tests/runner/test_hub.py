@@ -1,0 +1,413 @@
+"""hf:// against a server that speaks the hub's API, asked by the hub's own client."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import PrepareResult, StageResults
+from finetune_runner import hub
+from finetune_runner.context import StageContext
+from finetune_runner.errors import StageError
+from finetune_runner.hub import Account
+from finetune_runner.model_source import FetchedModel, fetch_model, model_digest
+from finetune_runner.stages import prepare
+from tests.runner.hub_server import HubServer, sha256
+from tests.runner.stores import PrepareWorld, varied
+
+OFFICIAL = "acme/base"
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with HubServer() as running:
+        yield running
+
+
+def account(server: HubServer, token: str | None = None) -> Account:
+    return Account(token, server.endpoint)
+
+
+def secret(world: PrepareWorld, server: HubServer, token: str = "") -> dict[str, str]:
+    folder = world.folder / "secrets" / "hf"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "HF_ENDPOINT").write_text(server.endpoint)
+    if token:
+        (folder / "HF_TOKEN").write_text(token)
+    return {"name": "hf"}
+
+
+def context_of(
+    world: PrepareWorld, server: HubServer, results: StageResults | None = None, **model: Any
+) -> StageContext:
+    wanted = {"source": f"hf://{OFFICIAL}", "secretRef": secret(world, server), **model}
+    task = world.task({"train": [{"source": "file:///a.jsonl"}]}, model=wanted)
+    return world.open(task.model_copy(update={"results": results or StageResults()}))
+
+
+def prepared(model: FetchedModel) -> StageResults:
+    return StageResults(
+        prepare=PrepareResult.from_wire(
+            {
+                "revision": model.revision,
+                "modelDigest": model.digest,
+                "model": {"architecture": "A", "parameters": 1},
+                "rows": {},
+                "trainTokens": 1,
+                "lengths": {},
+                "dataDigest": "d",
+                "testDigest": "t",
+            }
+        )
+    )
+
+
+def test_a_model_is_fetched_at_the_commit_its_revision_names(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    repo = server.model(OFFICIAL, tiny_model)
+    first = repo.refs["main"]
+    fetched = fetch_model(context_of(world, server))
+    assert fetched.revision == first
+    assert fetched.digest == model_digest(tiny_model)
+    # The branch moves on; stages after prepare stay with what was pinned, and ask nobody.
+    repo.commit({"config.json": b"{}"})
+    asked = len(server.requests)
+    assert fetch_model(context_of(world, server, prepared(fetched))) == fetched
+    assert len(server.requests) == asked
+
+
+def test_pickles_code_and_subfolders_are_not_fetched(world: PrepareWorld, server: HubServer, tiny_model: Path) -> None:
+    files = {item.name: item.read_bytes() for item in tiny_model.iterdir()}
+    extra = dict.fromkeys(("pytorch_model.bin", "modeling.py", "onnx/model.safetensors"), b"x" * 2000)
+    server.model(OFFICIAL, files | extra | {"consolidated.safetensors": files["model.safetensors"]})
+    fetched = fetch_model(context_of(world, server))
+    assert not any(server.gets(name) for name in (*extra, "consolidated"))
+    assert fetched.digest == model_digest(tiny_model)
+
+
+def test_a_token_goes_to_the_hub_and_not_to_its_cdn(world: PrepareWorld, server: HubServer, tiny_model: Path) -> None:
+    server.model(OFFICIAL, tiny_model, private=True)
+    fetch_model(context_of(world, server, secretRef=secret(world, server, HubServer.TOKEN)))
+    assert {r.authorization for r in server.requests if "/cdn/" not in r.path} == {f"Bearer {HubServer.TOKEN}"}
+    assert {r.authorization for r in server.gets("/cdn/")} == {""}
+
+
+REFUSALS = {
+    "no such model": ({}, {"source": "hf://acme/none"}, ExitCode.SOURCE_NOT_FOUND, "hf://acme/none does not exist"),
+    "private, no token": ({"private": True}, {}, ExitCode.SOURCE_NOT_FOUND, "or is private"),
+    "private, another's token": ({"private": True}, {"token": "x"}, ExitCode.SOURCE_NOT_FOUND, "or is private"),
+    "gated, no token": ({"gated": True}, {}, ExitCode.ACCESS_DENIED, "is gated or private"),
+    "gated, terms not accepted": ({"gated": True}, {"token": "x"}, ExitCode.ACCESS_DENIED, "is gated or private"),
+    "no such revision": ({}, {"revision": "v7"}, ExitCode.SOURCE_NOT_FOUND, "has no revision v7"),
+    "no such commit": ({}, {"revision": "0" * 40}, ExitCode.SOURCE_NOT_FOUND, f"has no revision {'0' * 40}"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_names_the_model_and_the_fix(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, case: str
+) -> None:
+    kind, wanted, code, says = REFUSALS[case]
+    server.model(OFFICIAL, tiny_model, **kind)
+    spec = {key: value for key, value in wanted.items() if key != "token"}
+    token = HubServer.STRANGER if "token" in wanted else ""
+    with pytest.raises(StageError) as caught:
+        fetch_model(context_of(world, server, secretRef=secret(world, server, token), **spec))
+    assert caught.value.exit_code == code
+    assert says in caught.value.message
+    assert "HF_TOKEN" in caught.value.hint or "revision" in caught.value.hint
+    assert not server.gets("/cdn/")
+
+
+def test_gated_terms_that_were_accepted_open_the_model(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    server.model(OFFICIAL, tiny_model, gated=True)
+    fetched = fetch_model(context_of(world, server, secretRef=secret(world, server, HubServer.TOKEN)))
+    assert fetched.digest == model_digest(tiny_model)
+
+
+def test_a_model_of_pickles_is_refused_before_it_is_fetched(world: PrepareWorld, server: HubServer) -> None:
+    server.model(OFFICIAL, {"config.json": b'{"model_type": "llama"}', "pytorch_model.bin": b"x" * 5000})
+    with pytest.raises(StageError, match=r"has no \*.safetensors \(only pytorch_model.bin\)") as caught:
+        fetch_model(context_of(world, server))
+    assert "save_pretrained" in caught.value.hint
+    assert not server.gets("/resolve/")
+
+
+@pytest.mark.parametrize(
+    ("config", "says", "hint"),
+    [
+        ({"model_type": "lama"}, 'model_type "lama"', "nearest names: llama"),
+        ({"model_type": "qwen33"}, 'model_type "qwen33"', "qwen3"),
+        ({"model_type": "own", "auto_map": {"AutoModel": "x.Y"}}, "its own code, which is never run", "known arch"),
+        ({}, "model_type null", "known architecture"),
+        ({"model_type": "vit"}, "no causal language model", "known architecture"),
+    ],
+)
+def test_an_unknown_architecture_is_refused_before_its_weights_are_fetched(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, config: dict[str, Any], says: str, hint: str
+) -> None:
+    files = {item.name: item.read_bytes() for item in tiny_model.iterdir()}
+    server.model(OFFICIAL, files | {"config.json": json.dumps(config).encode()})
+    with pytest.raises(StageError) as caught:
+        fetch_model(context_of(world, server))
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert says in caught.value.message
+    assert hint in caught.value.hint
+    assert not server.gets("/cdn/")
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = (tiny_model / "model.safetensors").read_bytes()
+    server.model(OFFICIAL, tiny_model)
+    server.cut[sha256(weights)] = 1
+    # A broken connection loses at most one chunk; the client's own is larger than this model.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    assert fetch_model(context_of(world, server)).digest == model_digest(tiny_model)
+    assert [r.range for r in server.gets(sha256(weights))] == ["", f"bytes={len(weights) // 2000 * 1000}-"]
+
+
+def test_a_hub_that_goes_away_in_the_middle_is_unavailable_and_the_next_attempt_goes_on(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    server.model(OFFICIAL, tiny_model)
+    weights = sha256((tiny_model / "model.safetensors").read_bytes())
+    server.missing = {"tokenizer.json"}
+    with pytest.raises(StageError) as caught:
+        fetch_model(context_of(world, server))
+    assert caught.value.exit_code == ExitCode.SOURCE_NOT_FOUND
+    assert f"hf://{OFFICIAL}/tokenizer.json" in caught.value.message
+    assert len(server.gets(weights)) == 1
+    server.missing = set()
+    assert fetch_model(context_of(world, server)).digest == model_digest(tiny_model)
+    assert len(server.gets(weights)) == 1, "what was whole is not fetched again"
+
+
+def test_what_differs_from_the_hubs_hash_is_refused_and_never_shown(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    weights = (tiny_model / "model.safetensors").read_bytes()
+    server.model(OFFICIAL, tiny_model)
+    server.lies[sha256(weights)] = weights[:-1] + b"\0"
+    context = context_of(world, server)
+    with pytest.raises(StageError, match=r"model\.safetensors is not what the source lists") as caught:
+        fetch_model(context)
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert not list(context.model_cache.glob("hub/*/snapshots/*"))
+    server.lies.clear()
+    assert fetch_model(context_of(world, server)).digest == model_digest(tiny_model)
+
+
+def test_a_small_file_is_held_against_gits_hash(world: PrepareWorld, server: HubServer, tiny_model: Path) -> None:
+    server.model(OFFICIAL, tiny_model)
+    fetched = fetch_model(context_of(world, server))
+    config = fetched.path / "generation_config.json"
+    good = config.read_bytes()
+    config.write_bytes(good.replace(b"{", b"[", 1))
+    assert fetch_model(context_of(world, server)).digest == fetched.digest
+    assert config.read_bytes() == good
+
+
+def test_a_disk_too_small_is_told_before_the_first_byte(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    server.model(OFFICIAL, tiny_model)
+    server.sizes["model.safetensors"] = 10**17
+    with pytest.raises(StageError, match=r"needs 100000\.0 TB more, .* has room for [0-9.]+ [GT]B") as caught:
+        fetch_model(context_of(world, server))
+    assert caught.value.exit_code == ExitCode.DISK_FULL
+    assert "scratchSize" in caught.value.hint
+    assert not server.gets("/cdn/")
+
+
+def test_the_download_is_told_with_amounts_and_percent(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    server.model(OFFICIAL, tiny_model)
+    fetch_model(context_of(world, server))
+    fetching = [p for p in world.said if p.phase.startswith(f"fetching hf://{OFFICIAL} ")]
+    assert fetching[0].phase.startswith(f"fetching hf://{OFFICIAL} 0.0 of ")
+    assert fetching[0].percent == 0
+    assert fetching[-1].percent == 100
+    assert [p.percent for p in fetching] == sorted(p.percent for p in fetching)
+
+
+def test_a_pinned_commit_in_the_cache_needs_no_hub(world: PrepareWorld, server: HubServer, tiny_model: Path) -> None:
+    commit = server.model(OFFICIAL, tiny_model).refs["main"]
+    fetched = fetch_model(context_of(world, server, revision=commit))
+    asked = len(server.requests)
+    assert fetch_model(context_of(world, server, revision=commit)) == fetched
+    assert len(server.requests) == asked
+
+
+def lines(*texts: str) -> bytes:
+    return b"".join(json.dumps({"prompt": text, "completion": "a"}).encode() + b"\n" for text in texts)
+
+
+CARD = b"""---
+license: mit
+configs:
+- config_name: en
+  data_files:
+  - {split: train, path: "en/train-*.jsonl"}
+  - {split: test, path: en/test.jsonl}
+- config_name: de
+  default: true
+  data_files: "de/*.jsonl"
+---
+# A data set
+"""
+DATASETS = {
+    "a file": ("/data/a.jsonl", {}, {"data/a.jsonl": lines("a"), "data/b.jsonl": lines("b")}, ["a"]),
+    "a folder": (
+        "/data",
+        {},
+        {"data/a.jsonl": lines("a"), "data/b.jsonl": lines("b"), "c.jsonl": lines("c")},
+        ["a", "b"],
+    ),
+    "its folder data": ("", {}, {"README.md": b"hi", "data/a.jsonl": lines("a"), "x/b.jsonl": lines("b")}, ["a"]),
+    "default of the card": (
+        "",
+        {},
+        {"README.md": CARD, "en/train-0.jsonl": lines("a"), "de/x.jsonl": lines("b")},
+        ["b"],
+    ),
+    "subset of the card": (
+        "",
+        {"subset": "en"},
+        {"README.md": CARD, "en/train-0.jsonl": lines("a"), "en/test.jsonl": lines("t"), "de/x.jsonl": lines("b")},
+        ["a"],
+    ),
+    "split of the card": (
+        "",
+        {"subset": "en", "split": "test"},
+        {"README.md": CARD, "en/train-0.jsonl": lines("a"), "en/test.jsonl": lines("t"), "de/x.jsonl": lines("b")},
+        ["t"],
+    ),
+    "subset that is a folder": ("", {"subset": "x"}, {"data/a.jsonl": lines("a"), "x/b.jsonl": lines("b")}, ["b"]),
+    "train of shards": (
+        "",
+        {},
+        {
+            "data/train-00000-of-00002.jsonl": lines("a"),
+            "data/train-00001-of-00002.jsonl": lines("b"),
+            "data/test-00000-of-00001.jsonl": lines("t"),
+        },
+        ["a", "b"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DATASETS)
+def test_a_dataset_of_the_hub(world: PrepareWorld, server: HubServer, case: str) -> None:
+    from finetune_runner.data.loading import load
+    from finetune_runner.data.wanted import split_sources
+
+    path, choice, files, prompts = DATASETS[case]
+    commit = server.dataset("acme/rows", files).refs["main"]
+    data = {"train": [{"source": f"hf://datasets/acme/rows{path}", "secretRef": secret(world, server), **choice}]}
+    context = world.open(world.task(data))
+    wanted = next(split_sources(context.task.spec)).wanted
+    loaded = load(context, wanted, world.folder / "copies")
+    assert [example.row.messages[0]["content"] for example in loaded.examples] == prompts
+    assert loaded.revision == commit
+
+
+def test_a_datasets_commit_is_in_the_lineage_and_resolved_once(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    rows = varied(240)
+    files = {
+        f"{name}.jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in part)
+        for name, part in {"train": rows[:180], "test": rows[180:]}.items()
+    }
+    repo = server.dataset("acme/rows", files)
+    old = repo.refs["main"]
+    repo.refs["v1"] = old
+    repo.commit({"train.jsonl": b""})
+    source = {"source": "hf://datasets/acme/rows@v1", "secretRef": secret(world, server)}
+    context = world.open(world.task({"train": [source], "test": source}))
+    results, findings = prepare.run(context)
+    assert results.prepare is not None
+    assert results.prepare.rows.test == 60
+    lineage = json.loads(context.storage.read_bytes(f"{context.task.run_uri}/prepare/lineage.json"))
+    assert [source["revision"] for source in lineage["sources"]] == [old, old]
+    assert len(server.gets("/revision/")) == 1
+    assert any("split train: 1 of 2 files" in finding.message for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "says"),
+    [
+        ("acme/none", ExitCode.SOURCE_NOT_FOUND, "hf://datasets/acme/none does not exist"),
+        ("acme/rows/nothing.jsonl", ExitCode.SOURCE_NOT_FOUND, "has no nothing.jsonl"),
+        ("acme/rows@v9", ExitCode.SOURCE_NOT_FOUND, "has no revision v9"),
+        ("acme/gated", ExitCode.ACCESS_DENIED, "is gated or private"),
+        ("acme/vanishing", ExitCode.SOURCE_NOT_FOUND, "b.jsonl"),
+    ],
+)
+def test_a_dataset_that_cannot_be_read_is_named(
+    world: PrepareWorld, server: HubServer, path: str, code: ExitCode, says: str
+) -> None:
+    server.dataset("acme/rows", {"a.jsonl": lines("a")})
+    server.dataset("acme/gated", {"a.jsonl": lines("a")}, gated=True)
+    server.dataset("acme/vanishing", {"a.jsonl": lines("a"), "b.jsonl": lines("b")})
+    server.missing = {"b.jsonl"}
+    source = {"source": f"hf://datasets/{path}", "secretRef": secret(world, server)}
+    with pytest.raises(StageError) as caught:
+        prepare.run(world.open(world.task({"train": [source]})))
+    assert caught.value.exit_code == code
+    assert caught.value.message.startswith("data.train[0]: hf://datasets/acme/")
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_the_runner_reads_hf_endpoint_from_its_environment(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, tmp_path: Path
+) -> None:
+    server.model(OFFICIAL, tiny_model)
+    server.dataset("acme/rows", {"train.jsonl": b"".join(json.dumps(r).encode() + b"\n" for r in varied(120))})
+    task = world.task({"train": [{"source": "hf://datasets/acme/rows"}]}, model={"source": f"hf://{OFFICIAL}"})
+    (tmp_path / "task.json").write_text(json.dumps(task.to_wire()))
+    ran = subprocess.run(
+        [sys.executable, "-m", "finetune_runner", "prepare", "--task", str(tmp_path / "task.json")],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HF_ENDPOINT": server.endpoint,
+            "HOME": str(tmp_path),
+            "FINETUNE_SCRATCH": str(tmp_path / "scratch"),
+            "FINETUNE_TERMINATION_LOG": str(tmp_path / "termination.json"),
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads((tmp_path / "termination.json").read_text())
+    assert report["result"]["prepare"]["modelDigest"] == model_digest(tiny_model)
+    assert report["result"]["prepare"]["revision"] == server.repos["models", OFFICIAL].refs["main"]
+
+
+@pytest.mark.parametrize("name", ["not a/name", "a/b/c", "owner/na--me"])
+def test_what_is_no_name_on_the_hub_is_refused(server: HubServer, name: str) -> None:
+    with pytest.raises(StageError, match="is not a name on the hub") as caught:
+        hub.resolve_revision(name, "main", "model", account(server))
+    assert caught.value.exit_code == ExitCode.INVALID_SPEC
+
+
+def test_a_hub_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(StageError, match="does not answer") as caught:
+        hub.resolve_revision("owner/name", "main", "model", Account(None, "http://127.0.0.1:9"))
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
