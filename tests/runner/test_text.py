@@ -242,7 +242,7 @@ def test_what_is_too_long_loses_exchanges_then_the_left_of_the_turn_and_never_th
     assert any(label != IGNORED for label in encoded.labels)
     whole = encode_row(tokenizer, talk, 1 << 20)
     assert (encoded.cut, encoded.total) == (len(whole.input_ids) - 1 > max_length, whole.total)
-    if encoded.fits:
+    if encoded.least <= max_length:
         assert encoded.labels[-encoded.answer :] == whole.labels[-1 - encoded.answer : -1] or not encoded.cut
         assert tokenizer.decode(encoded.input_ids).startswith("<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user")
     else:
