@@ -265,7 +265,7 @@ def test_every_check_has_a_setting_or_always_runs() -> None:
         assert module.mode(spec({setting: "fail"}, **with_task)) == "fail", name
 
 
-# -- kinds ---------------------------------------------------------------------------------------------------------------
+# -- kinds
 
 PAIR = row("q", "good", rejected="bad")
 TEXT = make_row([{"role": "assistant", "content": "a manual"}])
@@ -290,7 +290,7 @@ def test_plain_text_is_fine_where_all_is_learned_and_as_general_text() -> None:
     assert run(kinds, {"pool": GOOD, "replay": [TEXT], "out_of_domain": [TEXT]}, spec())[0] == []
 
 
-# -- size, balance, agreement, edge cases --------------------------------------------------------------------------------
+# -- size, balance, agreement, edge cases
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_edge_cases() -> None:
         run(edge_cases, {"pool": [*usual, row("x", "a")]}, spec({"edgeCases": "fail"}))
 
 
-# -- duplicates and leaks ------------------------------------------------------------------------------------------------
+# -- duplicates and leaks
 
 SENTENCE = "please look at the invoice of last month for the third car since the sum on page {} seems to be quite wrong"
 
@@ -442,7 +442,7 @@ def test_what_only_resembles_is_no_leak() -> None:
         assert run(leaks, store, spec({"leaks": "fail"}), n) == ([], {"train": 1, "test": 1})
 
 
-# -- lengths -------------------------------------------------------------------------------------------------------------
+# -- lengths
 
 
 @pytest.mark.parametrize(
@@ -467,17 +467,15 @@ def test_examples_that_are_too_long(overlong: str, left: int, says: str) -> None
     assert says in said(remarks)
 
 
-# -- personal data, encoding, language -----------------------------------------------------------------------------------
+# -- personal data, encoding, language
 
 
 def test_redaction_keeps_all_else_and_is_done_once() -> None:
     text = "Mail jane.doe@example.com or call +1 212-555-0143, order 77 of 2024-05-01."
     assert redacted(text) == "Mail <EMAIL_ADDRESS> or call <PHONE_NUMBER>, order 77 of 2024-05-01."
     assert redacted(redacted(text)) == redacted(text)
-    assert [(text[s.start : s.end], s.kind) for s in personal_data(text)][0] == (
-        "jane.doe@example.com",
-        "EMAIL_ADDRESS",
-    )
+    first = personal_data(text)[0]
+    assert (text[first.start : first.end], first.kind) == ("jane.doe@example.com", "EMAIL_ADDRESS")
 
 
 @given(st.lists(st.builds(lambda a, n: Span(a, a + n, "X"), st.integers(0, 30), st.integers(1, 9)), max_size=8))
@@ -501,7 +499,7 @@ def test_the_redacted_share_of_test_is_told() -> None:
     ("broken", "mended"),
     [
         ("schÃ¶n", "schön"),
-        ("donâ€™t", "don’t"),
+        ("donâ€™t", "don\u2019t"),
         ("a\x00b\x07", "ab"),
         ("\u202eabc\u202c", "abc"),
         ("schön", "schön"),

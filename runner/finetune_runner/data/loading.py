@@ -39,6 +39,7 @@ class RowFormat(Protocol):
 
     NAME: str
     SHAPE: str
+    RANK: int
 
     def matches(self, value: dict[str, Any], columns: Columns) -> bool:
         """Whether a row looks like this format."""
@@ -182,7 +183,7 @@ def _other_format(record: Record, used: RowFormat, columns: Columns) -> str:
 
 
 def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tuple[RowFormat, str]:
-    """The format asked for, or the one that most of the first rows look like, and words for what was seen.
+    """The format asked for, or the one that at least half of the first rows look like, and words for what was seen.
 
     Raises:
         StageError: INVALID_DATA naming the columns that were seen, when no format fits.
@@ -192,8 +193,9 @@ def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tu
     if wanted.format != "auto":
         return formats[wanted.format], f"format {wanted.format} as asked for; columns: {columns}"
     scores = {name: sum(item.matches(r.value, wanted.columns) for r in records) for name, item in formats.items()}
-    best = max(scores, key=lambda name: scores[name])
-    if not scores[best] or scores[best] * 2 < len(records):
+    likely = [name for name, score in scores.items() if score * 2 >= len(records)]
+    best = min(likely, key=lambda name: formats[name].RANK, default="")
+    if not best:
         bad.raise_if_any(f"{wanted.place} ({wanted.source})")
         shapes = "; ".join(f"{item.NAME} ({item.SHAPE})" for item in formats.values())
         raise StageError(

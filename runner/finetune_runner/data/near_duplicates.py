@@ -155,9 +155,11 @@ class NearDuplicates:
 
     def leaks(self, split: str, held_out: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Rows of a split that are near-duplicates of a row of the held-out splits: their numbers and one of those."""
-        learned, held = self._forms_of(split), np.zeros(len(self._form_of), bool)
+        learned, held_rows = self._forms_of(split), np.zeros(len(self._form_of), np.int64)
         for other in held_out:
-            held |= self._forms_of(other)
+            for (number,) in self._store.database.execute("SELECT number FROM rows WHERE split = ?", (other,)):
+                held_rows[self._form_of[number]] = number  # a form may be named after a row of `split` itself
+        held = held_rows > 0
         search = _Leaking(learned, held, self._roots)
         if learned.any() and held.any():
             self._look(search)
@@ -166,7 +168,7 @@ class NearDuplicates:
         ):
             near = int(search.found[self._form_of[number]])
             if near:
-                yield number, near
+                yield number, int(held_rows[near])
 
     def _find_forms(self) -> Numbers:
         """The form of each row, by the row's number; row 0 does not exist."""
