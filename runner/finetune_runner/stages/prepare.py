@@ -14,6 +14,7 @@ from typing import Any
 from finetune_api.stages import Finding, PrepareResult, RowCounts, StageResults, TokenLengths
 from finetune_runner.context import StageContext
 from finetune_runner.data.checking import CheckRun, Phase, Remark, run_checks
+from finetune_runner.data.earlier_versions import keep_seen_inputs
 from finetune_runner.data.loading import fetch, load
 from finetune_runner.data.measuring import Measured
 from finetune_runner.data.near_duplicates import NearDuplicates
@@ -91,6 +92,8 @@ def _prepare(context: StageContext, store: RowStore) -> tuple[StageResults, list
         context.check_stop()
 
     check("rows")
+    if spec.data.checks.seen_before != "ignore":
+        work.say(keep_seen_inputs(context, store))
     context.report_progress("looking for near-duplicates")
     with NearDuplicates(store, context.check_stop) as near:
         work.step(split_pool(store, near, spec))
