@@ -73,8 +73,9 @@ class Encoded:
     """Tokens before any cutting."""
     answer: int
     """Tokens of the last answer with its stop token; of plain text all tokens."""
-    fits: bool = True
-    """False when the answer leaves no room for a word of the user: the row must not be learned."""
+    least: int = 0
+    """The smallest limit at which the answer and what the template writes around the turn fit, with a word of the
+    user between them. Counted in full only for an example above the limit; below it is the answer alone."""
     cut: bool = False
     """Whether the prompt lost its left, or plain text its end."""
     earlier_left_out: int = 0
@@ -197,17 +198,17 @@ def encode_row(tokenizer: Any, messages: Sequence[Message], max_length: int, los
     ids = [*spans.prompt_ids, *spans.answer_ids, *spans.rest_ids]
     labels = list(ids) if loss == "all" else _labels(spans)
     cut = len(kept) < len(messages)
-    fits = True
+    least = len(spans.answer_ids)
     if len(ids) > max_length:
         # The white space that some templates write last is the first to go.
         ids, labels = ids[: _length(spans)], labels[: _length(spans)]
     if len(ids) > max_length:
         head, tail = _frame(tokenizer, kept[:-1], spans.prompt_ids)
-        fits = head + tail + len(spans.answer_ids) < max_length
+        least = head + tail + len(spans.answer_ids) + 1
         head = min(head, max(max_length - len(spans.answer_ids), 0))
         ids, labels = _cut(ids, head, max_length), _cut(labels, head, max_length)
         cut = True
-    return Encoded(ids, labels, total, len(spans.answer_ids), fits, cut, left_out, spans.rewritten)
+    return Encoded(ids, labels, total, len(spans.answer_ids), least, cut, left_out, spans.rewritten)
 
 
 def answer_spans(tokenizer: Any, messages: Sequence[Message], *, every: bool = True) -> AnswerSpans:
@@ -305,7 +306,7 @@ def _encode_plain(tokenizer: Any, text: str, max_length: int) -> Encoded:
     ids = [*_text_start(tokenizer), *encode_text(tokenizer, text), tokenizer.eos_token_id]
     cut = len(ids) > max_length
     kept = ids[:max_length]
-    return Encoded(kept, list(kept), len(ids), len(kept), cut=cut)
+    return Encoded(kept, list(kept), len(ids), len(kept), cut=cut)  # any limit will do: nothing but the end is lost
 
 
 def _text_start(tokenizer: Any) -> list[int]:

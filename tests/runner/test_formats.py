@@ -113,6 +113,142 @@ def test_a_layout_is_detected_and_parsed(
     assert f"format {name}: 2 of the first 2 rows" in loaded.finding.message
 
 
+def gpt(text: str) -> dict[str, str]:
+    return {"from": "gpt", "value": text}
+
+
+def human(text: str) -> dict[str, str]:
+    return {"from": "human", "value": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "messages"),
+    [
+        ({"conversations": [human("Hi"), gpt("Hello")]}, {}, ["user: Hi", "assistant: Hello"]),
+        (
+            {"conversations": [{"from": "system", "value": "Be kind"}, human("Hi"), gpt("Hello")]},
+            {},
+            ["system: Be kind", "user: Hi", "assistant: Hello"],
+        ),
+        ({"turns": [human("Hi"), gpt("Hello")]}, {"conversations": "turns"}, ["user: Hi", "assistant: Hello"]),
+        ({"conversations": [USER, ASSISTANT]}, {}, ["user: Hi", "assistant: Hello"]),
+        ({"messages": [human("Hi"), gpt("Hello")]}, {}, ["user: Hi", "assistant: Hello"]),
+        (
+            {"system": "Be kind", "conversations": json.dumps([human("Hi"), gpt("Hello")])},
+            {},
+            ["system: Be kind", "user: Hi", "assistant: Hello"],
+        ),
+    ],
+)
+def test_sharegpt_is_chat(load_file: Any, row: dict[str, Any], columns: dict[str, str], messages: list[str]) -> None:
+    loaded = load_file("a.jsonl", lines(row), columns=Columns.from_wire(columns))
+    assert (loaded.format, messages_of(loaded)) == ("chat", [messages])
+
+
+SYSTEM = {"role": "system", "content": "Be kind"}
+WORSE = {"role": "assistant", "content": "Go away"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "prompt"),
+    [
+        ({"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}, {}, ["user: Hi"]),
+        (
+            {"system": "Be kind", "prompt": "Hi", "chosen": "Hello", "rejected": "Go away"},
+            {},
+            ["system: Be kind", "user: Hi"],
+        ),
+        (
+            {"q": "Hi", "good": "Hello", "bad": "Go away"},
+            {"prompt": "q", "chosen": "good", "rejected": "bad"},
+            ["user: Hi"],
+        ),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER, WORSE]}, {}, ["user: Hi"]),
+        ({"prompt": "ignored", "chosen": [USER, ASSISTANT], "rejected": [USER, WORSE]}, {}, ["user: Hi"]),
+        ({"prompt": [SYSTEM, USER], "chosen": [ASSISTANT], "rejected": [WORSE]}, {}, ["system: Be kind", "user: Hi"]),
+        ({"prompt": [USER], "chosen": "Hello", "rejected": "Go away"}, {}, ["user: Hi"]),
+        ({"chosen": [human("Hi"), gpt("Hello")], "rejected": [human("Hi"), gpt("Go away")]}, {}, ["user: Hi"]),
+        (
+            {
+                "chosen": [USER, ASSISTANT, USER, ASSISTANT],
+                "rejected": [USER, ASSISTANT, USER, WORSE],
+            },
+            {},
+            ["user: Hi", "assistant: Hello", "user: Hi"],
+        ),
+    ],
+)
+def test_a_preference_is_two_answers_to_one_prompt(
+    load_file: Any, row: dict[str, Any], columns: dict[str, str], prompt: list[str]
+) -> None:
+    loaded = load_file("a.jsonl", lines(row), columns=Columns.from_wire(columns))
+    (example,) = loaded.examples
+    assert loaded.format == "preference"
+    assert messages_of(loaded) == [[*prompt, "assistant: Hello"]]
+    assert (example.row.rejected, example.row.label, example.row.kind) == ("Go away", None, "preference")
+
+
+@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize("completion", ["Hello", [ASSISTANT]])
+def test_a_judged_answer_has_a_label(load_file: Any, label: bool, completion: Any) -> None:
+    (example,) = load_file("a.jsonl", lines({"prompt": "Hi", "completion": completion, "label": label})).examples
+    assert (example.row.label, example.row.rejected, example.row.kind) == (label, None, "judged")
+    csv_file = f"prompt,completion,label\nHi,Hello,{str(label).upper()}\n".encode()
+    assert load_file("a.csv", csv_file).examples[0].row.label is label
+
+
+def test_plain_text_is_an_answer_without_a_prompt(load_file: Any) -> None:
+    loaded = load_file("a.jsonl", lines({"text": "Once upon a time", "id": 3}))
+    assert (loaded.format, messages_of(loaded)) == ("text", [["assistant: Once upon a time"]])
+    assert loaded.examples[0].row.kind == "text"
+    mapped = load_file("a.jsonl", lines({"body": "Once"}), columns=Columns(text="body"))
+    assert mapped.format == "text"
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"prompt": "p", "completion": "c", "label": "billing"}, "promptCompletion"),
+        ({"prompt": "p", "completion": "c", "label": 1}, "promptCompletion"),
+        ({"prompt": "p", "completion": "c", "text": "p c"}, "promptCompletion"),
+        ({"instruction": "p", "input": "", "output": "c", "text": "p c"}, "alpaca"),
+        ({"messages": [USER, ASSISTANT], "prompt": "Hi", "text": "x"}, "chat"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "text": "x"}, "preference"),
+    ],
+)
+def test_of_several_layouts_the_one_that_says_most_is_taken(load_file: Any, row: dict[str, Any], name: str) -> None:
+    loaded = load_file("a.jsonl", lines(row))
+    assert loaded.format == name
+    assert f"columns: {', '.join(row)}" in loaded.finding.message
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ({"annotations": ["a", "b", "a"]}, ("a", "b", "a")),
+        ({"annotations": {"anna": "a", "ben": None, "carl": "b"}}, ("a", "b")),
+        ({"annotations": "a|b"}, ("a", "b")),
+        ({"annotations": '["a", "b"]'}, ("a", "b")),
+        ({"annotations": [{"start": 3}]}, ()),
+        ({}, ()),
+    ],
+)
+def test_labels_of_several_people_are_kept(load_file: Any, row: dict[str, Any], labels: tuple[str, ...]) -> None:
+    (example,) = load_file("a.jsonl", lines({**exchange("p", "c"), **row})).examples
+    assert example.row.annotations == labels
+    assert read_rows(write_rows([example.row])) == [example.row]
+
+
+def test_a_system_prompt_of_the_spec_is_for_rows_without_one(load_file: Any) -> None:
+    own = {"messages": [{"role": "system", "content": "Mine"}, USER, ASSISTANT]}
+    blank = {"messages": [{"role": "system", "content": " "}, USER, ASSISTANT]}
+    loaded = load_file("a.jsonl", lines(own, blank, {"messages": [USER, ASSISTANT]}), system_prompt="Be kind")
+    assert [talk[0] for talk in messages_of(loaded)] == ["system: Mine", "system: Be kind", "system: Be kind"]
+    assert "data.systemPrompt was added to 2 of 3 rows" in loaded.finding.message
+    text = load_file("a.jsonl", lines({"text": "Once"}), system_prompt="Be kind")
+    assert messages_of(text) == [["assistant: Once"]]
+
+
 def csv_bytes(delimiter: str) -> bytes:
     target = io.StringIO()
     writer = csv.writer(target, delimiter=delimiter)
@@ -238,6 +374,53 @@ def test_a_row_of_100_kb_is_fine(load_file: Any) -> None:
             id="late system",
         ),
         pytest.param("a.txt", b"hello", "no data file among a.txt", id="unknown extension"),
+        pytest.param(
+            "a.jsonl",
+            GOOD + b'\n{"prompt": "a", "prompt": "b", "completion": "c"}',
+            "line 2: has the key `prompt` twice",
+            id="key twice",
+        ),
+        pytest.param("a.json", b'[{"prompt": "a", "prompt": "b"}]', "has the key `prompt` twice", id="JSON key twice"),
+        pytest.param(
+            "a.jsonl",
+            lines(*[exchange("p", "c")] * 3, {"messages": [USER, ASSISTANT]}),
+            "line 4: has no `prompt` (has messages); it looks like format chat",
+            id="another format in the middle",
+        ),
+        pytest.param(
+            "a.jsonl", lines({"prompt": "p", "chosen": "a", "rejected": "a"}), "are the same", id="equal answers"
+        ),
+        pytest.param(
+            "a.jsonl",
+            lines({"chosen": [USER, ASSISTANT], "rejected": [{"role": "user", "content": "Ho"}, WORSE]}),
+            "answer different prompts",
+            id="different prompts",
+        ),
+        pytest.param("a.jsonl", lines({"chosen": "a", "rejected": "b"}), "has no `prompt`", id="pair without prompt"),
+        pytest.param(
+            "a.jsonl",
+            lines({"prompt": "p", "chosen": [ASSISTANT, ASSISTANT], "rejected": "b"}),
+            "2 answers in a row",
+            id="two answers",
+        ),
+        pytest.param(
+            "a.jsonl",
+            lines(
+                {"prompt": "p", "completion": "c", "label": True}, {"prompt": "p", "completion": "c", "label": "maybe"}
+            ),
+            "line 2: `label` is 'maybe', neither true nor false",
+            id="label maybe",
+        ),
+        pytest.param(
+            "a.jsonl",
+            lines({"prompt": "p", "completion": "c", "label": True}, exchange("p", "c")),
+            "line 2: has `completion` but no `label`; it looks like format promptCompletion",
+            id="judgement missing",
+        ),
+        pytest.param(
+            "a.jsonl", lines({"conversations": [{"from": "tool", "value": "x"}]}), '.from is "tool"', id="ShareGPT role"
+        ),
+        pytest.param("a.jsonl", lines({"text": " "}), "`text` is empty", id="blank text"),
     ],
 )
 def test_bad_input_names_file_row_and_fix(load_file: Any, name: str, content: bytes, says: str) -> None:

@@ -242,8 +242,9 @@ def test_what_is_too_long_loses_exchanges_then_the_left_of_the_turn_and_never_th
     assert any(label != IGNORED for label in encoded.labels)
     whole = encode_row(tokenizer, talk, 1 << 20)
     assert (encoded.cut, encoded.total) == (len(whole.input_ids) - 1 > max_length, whole.total)
-    if encoded.fits:
-        assert encoded.labels[-encoded.answer :] == whole.labels[-1 - encoded.answer : -1] or not encoded.cut
+    if encoded.least <= max_length:
+        learned, all_learned = ([label for label in e.labels if label != IGNORED] for e in (encoded, whole))
+        assert learned[-encoded.answer :] == all_learned[-encoded.answer :], "the last answer and its end, whole"
         assert tokenizer.decode(encoded.input_ids).startswith("<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user")
     else:
         assert encoded.answer > max_length - 40
@@ -269,6 +270,20 @@ def test_a_built_in_template_needs_its_markers(tokenizer: Any, marked: Any, name
     fitting = copy.deepcopy(marked)
     use_template(fitting, name)
     assert check_chat_template(fitting, "m") == []
+
+
+def test_what_was_trained_with_is_saved_and_served_with(marked: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    changed = copy.deepcopy(marked)
+    use_template(changed, "chatml")
+    changed.save_pretrained(tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text() == built_in_templates()["chatml"]
+    served = AutoTokenizer.from_pretrained(tmp_path)
+    prompt = served.apply_chat_template(TALK[:-1], add_generation_prompt=True, tokenize=False)
+    ids = encode_row(changed, TALK, 512).input_ids
+    asked = served(prompt, add_special_tokens=False)["input_ids"]
+    assert ids[: len(asked)] == asked
 
 
 def test_every_name_of_the_contract_is_a_template() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -18,7 +18,8 @@ from finetune_runner.data.json_path import value_at
 from finetune_runner.data.listing import Listing
 from finetune_runner.data.records import BadRow, BadRows, Record, RowError
 from finetune_runner.data.registry import modules_of
-from finetune_runner.data.rows import Message, Row, make_row
+from finetune_runner.data.row_parts import annotations_of, as_parsed, with_system_prompt
+from finetune_runner.data.rows import Message, Parsed, Row, make_row
 from finetune_runner.data.source_files import Choice, Chosen, choose_files
 from finetune_runner.errors import StageError
 
@@ -40,12 +41,13 @@ class RowFormat(Protocol):
 
     NAME: str
     SHAPE: str
+    RANK: int
 
     def matches(self, value: dict[str, Any], columns: Columns) -> bool:
         """Whether a row looks like this format."""
 
-    def parse(self, value: dict[str, Any], columns: Columns) -> list[Message]:
-        """The row's messages. Raises RowError."""
+    def parse(self, value: dict[str, Any], columns: Columns) -> list[Message] | Parsed:
+        """The row's messages, or what more a row of this format holds. Raises RowError."""
 
 
 class SourceScheme(Protocol):
@@ -70,6 +72,10 @@ class Wanted:
     group_by: str | None = None
     choice: Choice = field(default_factory=Choice)
     """Subset and split."""
+    system_prompt: str | None = None
+    """For rows without a system message of their own."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What the spec says about origin and licence, for the lineage."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class Loaded:
     rows: int
     format: str
     finding: Finding
+    system_prompts_added: int = 0
+    """Rows that got the spec's system prompt."""
 
 
 def fetch(context: StageContext, wanted: Wanted, folder: Path) -> Fetched:
@@ -146,19 +154,30 @@ def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], obj
             ExitCode.INVALID_DATA, f"{where}: {', '.join(fetched.paths)} has no rows", "give it at least 50 rows"
         )
     row_format, saw = choose_format(first, wanted, bad)
-    rows = 0
+    rows = added = 0
     for record in chain(first, records):
         try:
-            row = make_row(row_format.parse(record.value, wanted.columns), _group(record, wanted.group_by))
+            parsed = as_parsed(row_format.parse(record.value, wanted.columns))
+            parsed = replace(parsed, annotations=annotations_of(record.value, wanted.columns))
+            group = _group(record, wanted.group_by)
         except RowError as error:
-            bad.add(BadRow(record.file, record.position, error.message, error.hint))
+            seems = _other_format(record, row_format, wanted.columns)
+            message = f"{error.message}; it looks like format {seems}" if seems else error.message
+            hint = (
+                f"give rows of format {seems} a file and an entry of data.train of their own" if seems else error.hint
+            )
+            bad.add(BadRow(record.file, record.position, message, hint))
             continue
+        prompted = with_system_prompt(parsed, wanted.system_prompt)
+        added += prompted is not parsed
         rows += 1
-        keep(row, record.origin)
+        keep(make_row(prompted, group), record.origin)
     bad.raise_if_any(where)
+    if wanted.system_prompt is not None:
+        saw = f"{saw}; data.systemPrompt was added to {added} of {rows} rows"
     message = "; ".join(filter(None, (f"{wanted.place}: {saw}", fetched.said)))
     finding = Finding(check="format", severity="info", message=message[:512], rows=rows)
-    return Loaded(rows, row_format.NAME, finding)
+    return Loaded(rows, row_format.NAME, finding, added)
 
 
 def _records(context: StageContext, paths: dict[str, Path], bad: BadRows) -> Iterator[Record]:
@@ -173,21 +192,32 @@ def _records(context: StageContext, paths: dict[str, Path], bad: BadRows) -> Ite
                 yield item
 
 
+def _formats() -> dict[str, RowFormat]:
+    modules = modules_of("finetune_runner.data.formats").values()
+    return {item.NAME: item for item in (cast(RowFormat, module) for module in modules)}
+
+
+def _other_format(record: Record, used: RowFormat, columns: Columns) -> str:
+    """The format that a row looks like when it does not look like the one that is used; empty when there is none."""
+    if used.matches(record.value, columns):
+        return ""
+    return next((name for name, item in _formats().items() if item.matches(record.value, columns)), "")
+
+
 def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tuple[RowFormat, str]:
-    """The format asked for, or the one that most of the first rows look like, and words for what was seen.
+    """The format asked for, or the one that at least half of the first rows look like, and words for what was seen.
 
     Raises:
         StageError: INVALID_DATA naming the columns that were seen, when no format fits.
     """
-    formats = {
-        item.NAME: item for item in (cast(RowFormat, m) for m in modules_of("finetune_runner.data.formats").values())
-    }
-    columns = ", ".join(list(records[0].value)[:12]) or "none"
+    formats = _formats()
+    columns = ", ".join(list(dict.fromkeys(column for record in records for column in record.value))[:12]) or "none"
     if wanted.format != "auto":
         return formats[wanted.format], f"format {wanted.format} as asked for; columns: {columns}"
     scores = {name: sum(item.matches(r.value, wanted.columns) for r in records) for name, item in formats.items()}
-    best = max(scores, key=lambda name: scores[name])
-    if not scores[best] or scores[best] * 2 < len(records):
+    likely = [name for name, score in scores.items() if score * 2 >= len(records)]
+    best = min(likely, key=lambda name: formats[name].RANK, default="")
+    if not best:
         bad.raise_if_any(f"{wanted.place} ({wanted.source})")
         shapes = "; ".join(f"{item.NAME} ({item.SHAPE})" for item in formats.values())
         raise StageError(

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +53,7 @@ _CACHED_SHINGLES = 2_000_000
 _REJECTED_KEPT = 200_000
 _WORD = re.compile(r"\w+")
 _ENTRY = np.dtype([("key", "<u8"), ("form", "<i8")])
+_HEAD = np.dtype([("start", "<i8"), ("size", "<i8"), ("signature", "<u4", (_PERMUTATIONS,))])
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
@@ -114,11 +117,13 @@ class NearDuplicates:
         self._cache: OrderedDict[int, Shingles] = OrderedDict()
         self._cached = 0
         self._rejected: set[tuple[int, int]] = set()
-        self._partitions, self._signatures = self._write_index()
+        self._files = _IndexFiles(Path(self._folder.name))
+        self._partitions = self._write_index()
+        self._roots = np.zeros(len(self._form_of), np.int64)
 
     def close(self) -> None:
         """Remove the files."""
-        self._signatures.close()
+        self._files.close()
         self._folder.cleanup()
 
     def __enter__(self) -> NearDuplicates:
@@ -132,10 +137,12 @@ class NearDuplicates:
 
         Rows are of one cluster when a chain of near-duplicates within the split joins them.
         """
-        search = _Joining(len(self._form_of), self._forms_of(split))
+        within = self._forms_of(split)
+        search = _Joining(len(self._form_of), within)
         self._look(search)
         database = self._store.database
         roots = search.roots(self._form_of)
+        self._roots = np.where(within, search.roots(np.arange(len(roots))), 0)
         smallest = np.full(len(roots), np.iinfo(np.uint64).max, np.uint64)
         for number, row_id in database.execute("SELECT number, id FROM rows WHERE split = ?", (split,)):
             smallest[roots[number]] = min(smallest[roots[number]], np.uint64(int(row_id, 16)))
@@ -148,10 +155,12 @@ class NearDuplicates:
 
     def leaks(self, split: str, held_out: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Rows of a split that are near-duplicates of a row of the held-out splits: their numbers and one of those."""
-        learned, held = self._forms_of(split), np.zeros(len(self._form_of), bool)
+        learned, held_rows = self._forms_of(split), np.zeros(len(self._form_of), np.int64)
         for other in held_out:
-            held |= self._forms_of(other)
-        search = _Leaking(learned, held)
+            for (number,) in self._store.database.execute("SELECT number FROM rows WHERE split = ?", (other,)):
+                held_rows[self._form_of[number]] = number  # a form may be named after a row of `split` itself
+        held = held_rows > 0
+        search = _Leaking(learned, held, self._roots)
         if learned.any() and held.any():
             self._look(search)
         for (number,) in self._store.database.execute(
@@ -159,7 +168,7 @@ class NearDuplicates:
         ):
             near = int(search.found[self._form_of[number]])
             if near:
-                yield number, near
+                yield number, int(held_rows[near])
 
     def _find_forms(self) -> Numbers:
         """The form of each row, by the row's number; row 0 does not exist."""
@@ -205,48 +214,35 @@ class NearDuplicates:
                 common = np.union1d(common, values[counts > _COMMON_SHARE * len(parts)])
         return common
 
-    def _write_index(self) -> tuple[list[Path], BinaryIO]:
-        """Files of band entries by the first bits of their keys, and the file of signatures by form."""
-        folder = Path(self._folder.name)
+    def _write_index(self) -> list[Path]:
+        """Write shingles, signatures and, in files by the first bits of their keys, the bands of all forms."""
         forms = np.unique(self._form_of[self._form_of > 0])
-        bits = min(
-            math.ceil(math.log2(max(len(forms) * _BANDS / _PARTITION_ENTRIES, 1))), int(math.log2(_PARTITIONS_MOST))
-        )
-        paths = [folder / f"bands-{number}" for number in range(1 << bits)]
-        targets = [path.open("wb") for path in paths]
-        signatures = (folder / "signatures").open("w+b")
-        try:
+        wanted = max(len(forms) * _BANDS / _PARTITION_ENTRIES, 1)
+        bits = min(math.ceil(math.log2(wanted)), int(math.log2(_PARTITIONS_MOST)))
+        paths = [Path(self._folder.name) / f"bands-{number}" for number in range(1 << bits)]
+        with ExitStack() as stack:
+            targets = [stack.enter_context(path.open("wb")) for path in paths]
             for start in range(0, len(forms), _CHUNK_ROWS):
                 self._check_stop()
                 chunk = forms[start : start + _CHUNK_ROWS]
-                hashed = np.array([self._signature(int(form)) for form in chunk], np.uint32)
-                for form, values in zip(chunk, hashed, strict=True):
-                    signatures.seek(int(form) * values.nbytes)
-                    signatures.write(values.tobytes())
+                hashed = np.empty((len(chunk), _PERMUTATIONS), np.uint32)
+                for at, form in enumerate(chunk):
+                    shingles = self._without_common(self._form(int(form)))
+                    hashed[at] = _signature(shingles)
+                    self._files.write(int(form), hashed[at], shingles)
                 entries = np.empty(len(chunk) * _BANDS, _ENTRY)
                 entries["key"] = _band_keys(hashed).ravel()
                 entries["form"] = np.repeat(chunk, _BANDS)
                 part = entries["key"] >> np.uint64(64 - bits) if bits else np.zeros(len(entries), np.uint64)
                 for number, target in enumerate(targets):
                     target.write(entries[part == number].tobytes())
-        finally:
-            for target in targets:
-                target.close()
-        signatures.flush()
-        return paths, signatures
-
-    def _signature(self, form: int) -> npt.NDArray[np.uint32]:
-        hashes = self._shingles(form) & np.uint64(0xFFFFFFFF)
-        minimum = MinHash(num_perm=_PERMUTATIONS, hashfunc=int, permutations=_permutations(), scheme=_SCHEME)
-        for start in range(0, len(hashes), _AT_ONCE):
-            minimum.update_batch(hashes[start : start + _AT_ONCE])
-        return np.asarray(minimum.hashvalues, np.uint32)
+        self._files.written()
+        return paths
 
     def _form(self, number: int) -> str:
         return normal_form(input_text(self._store.example(number).row))
 
-    def _shingles(self, number: int) -> Shingles:
-        form = self._form(number)
+    def _without_common(self, form: str) -> Shingles:
         every = shingles_of(form)
         if len(self._common):
             every = every[~np.isin(every, self._common)]
@@ -255,7 +251,7 @@ class NearDuplicates:
     def _recent_shingles(self, form: int) -> Shingles:
         found = self._cache.pop(form, None)
         if found is None:
-            found = self._shingles(form)
+            found = self._files.shingles(form)
             self._cached += len(found)
             while self._cache and self._cached > _CACHED_SHINGLES:
                 self._cached -= len(self._cache.popitem(last=False)[1])
@@ -305,17 +301,10 @@ class NearDuplicates:
 
     def _by_signature(self, bucket: Numbers) -> Iterator[tuple[int, Numbers]]:
         """Each form with those before it whose signature is not too different."""
-        hashed = self._signatures_of(bucket)
+        hashed = self._files.signatures(bucket)
         for at in range(1, len(bucket)):
             alike = (hashed[:at] == hashed[at]).mean(axis=1) >= _UNLIKELY
             yield int(bucket[at]), bucket[:at][alike]
-
-    def _signatures_of(self, bucket: Numbers) -> npt.NDArray[np.uint32]:
-        hashed = np.empty((len(bucket), _PERMUTATIONS), np.uint32)
-        for at, form in enumerate(bucket):
-            self._signatures.seek(int(form) * hashed[at].nbytes)
-            hashed[at] = np.frombuffer(self._signatures.read(hashed[at].nbytes), np.uint32)
-        return hashed
 
     def _by_rare_shingles(self, bucket: Numbers) -> Iterator[tuple[int, Numbers]]:
         """Each form with those before it that can be similar enough: they share one of its rarest shingles.
@@ -325,7 +314,7 @@ class NearDuplicates:
         pairs for texts of one template. A bucket that does not fit in memory is compared in blocks.
         """
         for block in self._blocks(bucket):
-            sets = [self._shingles(int(form)) for form in block]
+            sets = [self._files.shingles(int(form)) for form in block]
             values, counts = np.unique(np.concatenate(sets), return_counts=True)
             rank = np.empty(len(values), np.int64)
             rank[np.lexsort((values, counts))] = np.arange(len(values))
@@ -343,12 +332,58 @@ class NearDuplicates:
 
     def _blocks(self, bucket: Numbers) -> Iterator[Numbers]:
         """The bucket in parts whose shingles fit in memory; like with like, by the signatures from some value on."""
-        sizes = np.array([len(self._shingles(int(form))) for form in bucket])
+        sizes = self._files.sizes(bucket)
         if sizes.sum() > _BLOCK_SHINGLES:
-            hashed = np.roll(self._signatures_of(bucket), int(bucket[0]) % _PERMUTATIONS, axis=1)
+            hashed = np.roll(self._files.signatures(bucket), int(bucket[0]) % _PERMUTATIONS, axis=1)
             order = np.lexsort(hashed.T[::-1])
             bucket, sizes = bucket[order], sizes[order]
         yield from np.split(bucket, np.flatnonzero(np.diff(np.cumsum(sizes) // _BLOCK_SHINGLES)) + 1)
+
+
+class _IndexFiles:
+    """Signature and shingles of each form, found by the form's number."""
+
+    def __init__(self, folder: Path) -> None:
+        self._heads = (folder / "heads").open("w+b")
+        self._shingles = (folder / "shingles").open("w+b")
+        self._end = 0
+
+    def write(self, form: int, signature: npt.NDArray[np.uint32], shingles: Shingles) -> None:
+        """Append a form's shingles and write its head."""
+        head = np.zeros((), _HEAD)
+        head["start"], head["size"], head["signature"] = self._end, len(shingles), signature
+        self._heads.seek(form * _HEAD.itemsize)
+        self._heads.write(head.tobytes())
+        self._shingles.write(shingles.tobytes())
+        self._end += shingles.nbytes
+
+    def written(self) -> None:
+        """Call after the last `write`: what is buffered goes to the files."""
+        self._heads.flush()
+        self._shingles.flush()
+
+    def signatures(self, forms: Numbers) -> npt.NDArray[np.uint32]:
+        """Signatures of forms, (forms, permutations)."""
+        return np.array([self._head(int(form))["signature"] for form in forms], np.uint32)
+
+    def sizes(self, forms: Numbers) -> Numbers:
+        """How many shingles each form has."""
+        return np.array([self._head(int(form))["size"] for form in forms], np.int64)
+
+    def shingles(self, form: int) -> Shingles:
+        """Sorted shingles of a form."""
+        head = self._head(form)
+        data = os.pread(self._shingles.fileno(), int(head["size"]) * 8, int(head["start"]))
+        return np.frombuffer(data, np.uint64)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._heads.close()
+        self._shingles.close()
+
+    def _head(self, form: int) -> npt.NDArray[np.void]:
+        data = os.pread(self._heads.fileno(), _HEAD.itemsize, form * _HEAD.itemsize)
+        return np.frombuffer(data, _HEAD).reshape(())
 
 
 class _Joining:
@@ -387,22 +422,31 @@ class _Joining:
 
 
 class _Leaking:
-    """Forms that are learned from and near a held-out one."""
+    """Forms that are learned from and near a held-out one.
 
-    def __init__(self, learned: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_]) -> None:
-        self._learned, self._held = learned, held
+    Where the clusters are known (`roots`, 0 = not), forms of two clusters have been compared and are not near.
+    """
+
+    def __init__(self, learned: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_], roots: Numbers) -> None:
+        self._learned, self._held, self._roots = learned, held, roots
         self.found = np.where(learned & held, np.arange(len(learned)), 0)
         """By form: the held-out form it is near to; 0 = none."""
 
     def worth(self, bucket: Numbers) -> bool:
         """See _Search."""
-        return bool(self._held[bucket].any() and (self._learned[bucket] & (self.found[bucket] == 0)).any())
+        asking = bucket[self._learned[bucket] & (self.found[bucket] == 0)]
+        held = bucket[self._held[bucket]]
+        if not len(asking) or not len(held):
+            return False
+        roots = self._roots[asking], self._roots[held]
+        return not roots[0].all() or not roots[1].all() or bool(np.isin(*roots).any())
 
     def open(self, form: int, others: Numbers) -> Numbers:
         """See _Search."""
         asks = self._learned[form] and not self.found[form]
         wanted = (self._held[others] & asks) | (self._learned[others] & (self.found[others] == 0) & self._held[form])
-        chosen: Numbers = others[wanted]
+        mine, theirs = self._roots[form], self._roots[others]
+        chosen: Numbers = others[wanted & ((mine == theirs) | (mine == 0) | (theirs == 0))]
         return chosen
 
     def hit(self, form: int, other: int) -> None:
@@ -410,6 +454,14 @@ class _Leaking:
         for one, held in ((form, other), (other, form)):
             if self._learned[one] and self._held[held] and not self.found[one]:
                 self.found[one] = held
+
+
+def _signature(shingles: Shingles) -> npt.NDArray[np.uint32]:
+    hashes = shingles & np.uint64(0xFFFFFFFF)
+    minimum = MinHash(num_perm=_PERMUTATIONS, hashfunc=int, permutations=_permutations(), scheme=_SCHEME)
+    for start in range(0, len(hashes), _AT_ONCE):
+        minimum.update_batch(hashes[start : start + _AT_ONCE].tolist())
+    return np.asarray(minimum.hashvalues, np.uint32)
 
 
 @lru_cache(maxsize=1 << 16)

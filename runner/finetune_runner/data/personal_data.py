@@ -77,7 +77,7 @@ def _recognisers() -> list[_Recogniser]:
 
     offline = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)  # the list in its package: no network
 
-    class Email(known.EmailRecognizer):  # type: ignore[misc]
+    class Email(known.EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:
             return bool(offline(pattern_text).suffix)
 
@@ -91,11 +91,11 @@ def _recognisers() -> list[_Recogniser]:
         return _Recogniser(recogniser.supported_entities, may_occur, recogniser.analyze)
 
     national = [
-        known.UsSsnRecognizer, known.UsItinRecognizer, known.NhsRecognizer, known.UkNinoRecognizer, known.EsNifRecognizer,
-        known.EsNieRecognizer, known.ItFiscalCodeRecognizer, known.PlPeselRecognizer, known.DeTaxIdRecognizer,
-        known.FiPersonalIdentityCodeRecognizer, known.SePersonnummerRecognizer, known.InAadhaarRecognizer,
-        known.InPanRecognizer, known.AuTfnRecognizer, known.CaSinRecognizer, known.KrRrnRecognizer,
-        known.TrNationalIdRecognizer, known.SgFinRecognizer,
+        known.UsSsnRecognizer, known.UsItinRecognizer, known.NhsRecognizer, known.UkNinoRecognizer,
+        known.EsNifRecognizer, known.EsNieRecognizer, known.ItFiscalCodeRecognizer, known.PlPeselRecognizer,
+        known.DeTaxIdRecognizer, known.FiPersonalIdentityCodeRecognizer, known.SePersonnummerRecognizer,
+        known.InAadhaarRecognizer, known.InPanRecognizer, known.AuTfnRecognizer, known.CaSinRecognizer,
+        known.KrRrnRecognizer, known.TrNationalIdRecognizer, known.SgFinRecognizer,
     ]  # fmt: skip
     return [
         always(Email(), lambda text: "@" in text),

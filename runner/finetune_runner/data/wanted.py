@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from finetune_api.job.data import Columns
 from finetune_api.job.spec import FineTuneJobSpec
@@ -30,9 +30,16 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
     for number, dataset in enumerate(data.train):
         columns = dataset.columns or Columns()
         wanted = Wanted(
-            f"data.train[{number}]", dataset.source, dataset.format, columns, dataset.secret_ref, data.group_by
+            f"data.train[{number}]",
+            dataset.source,
+            dataset.format,
+            columns,
+            dataset.secret_ref,
+            data.group_by,
+            Choice(dataset.subset, dataset.split),
+            data.system_prompt,
+            dataset.provenance.to_wire() if dataset.provenance is not None else {},
         )
-        wanted = replace(wanted, choice=Choice(dataset.subset, dataset.split))
         yield SplitSource(POOL, wanted, dataset.weight)
     others = {
         "validation": ("data.validation", data.validation),
@@ -42,7 +49,14 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
     }
     for split, (place, other) in others.items():
         if other is not None and other.source is not None:
+            system_prompt = data.system_prompt if split in ("validation", "test") else None
             choice = Choice(usual_split=split if split in ("validation", "test") else "train")
-            yield SplitSource(
-                split, Wanted(place, other.source, other.format, secret_ref=other.secret_ref, choice=choice)
+            wanted = Wanted(
+                place,
+                other.source,
+                other.format,
+                secret_ref=other.secret_ref,
+                system_prompt=system_prompt,
+                choice=choice,
             )
+            yield SplitSource(split, wanted)

@@ -14,23 +14,23 @@ from typing import Any
 from finetune_api.stages import Finding, PrepareResult, RowCounts, StageResults, TokenLengths
 from finetune_runner.context import StageContext
 from finetune_runner.data.checking import CheckRun, Phase, Remark, run_checks
+from finetune_runner.data.earlier_versions import keep_seen_inputs
 from finetune_runner.data.loading import fetch, load
+from finetune_runner.data.measuring import Measured
 from finetune_runner.data.near_duplicates import NearDuplicates
 from finetune_runner.data.pool import Step, mix_replay, split_pool, weigh
 from finetune_runner.data.prepared import SPLITS, Split, split_path
-from finetune_runner.data.records import BadRow, BadRows
-from finetune_runner.data.row_store import Example, Length, RowStore
+from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row, write_rows_to
 from finetune_runner.data.wanted import SplitSource, split_sources
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.storage import join, probe_conditional_writes
 from finetune_runner.template_check import check_chat_template
-from finetune_runner.text import RenderError, encode_row, load_tokenizer
+from finetune_runner.text import load_tokenizer
 
 log = logging.getLogger("finetune_runner.prepare")
 
 MANIFEST_VERSION = 1
-_UNCUT = 1 << 40
 _AT_ONCE = 500
 _LIBRARIES = ("finetune-operator", "transformers", "tokenizers", "datasketch")
 _SEVERITIES = ("error", "warning", "info")
@@ -92,6 +92,8 @@ def _prepare(context: StageContext, store: RowStore) -> tuple[StageResults, list
         context.check_stop()
 
     check("rows")
+    if spec.data.checks.seen_before != "ignore":
+        work.say(keep_seen_inputs(context, store))
     context.report_progress("looking for near-duplicates")
     with NearDuplicates(store, context.check_stop) as near:
         work.step(split_pool(store, near, spec))
@@ -104,11 +106,11 @@ def _prepare(context: StageContext, store: RowStore) -> tuple[StageResults, list
     facts = model_facts(model.path, spec.model.source)
     tokenizer = load_tokenizer(model.path, spec.model.chat_template)
     work.say([Remark("chatTemplate", "warning", said) for said in check_chat_template(tokenizer, spec.model.source)])
-    _measure(context, tokenizer, store)
+    _measure(context, tokenizer, store, work)
     check("tokens", facts.context_length)
 
     context.report_progress("writing the splits")
-    digests, data_digest = _write(context, store, work, model)
+    digests, data_digest = _write(context, store, work, model, tokenizer.chat_template)
     lengths = store.histogram(*_TRAINED_ON)
     result = PrepareResult(
         revision=model.revision,
@@ -162,34 +164,29 @@ def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSourc
             "rows": loaded.rows,
             "files": fetched.files,
             **({"revision": fetched.revision} if fetched.revision else {}),
+            **({"systemPromptAdded": loaded.system_prompts_added} if loaded.system_prompts_added else {}),
+            **({"provenance": wanted.provenance} if wanted.provenance else {}),
         }
     )
 
 
-def _measure(context: StageContext, tokenizer: Any, store: RowStore) -> None:
+def _measure(context: StageContext, tokenizer: Any, store: RowStore, work: _Work) -> None:
     """Count the tokens of every row. Raises StageError (INVALID_DATA) for rows that the chat template refuses."""
     counts = store.counts()
     total, done = sum(counts.values()), 0
-    bad = BadRows()
+    measured = Measured(tokenizer, context.task.spec.training.max_length, context.task.spec.data.loss)
     examples = store.examples(*counts)
     while chunk := list(islice(examples, _AT_ONCE)):
         context.check_stop()
         context.report_progress("counting tokens", done, total)
-        store.set_lengths((example.number, _length(tokenizer, example, bad)) for example in chunk)
+        store.set_lengths((example.number, measured.length(example)) for example in chunk)
         done += len(chunk)
-    bad.raise_if_any("rows against the model's chat template")
+    work.say(measured.remarks())
 
 
-def _length(tokenizer: Any, example: Example, bad: BadRows) -> Length:
-    try:
-        encoded = encode_row(tokenizer, example.row.messages, _UNCUT)
-    except RenderError as error:
-        bad.add(BadRow(example.origin, "", str(error), "use only roles that the model's template knows"))
-        return Length(0, 0)
-    return Length(encoded.total, encoded.answer)
-
-
-def _write(context: StageContext, store: RowStore, work: _Work, model: FetchedModel) -> tuple[dict[Split, str], str]:
+def _write(
+    context: StageContext, store: RowStore, work: _Work, model: FetchedModel, chat_template: str
+) -> tuple[dict[Split, str], str]:
     """Splits, lineage, and last the manifest that makes them count. Returns the digests of the splits and of all."""
     task = context.task
     files: dict[str, dict[str, Any]] = {}
@@ -207,9 +204,14 @@ def _write(context: StageContext, store: RowStore, work: _Work, model: FetchedMo
         files[split_path(name)] = {"sha256": digest, "bytes": path.stat().st_size, "rows": written.rows}
         digests[name] = written.digest
         path.unlink()
-    data_digest = hashlib.sha256(
-        json.dumps({"splits": digests, "maxLength": task.spec.training.max_length}, sort_keys=True).encode()
-    ).hexdigest()
+    # What decides which tokens are trained: a checkpoint or a version of anything else is another one.
+    identity = {
+        "splits": digests,
+        "maxLength": task.spec.training.max_length,
+        "loss": task.spec.data.loss,
+        "chatTemplate": hashlib.sha256(chat_template.encode()).hexdigest(),
+    }
+    data_digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     lineage = {
         "model": {"source": task.spec.model.source, "revision": model.revision, "digest": model.digest},
         "sources": work.sources,
@@ -229,7 +231,7 @@ def _write(context: StageContext, store: RowStore, work: _Work, model: FetchedMo
         "splits": digests,
         "dataDigest": data_digest,
         "testDigest": digests["test"],
-        "maxLength": task.spec.training.max_length,
+        **{name: identity[name] for name in ("maxLength", "loss", "chatTemplate")},
     }
     context.fence.check()
     context.storage.write_bytes(join(task.run_uri, "prepare/manifest.json"), _json(manifest))

@@ -1,4 +1,4 @@
-"""Edge cases: inputs that are unusually short or long, or whose class is rare; a model should not meet its first in use.
+"""Edge cases: unusually short or long inputs and rare classes; a model should not meet its first in use.
 
 Unusual lengths are those beyond Tukey's fences, 1.5 interquartile ranges outside the quartiles, of the logarithm
 (Tukey 1977, Exploratory Data Analysis): lengths of texts are about log-normal.

@@ -53,7 +53,7 @@ def _language(row: Row) -> str:
 
 
 def check(given: Given) -> list[Remark]:
-    """Tell the languages; report, drop or refuse rows of the rare ones. Raises StageError (INVALID_DATA) in mode fail."""
+    """Tell the languages; report, drop or refuse rows of rare ones. Raises StageError (INVALID_DATA) in mode fail."""
     counts: Counter[str] = Counter()
     for example in given.rows(*TASK_SPLITS):
         counts[_language(example.row)] += 1

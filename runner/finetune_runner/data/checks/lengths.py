@@ -1,6 +1,8 @@
-"""Lengths: what training.maxLength cuts, and what the model's context cannot hold."""
+"""Lengths: what training.maxLength cuts or cannot hold, and what the model's context cannot hold."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
@@ -12,41 +14,55 @@ ORDER = 10
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
-    """Always runs."""
-    return "warn"
+    """As data.overlong says: truncate warns, drop drops, fail fails."""
+    modes: dict[str, Mode] = {"truncate": "warn", "drop": "fix", "fail": "fail"}
+    return modes[spec.data.overlong]
 
 
 def check(given: Given) -> list[Remark]:
-    """Report examples that are cut. Raises StageError (INVALID_SPEC) when cut ones still exceed the model's context."""
+    """Report, drop or refuse examples longer than training.maxLength.
+
+    An answer that does not fit is dropped even where others are cut: it would lose its beginning.
+
+    Raises:
+        StageError: INVALID_DATA in mode fail; INVALID_SPEC when cut examples still exceed the model's context.
+    """
     most = given.spec.training.max_length
-    prompts, answers = Found(), Found()
+    cut, unfit = Found(), Found()
     longest = 0
     for example in given.rows(*given.store.splits()):
         assert example.length is not None, "phase tokens has lengths"  # noqa: S101
         longest = max(longest, min(example.length.total, most))
-        if example.length.answer > most:
-            answers.add(example)
-        elif example.length.total > most:
-            prompts.add(example)
+        if example.length.total <= most:
+            continue
+        fits = example.length.answer <= most
+        (cut if fits else unfit).add(example)
+        if given.mode == "fix" or not fits:
+            given.drop(example)
     if given.context_length and longest > given.context_length:
         raise StageError(
             ExitCode.INVALID_SPEC,
             f"an example has {longest} tokens, the model's context {given.context_length}, training.maxLength {most}",
             f"set training.maxLength: {given.context_length} or less (the left of longer prompts is cut)",
         )
+    dropping = given if given.mode == "fail" else replace(given, mode="fix")
     return [
-        *judged(
-            "lengths",
-            given,
-            answers,
-            what=f"answers alone are longer than training.maxLength {most} and lose their beginning",
-            hint="raise training.maxLength or remove them",
+        *(
+            replace(remark, severity="warning")
+            for remark in judged(
+                "lengths",
+                dropping,
+                unfit,
+                what=f"rows whose answers do not fit into training.maxLength {most}",
+                hint="raise training.maxLength, shorten the answers, or set data.overlong: drop",
+            )
         ),
         *judged(
             "lengths",
             given,
-            prompts,
-            what=f"examples are longer than training.maxLength {most} and lose the left of their prompt",
+            cut,
+            what=f"examples are longer than training.maxLength {most}"
+            + (" and lose the left of their prompt" if given.mode == "warn" else ""),
             hint="raise training.maxLength to keep them whole",
         ),
     ]

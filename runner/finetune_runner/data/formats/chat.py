@@ -12,6 +12,7 @@ from finetune_runner.data.turns import EXAMPLE, check_conversation, turns
 
 NAME = "chat"
 SHAPE = "messages: [{role, content}] or conversations: [{from, value}]"
+RANK = 1
 
 
 def _column(value: dict[str, Any], columns: Columns) -> str:

@@ -16,6 +16,7 @@ from finetune_runner.data.turns import check_conversation, check_system_first, i
 
 NAME = "preference"
 SHAPE = "prompt, chosen, rejected; or prompt, completion, label (true or false)"
+RANK = 0
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 

@@ -10,6 +10,7 @@ from finetune_runner.data.rows import Message
 
 NAME = "text"
 SHAPE = "text"
+RANK = 4
 
 
 def matches(value: dict[str, Any], columns: Columns) -> bool:
