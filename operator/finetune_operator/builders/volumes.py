@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune_api.common import SecretRef
+from finetune_api.job.model import FETCHED_SCHEMES
 from finetune_api.oci import ImageSource, parse_image_source
 from finetune_api.stages import StageTask
 from finetune_operator.builders.names import TASK_ANNOTATION
@@ -20,8 +21,6 @@ PVC_SCHEME = "pvc://"
 OCI_PATH = "/mnt/oci"
 OCI_SCHEME = "oci://"
 MODEL_CACHE_PATH = "/mnt/model-cache"
-CACHED_SCHEMES = ("hf://", "s3://")
-"""Models of these are fetched, so they are kept in the pool's cache; the others are mounted anyway."""
 
 
 def _inputs(task: StageTask) -> Iterator[tuple[str, SecretRef | None]]:
@@ -66,7 +65,7 @@ def image_sources(task: StageTask) -> list[ImageSource]:
 
 def mounts_model_cache(start: StartStage) -> bool:
     """Whether the stage's pod has the pool's model cache."""
-    wanted = start.task.mode == "run" and start.task.spec.model.source.startswith(CACHED_SCHEMES)
+    wanted = start.task.mode == "run" and start.task.spec.model.source.startswith(FETCHED_SCHEMES)
     return wanted and start.resolved.pool_spec.model_cache is not None
 
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.job.forecast import Forecast
+from finetune_api.job.model import FETCHED_SCHEMES
 from finetune_api.job.status import VersionStatus
 from finetune_api.stages import Finding, ModelFacts
-from finetune_operator.builders.volumes import CACHED_SCHEMES
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.decide.release import incumbent_of, version_label
@@ -56,14 +56,15 @@ def _fetched_by_gpu_stages(draft: Draft, facts: ModelFacts) -> list[Finding]:
     """What it costs that the pool has no model cache: GPUs that wait for a download."""
     pool, source = draft.resolved.pool_spec, draft.observed.job.spec.model.source
     local = draft.observed.allow_file_sources  # without a cluster the state folder keeps the model
-    if local or pool.model_cache is not None or not pool.gpus_per_node or not source.startswith(CACHED_SCHEMES):
+    if local or pool.model_cache is not None or not pool.gpus_per_node or not source.startswith(FETCHED_SCHEMES):
         return []
-    size_gb = facts.file_bytes / 1e9
+    size_bytes = facts.file_bytes or 2 * facts.parameters
     message = (
         f"GPUPool {draft.resolved.pool} has no modelCache: baseline, train and evaluate each fetch {source} "
-        f"({size_gb:.1f} GB) again while their GPUs wait; ask the platform team to set spec.modelCache.claimName"
+        f"({size_bytes / 1e9:.1f} GB) again while their GPUs wait; ask the platform team to set "
+        "spec.modelCache.claimName"
     )
-    severity: Literal["info", "warning"] = "warning" if facts.file_bytes >= _LARGE_MODEL_BYTES else "info"
+    severity: Literal["info", "warning"] = "warning" if size_bytes >= _LARGE_MODEL_BYTES else "info"
     return [Finding(check="modelCache", severity=severity, message=message[:512])]
 
 
