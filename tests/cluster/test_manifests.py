@@ -149,8 +149,9 @@ def restricted(installed: Cluster) -> Iterator[str]:
     name = "golden-pods"
     installed.kubectl("create", "namespace", name)
     installed.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    for account in sorted({pod["spec"]["serviceAccountName"] for _, pod in PODS}):
+    for account in sorted({pod["spec"]["serviceAccountName"] for _, pod in PODS} - {"default"}):
         installed.kubectl("create", "serviceaccount", account, "-n", name)
+    installed.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
     yield name
     installed.kubectl("delete", "namespace", name, "--wait=false")
 
