@@ -13,7 +13,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_runner import mounts
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
-from finetune_runner.model_cache.cache import Hooks, ModelCache
+from finetune_runner.model_cache.cache import Hooks, ModelCache, not_whole
 from finetune_runner.model_cache.files import DigestMemory, ModelFile, digest_of, hash_files, used_names
 from finetune_runner.model_files import check_architecture, check_files, check_names, model_facts
 from finetune_runner.storage.files import path_of
@@ -50,6 +50,8 @@ def fetch_model(context: StageContext) -> FetchedModel:
         cached = _cache(context).find_digest(pinned.model_digest) if pinned else None
         if pinned and cached:
             return FetchedModel(cached.path, pinned.revision, cached.digest)
+        if pinned and context.model_cache_read_only:
+            raise not_whole(source)  # no GPU waits for a download
         fetched = _from_hub(context, source) if scheme == "hf" else _from_storage(context, source)
     else:
         fetched = _in_place(context, source)

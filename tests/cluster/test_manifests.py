@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.waiting import wait_for
 
+GOLDEN = Path(__file__).parents[1] / "operator" / "golden" / "output"
 OPERATOR = "system:serviceaccount:finetune-system:finetune-operator"
 SERVICE_ACCOUNTS = ("system:serviceaccounts", "system:serviceaccounts:finetune-system", "system:authenticated")
 PEOPLE = ("system:authenticated",)
@@ -130,3 +133,49 @@ def test_the_operator_may_not(installed: Cluster, namespace: str, verb: str, res
         "auth", "can-i", verb, resource, "-n", namespace, user=OPERATOR, groups=SERVICE_ACCOUNTS, check=False
     )
     assert answer.stdout.strip() == "no"
+
+
+PODS = [
+    (file.stem, body["spec"]["template"])
+    for file in sorted(GOLDEN.glob("*.yaml"))
+    for body in yaml.safe_load_all(file.read_text())
+    if body["kind"] == "Job"
+]
+
+
+@pytest.fixture(scope="module")
+def restricted(installed: Cluster) -> Iterator[str]:
+    """A namespace under Pod Security `restricted` with the service accounts of the golden pods."""
+    name = "golden-pods"
+    installed.kubectl("create", "namespace", name)
+    installed.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    for account in sorted({pod["spec"]["serviceAccountName"] for _, pod in PODS} - {"default"}):
+        installed.kubectl("create", "serviceaccount", account, "-n", name)
+    installed.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+    yield name
+    installed.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.mark.parametrize(("name", "template"), PODS, ids=[name for name, _ in PODS])
+def test_the_api_server_takes_every_pod_under_restricted_as_it_is(
+    installed: Cluster, restricted: str, name: str, template: dict[str, Any]
+) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], "name": name}}
+    command = ("create", "-f", "-", "-n", restricted, "--dry-run=server", "--validate=strict", "-o", "json")
+    done = installed.kubectl(*command, input=yaml.safe_dump(pod), check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    # A field that the API server does not know or has switched off is dropped without a word.
+    kept = {volume["name"]: volume for volume in json.loads(done.stdout)["spec"]["volumes"]}
+    for volume in template["spec"]["volumes"]:
+        (source,) = set(volume) - {"name"}
+        assert source in kept[volume["name"]]
+
+
+def test_a_pod_that_is_not_restricted_is_refused_there(installed: Cluster, restricted: str) -> None:
+    _, template = PODS[0]
+    spec = {**template["spec"], "volumes": [{"name": "node", "hostPath": {"path": "/"}}, *template["spec"]["volumes"]]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "host"}, "spec": spec}
+    command = ("create", "-f", "-", "-n", restricted, "--dry-run=server")
+    done = installed.kubectl(*command, input=yaml.safe_dump(pod), check=False)
+    assert "restricted volume types" in done.stderr

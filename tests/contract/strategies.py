@@ -27,6 +27,7 @@ _MODELS = st.one_of(
         lambda bucket: _PATHS.map(lambda key: f"{bucket}/{key}")
     ),
     st.from_regex(r"pvc://[a-z0-9]{1,20}", fullmatch=True),
+    st.from_regex(r"oci://[a-z0-9]{1,9}(:[0-9]{1,5})?/[a-z0-9]{1,9}(:v[0-9]{1,3}(/[a-z]{1,9})?)?", fullmatch=True),
     _PATHS.map(lambda path: f"file:///{path}"),
 )
 _DATASETS = _MODELS.map(lambda source: source.replace("hf://", "hf://datasets/"))

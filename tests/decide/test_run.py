@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from tests.decide.world import BASELINE, World, evaluated, job_dict, pool
+from finetune_operator.decide.resolve import Refusal, resolve
+from tests.decide.world import BASELINE, PREPARED, World, evaluated, job_dict, pool
 
 STAGES = ["prepare", "baseline", "train", "evaluate", "publish"]
 
@@ -177,6 +181,12 @@ def test_a_baseline_that_suffices_ends_the_run_when_the_job_says_so() -> None:
             "globalBatchSize: 16 cannot be shared evenly by 3 GPUs; use 15 or 18",
         ),
         ({"model": {"source": "file:///model"}}, None, True, "model.source: file:// works only without a cluster"),
+        (
+            {"data": {"train": [{"source": "s3://a-b/x"}], "test": {"source": "file:///x"}}},
+            None,
+            True,
+            "data.test.source: file:// works only without a cluster",
+        ),
         ({}, (pool(defaultStorage=None),), True, "set output.storage.uri"),
     ],
 )
@@ -191,6 +201,45 @@ def test_what_is_not_accepted_says_the_field_and_the_fix(
     assert world.started == []
     accepted = next(c for c in world.status.conditions if c.type == "Accepted")
     assert accepted.status == "False"
+
+
+@pytest.mark.parametrize("source", ["pvc://claim/x", "oci://ghcr.io/team/rows:v1"])
+def test_what_a_cluster_mounts_is_refused_without_one_and_accepted_in_one(source: str) -> None:
+    world = World(job_dict(data={"train": [{"source": "s3://a-b/x"}], "replay": {"source": source}}))
+    refused = resolve(replace(world.observed(), allow_file_sources=True))
+    assert isinstance(refused, Refusal)
+    assert refused.final
+    assert refused.message.startswith(f"data.replay.source: {source.partition(':')[0]}:// is mounted by a cluster")
+    assert "file://" in refused.message
+    assert not isinstance(resolve(world.observed()), Refusal)
+
+
+def model_facts(file_bytes: int) -> dict[str, Any]:
+    return PREPARED | {"model": PREPARED["model"] | {"fileBytes": file_bytes}}
+
+
+@pytest.mark.parametrize(
+    ("source", "pool_spec", "file_bytes", "severity"),
+    [
+        ("hf://acme/base", {}, 16_060_000_000, "warning"),
+        ("s3://models/llama", {}, 1_000_000_000, "warning"),
+        ("s3://models/llama", {}, 999_999_999, "info"),
+        ("pvc://models/llama", {}, 16_060_000_000, None),
+        ("oci://ghcr.io/team/llama:v1", {}, 16_060_000_000, None),
+        ("hf://acme/base", {"modelCache": {"claimName": "base-models"}}, 16_060_000_000, None),
+    ],
+)
+def test_gpus_that_will_wait_for_a_download_are_told_with_its_size(
+    source: str, pool_spec: dict[str, Any], file_bytes: int, severity: str | None
+) -> None:
+    world = World(job_dict(model={"source": source}), (pool(**pool_spec),))
+    world.run_to("prepare")
+    world.succeed(model_facts(file_bytes))
+    found = [finding for finding in world.status.findings if finding.check == "modelCache"]
+    assert [finding.severity for finding in found] == ([severity] if severity else [])
+    for finding in found:
+        assert f"each fetch {source} ({file_bytes / 1e9:.1f} GB) again while their GPUs wait" in finding.message
+        assert "spec.modelCache.claimName" in finding.message
 
 
 def test_a_job_is_accepted_once_the_missing_pool_exists() -> None:

@@ -80,7 +80,7 @@ def test_there_are_cases() -> None:
 def test_pod_security_restricted_and_beyond(case: str) -> None:
     given = yaml.safe_load((GOLDEN / "input" / f"{case}.yaml").read_text())
     pod = stage_job(start_of(given), endpoint_of(given))["spec"]["template"]["spec"]
-    allowed = {"downwardAPI", "emptyDir", "secret", "persistentVolumeClaim", "projected"}
+    allowed = {"downwardAPI", "emptyDir", "secret", "persistentVolumeClaim", "projected", "image"}
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

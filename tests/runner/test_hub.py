@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from finetune_api.stages import PrepareResult, StageResults
 from finetune_runner import hub
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
+from finetune_runner.evaluation.incumbent import base_of as incumbent_base
 from finetune_runner.hub import Account
 from finetune_runner.model_source import FetchedModel, fetch_model, model_digest
 from finetune_runner.stages import prepare
@@ -411,3 +413,54 @@ def test_a_hub_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(StageError, match="does not answer") as caught:
         hub.resolve_revision("owner/name", "main", "model", Account(None, "http://127.0.0.1:9"))
     assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+
+
+def test_stages_after_prepare_read_the_pools_cache_and_write_nothing(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    """What the pod templates give: prepare mounts the cache writable, the others read-only and know no hub."""
+    server.model(OFFICIAL, tiny_model)
+    cache = world.folder / "claim"
+    prepare_pod = replace(context_of(world, server), model_cache=cache, scratch=world.folder / "prepare-pod")
+    fetched = fetch_model(prepare_pod)
+    assert fetched.path.is_relative_to(cache)
+    server.gone_after = 0
+    before = sorted(str(path) for path in cache.rglob("*"))
+    train_pod = replace(
+        context_of(world, server, prepared(fetched)),
+        model_cache=cache,
+        model_cache_read_only=True,
+        scratch=world.folder / "train-pod",
+    )
+    assert fetch_model(train_pod) == fetched
+    assert sorted(str(path) for path in cache.rglob("*")) == before
+    (fetched.path / "config.json").write_text("{}")
+    asked = len(server.requests)
+    with pytest.raises(StageError, match="is not whole in the model cache") as caught:
+        fetch_model(train_pod)
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_released_version_on_another_base_is_asked_whether_that_is_cached_or_not(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, tmp_path: Path, cached: bool
+) -> None:
+    server.model(OFFICIAL, tiny_model)
+    old_files = {item.name: item.read_bytes() for item in tiny_model.iterdir()} | {"notes.txt": b"another base"}
+    old_commit = server.model("acme/old", old_files).refs["main"]
+    cache = world.folder / "claim"
+    fetched = fetch_model(replace(context_of(world, server), model_cache=cache))
+    old = fetch_model(replace(context_of(world, server, source="hf://acme/old"), model_cache=tmp_path / "elsewhere"))
+    if cached:
+        fetch_model(replace(context_of(world, server, source="hf://acme/old"), model_cache=cache))
+    reading = replace(
+        context_of(world, server, prepared(fetched)),
+        model_cache=cache,
+        model_cache_read_only=True,
+        scratch=world.folder / "evaluate-pod",
+    )
+    base = {"source": "hf://acme/old", "revision": old_commit, "digest": old.digest}
+    found = incumbent_base(reading, {"base": base})
+    assert found.digest == old.digest
+    assert found.path.is_relative_to(cache if cached else reading.scratch)

@@ -16,7 +16,7 @@ SOURCE = r"^(hf|s3|pvc|oci|file)://[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"
 Source = Annotated[str, Field(min_length=6, max_length=1024, pattern=SOURCE)]
 
 FETCHED_SCHEMES = ("hf://", "s3://")
-"""Schemes of models that are copied to where they are used, and may be kept in a cache; the others are mounted."""
+"""Models of these are fetched, so a pool may keep them in a cache; those of pvc:// and oci:// are mounted anyway."""
 
 _HF_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _HF_MODEL = f"^hf://{_HF_NAME}/{_HF_NAME}$"

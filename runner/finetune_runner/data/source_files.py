@@ -163,7 +163,7 @@ def _by_card(where: str, names: list[str], choice: Choice, configs: Mapping[str,
         )
     read = splits[split]
     every = sorted({name for found in splits.values() for name in found})
-    said = "" if choice.split or len(splits) == 1 else _left_out(split, read, every, sorted(splits))
+    said = "" if choice.split or len(read) == len(every) else _left_out(split, read, every, sorted(splits))
     return Chosen(read, said)
 
 

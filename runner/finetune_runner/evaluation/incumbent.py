@@ -71,7 +71,7 @@ def _asked(
         model = load_plain(folder, device)
     else:
         method = method_of_weights(manifest["base"]["weights"])
-        model = with_adapter(load_base(_base(context, manifest).path, method, device, plan), folder)
+        model = with_adapter(loadbase_of(base_of(context, manifest).path, method, device, plan), folder)
     tokenizer = load_tokenizer(folder)
     examinee = Examinee(context, model, tokenizer, context.task.spec.training.max_length)
     outcomes = {"candidate": examinee.examine(test, own_prompts(tokenizer, test), incumbent.version)}
@@ -82,8 +82,8 @@ def _asked(
     return outcomes
 
 
-def _base(context: StageContext, manifest: dict[str, Any]) -> FetchedModel:
-    """The base the incumbent was made for, which need not be this job's."""
+def base_of(context: StageContext, manifest: dict[str, Any]) -> FetchedModel:
+    """The base the incumbent was made for, which need not be this job's. Raises StageError as `fetch_model` does."""
     task, base = context.task, manifest["base"]
     if task.results.prepare is None or base["digest"] == task.results.prepare.model_digest:
         return fetch_model(context)

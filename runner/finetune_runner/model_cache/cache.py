@@ -152,11 +152,7 @@ class ModelCache:
             if ready is not None:
                 return ready
             if self._read_only:
-                raise StageError(
-                    ExitCode.MODEL_UNUSABLE,
-                    f"model.source {source} is not whole in the model cache, and this stage only reads there",
-                    "something removed or changed it since stage prepare; start a new run: its prepare fills it again",
-                )
+                raise not_whole(source)
             try:
                 made = self._fill_or_wait(key, source, wanted, fetch)
             except OSError as error:
@@ -341,6 +337,15 @@ class ModelCache:
         text = f"{phase} {_amounts(done, total)}" if total else phase
         percent = min(100.0, round(100 * done / total, 1)) if total else 0.0
         self._hooks.report(text, percent=percent, eta_seconds=eta_seconds)
+
+
+def not_whole(source: str) -> StageError:
+    """The error of a stage that only reads the cache, and does not find its model there."""
+    return StageError(
+        ExitCode.MODEL_UNUSABLE,
+        f"model.source {source} is not whole in the model cache, and this stage only reads there",
+        "something removed or changed it since stage prepare; start a new run: its prepare fills it again",
+    )
 
 
 class _Meter:

@@ -77,6 +77,20 @@ spec:
 """
 
 
+@pytest.fixture
+def model_cache(bare_scene: Scene) -> Iterator[str]:
+    """A bound claim for the pool's model cache."""
+    core, claim, volume = bare_scene.core, "base-models", f"base-models-{bare_scene.namespace}"
+    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    size = {"storage": "1Gi"}
+    host = {"capacity": size, "hostPath": {"path": f"/nowhere/{volume}"}, "persistentVolumeReclaimPolicy": "Retain"}
+    core.create_persistent_volume({"metadata": {"name": volume}, "spec": spec | host})
+    wanted = spec | {"volumeName": volume, "resources": {"requests": size}}
+    core.create_namespaced_persistent_volume_claim(bare_scene.namespace, {"metadata": {"name": claim}, "spec": wanted})
+    yield claim
+    core.delete_persistent_volume(volume)
+
+
 def told(scene: Scene, kubelet: ProcessKubelet) -> str:
     """The status and the ends of all pods' logs, for a failure."""
     job = scene.objects("finetunejobs").get("support", {}).get("status", {})
@@ -87,7 +101,7 @@ def told(scene: Scene, kubelet: ProcessKubelet) -> str:
 
 
 def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
-    bare_scene: Scene, kubelet: ProcessKubelet, s3: S3Server, bucket: str, tmp_path: Path
+    bare_scene: Scene, kubelet: ProcessKubelet, s3: S3Server, bucket: str, model_cache: str, tmp_path: Path
 ) -> None:
     scene = bare_scene
     storage = {"uri": f"s3://{bucket}/releases", "endpoint": s3.endpoint, "secretRef": {"name": "store"}}
@@ -97,6 +111,7 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
         nodeSelector={NODE_LABEL: NODE},
         tolerations=[{"key": TAINT, "operator": "Exists"}],
         defaultStorage=storage,
+        modelCache={"claimName": model_cache},
     )
     keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
     secret = client.V1Secret(metadata=client.V1ObjectMeta(name="store"), string_data=keys)
@@ -108,6 +123,10 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
     def ended() -> dict[str, Any]:
         status: dict[str, Any] = scene.objects("finetunejobs")["support"].get("status", {})
         columns.add(status.get("progress", ""))
+        if "prepare" in status.get("results", {}):
+            # Later stages have the pool's cache, and ask nobody for the model.
+            for key in read_keys(s3, bucket, "models/"):
+                s3.client().delete_object(Bucket=bucket, Key=key)
         return status if status.get("phase") in ("Succeeded", "Failed") else {}
 
     status = wait_for(ended, DEADLINE_S, "the end of the run", poll_s=0.5, context=lambda: told(scene, kubelet))
@@ -118,6 +137,10 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
     assert "live" not in status
     assert [column for column in columns if re.match(r"3/5 train \d+%", column)], "training told how far it was"
     scene.assert_nothing_twice()
+    assert read_keys(s3, bucket, "models/") == []
+    cache = kubelet.work_dir / "claims" / scene.namespace / model_cache
+    assert [path.parent.parent.name for path in cache.glob("*/*/finetune-cache.manifest")] == ["s3"]
+    assert list((cache / "filling").iterdir()) == []
 
     version = scene.objects("adapterversions")["triage-v1"]["spec"]
     prefix = version["uri"].removeprefix(f"s3://{bucket}/")
@@ -145,6 +168,11 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
     wait_for(lambda: channels(scene) == {"stable": "v1"}, 60, "the channel to serve v1")
     [channel] = scene.objects("adapters")["triage"]["status"]["channels"]
     assert (channel["uri"], channel["digest"]) == (version["uri"], version["digest"])
+
+
+def read_keys(s3: S3Server, bucket: str, prefix: str) -> list[str]:
+    """Names of the objects below a prefix."""
+    return [item["Key"] for item in s3.client().list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])]
 
 
 def read_lines(s3: S3Server, bucket: str, key: str) -> list[dict[str, Any]]:

@@ -59,12 +59,13 @@ def _fetched_by_gpu_stages(draft: Draft, facts: ModelFacts) -> list[Finding]:
     local = draft.observed.allow_file_sources  # without a cluster the state folder keeps the model
     if local or pool.model_cache is not None or not pool.gpus_per_node or not source.startswith(FETCHED_SCHEMES):
         return []
-    size_gb = facts.file_bytes / 1e9
+    size_bytes = facts.file_bytes or 2 * facts.parameters
     message = (
         f"GPUPool {draft.resolved.pool} has no modelCache: baseline, train and evaluate each fetch {source} "
-        f"({size_gb:.1f} GB) again while their GPUs wait; ask the platform team to set spec.modelCache.claimName"
+        f"({size_bytes / 1e9:.1f} GB) again while their GPUs wait; ask the platform team to set "
+        "spec.modelCache.claimName"
     )
-    severity: Literal["info", "warning"] = "warning" if facts.file_bytes >= _LARGE_MODEL_BYTES else "info"
+    severity: Literal["info", "warning"] = "warning" if size_bytes >= _LARGE_MODEL_BYTES else "info"
     return [Finding(check="modelCache", severity=severity, message=message[:512])]
 
 
