@@ -71,7 +71,7 @@ def _asked(
         model = load_plain(folder, device)
     else:
         method = method_of_weights(manifest["base"]["weights"])
-        model = with_adapter(loadbase_of(base_of(context, manifest).path, method, device, plan), folder)
+        model = with_adapter(load_base(base_of(context, manifest).path, method, device, plan), folder)
     tokenizer = load_tokenizer(folder)
     examinee = Examinee(context, model, tokenizer, context.task.spec.training.max_length)
     outcomes = {"candidate": examinee.examine(test, own_prompts(tokenizer, test), incumbent.version)}
