@@ -118,6 +118,8 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repair_evaluation(evaluation: dict[str, Any]) -> None:
+    if evaluation.get("generation", {}).get("temperature", 0) == 0:
+        evaluation.get("generation", {}).pop("topP", None)
     task = evaluation.setdefault("task", {})
     if task.get("type") != "classification":
         task.pop("labelPath", None)

@@ -78,6 +78,16 @@ class Training(Contract):
             json_schema_extra={"x-kubernetes-int-or-string": True},
         ),
     ] = "auto"
+    validation_samples: Annotated[
+        int | None,
+        Field(
+            description="Validation rows that are answered at every evaluation, always the same ones, for the task's "
+            "metrics, repetition and truncation. 0 answers none. Range 0-1000. Default: as many as cost at most 4,096 "
+            "generated tokens (evaluation.maxNewTokens each), at most 64.",
+            ge=0,
+            le=1000,
+        ),
+    ] = None
     early_stopping: Annotated[EarlyStopping, Field(description="When to stop early.")] = EarlyStopping()
     seed: Annotated[
         int, Field(description="Seed of split, order and initialisation. Default 42.", ge=0, le=2**31 - 1)
