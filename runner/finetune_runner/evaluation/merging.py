@@ -46,9 +46,8 @@ class _Update:
         """The merged weight in fp32; `weight` is [out, in] in fp32."""
         import torch
 
-        merged: torch.Tensor = weight + self.scaling * (
-            self.b.to(weight.device).float() @ self.a.to(weight.device).float()
-        )
+        a, b = (matrix.to(weight.device).float() for matrix in (self.a, self.b))
+        merged: torch.Tensor = weight + self.scaling * (b @ a)
         if self.magnitude is None:
             return merged
         norm = torch.linalg.norm(merged, dim=1, keepdim=True)
@@ -152,7 +151,8 @@ def _through_nf4(weight: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Params4bit
 
-    stored: Any = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4").to(weight.device)
+    parameter: Any = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    stored = parameter.to(weight.device)
     restored: torch.Tensor = dequantize_4bit(stored.data, stored.quant_state)
     return restored.to(weight.dtype)
 

@@ -1,7 +1,7 @@
 """Which of the fixed batches a process computes.
 
-Batches are cut before they are shared out, so that the answers do not depend on how many processes there are: batches of
-another size or company may round differently.
+Batches are cut before they are shared out, so that the answers do not depend on how many processes there are: batches
+of another size or company may round differently.
 """
 
 from __future__ import annotations

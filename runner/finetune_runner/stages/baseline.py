@@ -24,7 +24,7 @@ from finetune_runner.evaluation.compare import (
     terms_of,
     values_of,
 )
-from finetune_runner.evaluation.engines import Request, engine_version, open_engine
+from finetune_runner.evaluation.engines import Request, check_engine, engine_version, open_engine
 from finetune_runner.evaluation.generation import ROWS_PER_BATCH
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
@@ -60,6 +60,7 @@ def run(context: StageContext) -> StageResults:
         StageError: INVALID_DATA when test is empty or no answer of it holds a label at labelPath.
     """
     task, spec = context.task, context.task.spec
+    check_engine(spec.evaluation.engine)
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     settings = settings_for_rows(context, test)
     tokenizer = load_tokenizer(fetch_model(context).path)

@@ -25,7 +25,7 @@ from finetune_runner.evaluation.compare import (
     measured_names,
     values_of,
 )
-from finetune_runner.evaluation.engines import Request, open_engine
+from finetune_runner.evaluation.engines import Request, check_engine, open_engine
 from finetune_runner.evaluation.incumbent import incumbent_system
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.outcomes import Outcome
@@ -67,6 +67,7 @@ def run(context: StageContext) -> StageResults:
         StageError: INVALID_SPEC without the results of baseline and train, INVALID_DATA when stored files were changed.
     """
     task = context.task
+    check_engine(task.spec.evaluation.engine)
     if task.results.baseline is None or task.results.train is None:
         raise StageError(ExitCode.INVALID_SPEC, "the evaluate stage needs the results of baseline and train")
     splits = Splits(*(load_split(context, name) for name in ("train", "test", "out_of_domain")))
