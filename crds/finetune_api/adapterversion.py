@@ -62,6 +62,9 @@ class AdapterVersionSpec(Contract):
     data_digest: Annotated[str, Field(description="sha256 of the prepared data.")]
     fingerprint: Annotated[str, Field(description="sha256 of all inputs.")]
     parent: Annotated[str, Field(description="The version it was compared with, for example v2.")] = ""
+    warm_started_from: Annotated[
+        str, Field(description="Name of the version whose weights training started from; empty when none.")
+    ] = ""
     metrics: Annotated[dict[str, float], Field(description="Metrics of the served form.", max_length=64)]
     verdict: Annotated[Verdict, Field(description="All gates together.")]
     gates: Annotated[list[GateResult], Field(description="Gates, judged.", max_length=40)] = Field(default_factory=list)

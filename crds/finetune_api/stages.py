@@ -109,11 +109,22 @@ class TrainResult(Contract):
     total_steps: Annotated[int, Field(description="Optimiser steps planned.")]
     best_step: Annotated[int, Field(description="Step of the kept checkpoint.")]
     stopped_by: Annotated[
-        Literal["completed", "earlyStopping", "budget"], Field(description="completed, earlyStopping or budget.")
+        Literal["completed", "earlyStopping", "plateau", "budget"],
+        Field(description="completed, earlyStopping, plateau (of extendTo) or budget."),
     ]
     train_loss: Annotated[float, Field(description="Mean training loss over the last tenth of the steps.")]
     initial_validation_loss: Annotated[float, Field(description="Token-weighted validation loss before step 1.")]
     best_validation_loss: Annotated[float, Field(description="Token-weighted validation loss of the kept checkpoint.")]
+    reward_accuracy: Annotated[
+        float | None,
+        Field(
+            description="dpo, kto: share of validation rows whose better answer gained on the worse, kept checkpoint."
+        ),
+    ] = None
+    reward_margin: Annotated[
+        float | None,
+        Field(description="dpo, kto: mean reward of better minus worse validation answers, kept checkpoint."),
+    ] = None
     checkpoint_uri: Annotated[str, Field(description="Where the kept checkpoint is.")]
     checkpoint_digest: Annotated[str, Field(description="sha256 of the kept adapter_model.safetensors.")]
     trainable_parameters: Annotated[int, Field(description="Parameters of the adapter.")]
@@ -201,6 +212,9 @@ class TrainPlan(Contract):
     nodes: Annotated[int, Field(description="Pods of the gang.")]
     gpus_per_node: Annotated[int, Field(description="GPUs of each pod; 0 = CPU.")]
     total_steps: Annotated[int, Field(description="Optimiser steps planned.")]
+    extend_to: Annotated[
+        int | None, Field(description="Steps that training may go on to while its validation loss falls.")
+    ] = None
     micro_batch_size: Annotated[int, Field(description="Examples per device and forward pass.")]
     gradient_accumulation: Annotated[int, Field(description="Forward passes per optimiser step and device.")]
     eval_steps: Annotated[int, Field(description="Optimiser steps between evaluations.")]
@@ -224,6 +238,15 @@ class Incumbent(Contract):
     uri: str
 
 
+class WarmStartVersion(Contract):
+    """The published adapter that training starts from."""
+
+    version: Annotated[str, Field(description="Name of the AdapterVersion.")]
+    uri: Annotated[str, Field(description="Where it is.")]
+    digest: Annotated[str, Field(description="sha256 of its manifest.")]
+    base_digest: Annotated[str, Field(description="sha256 over the files of the base it was made on.")]
+
+
 class StageTask(Contract):
     """All a stage's pod is told. Travels as an annotation of the pod, read through a downward API volume."""
 
@@ -238,6 +261,7 @@ class StageTask(Contract):
     plan: TrainPlan | None = None
     results: StageResults = StageResults()
     incumbent: Incumbent | None = None
+    warm_start: WarmStartVersion | None = None
     fingerprint: str = ""
     image: str = ""
     created_at: Timestamp

@@ -86,11 +86,14 @@ class ClusterExecutor:
         job = entry.value.model
         adapter = self._store.adapters.get(Key(key.namespace, job.spec.output.adapter_ref.name))
         group = adapter_group(key.namespace, job.spec.output.adapter_ref.name)
+        start = job.spec.method.warm_start_from
+        warm = self._store.versions.get(Key(key.namespace, start.version)) if start is not None else None
         return Observed(
             job=job,
             pools=tuple(self._pools()),
             adapter=adapter.value.model if adapter is not None else None,
             versions=tuple(version.value.model for version in self._store.versions.owned_by(group)),
+            warm_start=warm.value.model if warm is not None else None,
             runs={run.job_name: run for run in runs},
             kueue=self._store.kueue,
         )

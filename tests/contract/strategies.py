@@ -5,6 +5,7 @@ What a rule of the contract forbids is repaired afterwards instead of filtered: 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from finetune_api.common import DURATION
 from finetune_api.crd import Schema, kind_named, schema_of
 from finetune_api.job.evaluation import ALWAYS_MEASURED
+from finetune_api.job.method import WHOLE_MODULES
 from finetune_api.job.model import SOURCE
 
 _kind = kind_named("FineTuneJob")
@@ -101,8 +103,7 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
             split["fraction"] = 0.25
     if "pii" in data.get("checks", {}):
         data["checks"]["pii"] = "ignore"
-    if "objective" in spec.get("method", {}):
-        spec["method"]["objective"] = "sft"
+    _repair_method(spec)
     compute = spec.get("compute", {})
     if compute.get("strategy") in ("fsdp", "deepspeed", "single"):
         compute["strategy"] = "ddp"
@@ -115,6 +116,29 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
     if "evaluation" in spec:
         _repair_evaluation(spec["evaluation"])
     return spec
+
+
+def _repair_method(spec: dict[str, Any]) -> None:
+    method, training, output = spec.get("method", {}), spec.get("training", {}), spec["output"]
+    objective = method.get("objective", "sft")
+    if objective == "sft":
+        method.pop("beta", None)
+        training.pop("bestBy", None)
+    elif training.get("packing") == "enabled":
+        training["packing"] = "auto"
+    if method.get("type") == "lora" or method.get("useDora"):
+        method.pop("bits", None)
+    if method.get("useDora") or method.get("rank", 16) > 512:
+        output["servedAs"] = "merged"
+    if re.search(WHOLE_MODULES, method.get("targetModules", "")):
+        method.pop("targetModules")
+    if method.get("type") == "qlora" and training.get("precision") == "fp32":
+        training.pop("precision")
+    if "extendTo" in training:
+        training["maxSteps"] = min(training.get("maxSteps", 1), training["extendTo"] - 1)
+        training["scheduler"] = "wsd"
+    if training.get("globalBatchSize", 16) % training.get("microBatchSize", 1):
+        training.pop("microBatchSize")
 
 
 def _repair_evaluation(evaluation: dict[str, Any]) -> None:

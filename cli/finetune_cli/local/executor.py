@@ -87,11 +87,13 @@ class LocalExecutor:
                 if run.state == "Running":
                     progress = attempt.progress()
         adapter = job.spec.output.adapter_ref.name
+        start = job.spec.method.warm_start_from
         return Observed(
             job=job,
             pools=self._pools(job),
             adapter=self.store.get(Adapter, key.namespace, adapter),
             versions=tuple(v for v in self.store.list(AdapterVersion, key.namespace) if v.spec.adapter == adapter),
+            warm_start=self.store.get(AdapterVersion, key.namespace, start.version) if start is not None else None,
             runs=runs,
             progress=progress,
             allow_file_sources=True,

@@ -67,7 +67,11 @@ def _train(results: StageResults) -> str:
     trained = results.train
     if trained is None:
         return ""
-    ended = {"earlyStopping": ", stopped early", "budget": ", stopped by its budget"}.get(trained.stopped_by, "")
+    ended = {
+        "earlyStopping": ", stopped early",
+        "budget": ", stopped by its budget",
+        "plateau": ", ended at a plateau",
+    }.get(trained.stopped_by, "")
     return (
         f"{trained.steps}/{trained.total_steps} steps{ended}; validation loss {trained.initial_validation_loss:.3f} -> "
         f"{trained.best_validation_loss:.3f} at step {trained.best_step}; adapter {size(trained.adapter_bytes)}"

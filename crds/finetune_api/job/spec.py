@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Contract
+from finetune_api.base import Contract, Rule
 from finetune_api.common import Name
 from finetune_api.job.compute import Compute
 from finetune_api.job.data import Data
 from finetune_api.job.evaluation import Evaluation
-from finetune_api.job.method import Method
+from finetune_api.job.method import LARGEST_SERVED_RANK, Method
 from finetune_api.job.model import BaseModelSource
 from finetune_api.job.output import Output
 from finetune_api.job.tracking import Tracking
@@ -49,6 +49,40 @@ class FineTuneJobSpec(Contract):
             le=31_536_000,
         ),
     ] = 3600
+
+    RULES = (
+        Rule(
+            cel="!self.method.useDora || self.output.servedAs == 'merged'",
+            message="vLLM does not serve DoRA adapters; set output.servedAs to merged, or method.useDora to false",
+            holds=lambda s: not s.method.use_dora or s.output.served_as == "merged",
+            field_path="method.useDora",
+        ),
+        Rule(
+            cel=f"self.method.rank <= {LARGEST_SERVED_RANK} || self.output.servedAs == 'merged'",
+            message=f"vLLM serves adapters up to rank {LARGEST_SERVED_RANK}; lower method.rank, or set "
+            "output.servedAs to merged",
+            holds=lambda s: s.method.rank <= LARGEST_SERVED_RANK or s.output.served_as == "merged",
+            field_path="method.rank",
+        ),
+        Rule(
+            cel="self.training.bestBy != 'rewardAccuracy' || self.method.objective != 'sft'",
+            message="training.bestBy: sft has no rewards; use validationLoss, or set method.objective to dpo or kto",
+            holds=lambda s: s.training.best_by != "rewardAccuracy" or s.method.objective != "sft",
+            field_path="training.bestBy",
+        ),
+        Rule(
+            cel="self.training.packing != 'enabled' || self.method.objective == 'sft'",
+            message="training.packing: answers that are compared are not packed; use auto for dpo and kto",
+            holds=lambda s: s.training.packing != "enabled" or s.method.objective == "sft",
+            field_path="training.packing",
+        ),
+        Rule(
+            cel="self.training.precision != 'fp32' || self.method.type != 'qlora'",
+            message="training.precision: qlora computes in bf16; use auto or bf16, or set method.type to lora",
+            holds=lambda s: s.training.precision != "fp32" or s.method.type != "qlora",
+            field_path="training.precision",
+        ),
+    )
 
 
 MUTABLE_WHILE_RUNNING = frozenset({"suspend", "cancel", "ttlSecondsAfterFinished"})

@@ -11,7 +11,7 @@ from finetune_api.common import Condition, Storage
 from finetune_api.gpupool import GPUPoolSpec
 from finetune_api.job.evaluation import Gate
 from finetune_api.job.forecast import Forecast
-from finetune_api.stages import Finding, Progress, Stage, StageResults, TrainPlan
+from finetune_api.stages import Finding, Progress, Stage, StageResults, TrainPlan, WarmStartVersion
 
 Phase = Literal[
     "Pending",
@@ -44,6 +44,9 @@ class Resolved(Contract):
     fingerprint: Annotated[str, Field(description="sha256 of all inputs; set when Planned.")] = ""
     incumbent: Annotated[str, Field(description="Version compared with, frozen when Planned; empty when none.")] = ""
     incumbent_uri: Annotated[str, Field(description="Where the incumbent is.")] = ""
+    warm_start: Annotated[
+        WarmStartVersion | None, Field(description="The version that training starts from, frozen when accepted.")
+    ] = None
 
 
 class StageStatus(Contract):

@@ -26,6 +26,42 @@ class EarlyStopping(Contract):
     ] = 0.0
 
 
+class Checkpoints(Contract):
+    """What is kept of a run's checkpoints. Every evaluation saves one, and so does a stop."""
+
+    keep: Annotated[
+        int,
+        Field(
+            description="Newest checkpoints that are kept besides the best one. Range 1-100, default 2.", ge=1, le=100
+        ),
+    ] = 2
+    every_steps: Annotated[
+        int | None,
+        Field(
+            description="Save at every so many optimiser steps too, for runs with few evaluations. Default: only at "
+            "evaluations.",
+            ge=1,
+            le=10_000_000,
+        ),
+    ] = None
+
+
+Optimizer = Literal[
+    "adamw_torch_fused",
+    "adamw_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "lion",
+    "lion_8bit",
+    "paged_lion_8bit",
+    "adafactor",
+]
+Scheduler = Literal["cosine", "cosineWithMinLr", "linear", "constant", "constantWithWarmup", "wsd"]
+OPEN_ENDED: tuple[Scheduler, ...] = ("constant", "constantWithWarmup", "wsd")
+"""Schedules that do not need to know the last step before it is near."""
+BestBy = Literal["validationLoss", "rewardAccuracy"]
+
+
 class Training(Contract):
     """Hyper-parameters."""
 
@@ -35,14 +71,53 @@ class Training(Contract):
     max_steps: Annotated[
         int | None, Field(description="Upper bound on optimiser steps, whatever epochs says.", ge=1, le=10_000_000)
     ] = None
+    extend_to: Annotated[
+        int | None,
+        Field(
+            description="Plateau rule: a training that reaches maxSteps while its validation loss still falls goes on "
+            "to at most so many steps, and ends at the first plateau. epochs stays a bound. Default: it ends at "
+            "maxSteps.",
+            ge=2,
+            le=10_000_000,
+        ),
+    ] = None
     learning_rate: Annotated[
         float,
         Field(
-            description="Peak learning rate, cosine decay. Range 1e-7 to 0.1, default 2e-4 (QLoRA paper, 7B-13B).",
+            description="Peak learning rate. Range 1e-7 to 0.1, default 2e-4 (QLoRA paper, 7B-13B); for dpo and kto "
+            "use 5e-6 to 5e-5, for lion a third to a tenth of AdamW's.",
             ge=1e-7,
             le=0.1,
         ),
     ] = 2e-4
+    optimizer: Annotated[
+        Optimizer,
+        Field(
+            description="`adamw_torch_fused` (default); `adamw_8bit` and `lion_8bit` keep their states in 8 bit; "
+            "`paged_` ones move them to host memory when the GPU's runs out; `lion`; `adafactor` keeps row and column "
+            "sums. An adapter is small: AdamW's states are seldom what memory is short of."
+        ),
+    ] = "adamw_torch_fused"
+    weight_decay: Annotated[
+        float,
+        Field(description="Decoupled weight decay of the adapter. Range 0-1, default 0 (QLoRA paper).", ge=0, le=1),
+    ] = 0.0
+    max_grad_norm: Annotated[
+        float,
+        Field(
+            description="Gradients of a step are scaled down to this norm. 0 turns it off. Range 0-1000, default 1.",
+            ge=0,
+            le=1000,
+        ),
+    ] = 1.0
+    scheduler: Annotated[
+        Scheduler,
+        Field(
+            description="Course of the learning rate after the warm-up: `cosine` to 0 (default), `cosineWithMinLr` to "
+            "a tenth of the peak, `linear` to 0, `constantWithWarmup`, `constant` (no warm-up), `wsd` (warm-up, stable, "
+            "and decay over the last fifth of maxSteps; Hägele et al. 2024)."
+        ),
+    ] = "cosine"
     warmup_ratio: Annotated[
         float,
         Field(description="Share of the steps with a rising learning rate. Range 0-0.5, default 0.1.", ge=0, le=0.5),
@@ -55,6 +130,29 @@ class Training(Contract):
             le=65536,
         ),
     ] = 16
+    micro_batch_size: Annotated[
+        int | None,
+        Field(
+            description="Examples per GPU and forward pass; gradients are accumulated up to globalBatchSize, which it "
+            "must divide evenly. Default: the largest that fits.",
+            ge=1,
+            le=1024,
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[
+        Literal["auto", "enabled", "disabled"],
+        Field(
+            description="Recompute activations in the backward pass: less memory, about a fifth slower. `auto` "
+            "(default): where memory needs it."
+        ),
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        Field(
+            description="Arithmetic of the forward pass; what is learned is kept in fp32. `auto` (default): bf16 on "
+            "GPUs, fp32 on CPUs. qlora always computes in bf16."
+        ),
+    ] = "auto"
     max_length: Annotated[
         int,
         Field(
@@ -89,6 +187,14 @@ class Training(Contract):
         ),
     ] = None
     early_stopping: Annotated[EarlyStopping, Field(description="When to stop early.")] = EarlyStopping()
+    best_by: Annotated[
+        BestBy,
+        Field(
+            description="What decides which checkpoint is kept and when training stops early: `validationLoss` "
+            "(default), or `rewardAccuracy` of dpo and kto: the share of rows whose better answer gained on the worse."
+        ),
+    ] = "validationLoss"
+    checkpoints: Annotated[Checkpoints, Field(description="What is kept to resume from.")] = Checkpoints()
     seed: Annotated[
         int, Field(description="Seed of split, order and initialisation. Default 42.", ge=0, le=2**31 - 1)
     ] = 42
@@ -103,5 +209,24 @@ class Training(Contract):
                 1 <= t.eval_steps <= 10_000_000 if isinstance(t.eval_steps, int) else t.eval_steps == "auto"
             ),
             field_path="evalSteps",
+        ),
+        Rule(
+            cel="!has(self.extendTo) || (has(self.maxSteps) && self.extendTo > self.maxSteps)",
+            message="training.extendTo goes on from maxSteps; set maxSteps to a smaller number of steps",
+            holds=lambda t: t.extend_to is None or (t.max_steps is not None and t.extend_to > t.max_steps),
+            field_path="extendTo",
+        ),
+        Rule(
+            cel="!has(self.extendTo) || self.scheduler in ['constant', 'constantWithWarmup', 'wsd']",
+            message="training.extendTo needs a schedule that does not end at maxSteps; set scheduler to wsd, "
+            "constantWithWarmup or constant",
+            holds=lambda t: t.extend_to is None or t.scheduler in OPEN_ENDED,
+            field_path="extendTo",
+        ),
+        Rule(
+            cel="!has(self.microBatchSize) || self.globalBatchSize % self.microBatchSize == 0",
+            message="training.microBatchSize does not divide globalBatchSize; use a divisor of it, or leave it out",
+            holds=lambda t: t.micro_batch_size is None or t.global_batch_size % t.micro_batch_size == 0,
+            field_path="microBatchSize",
         ),
     )

@@ -7,7 +7,10 @@ import json
 from typing import Any
 
 from finetune_api.job.spec import MUTABLE_WHILE_RUNNING, FineTuneJobSpec
-from finetune_api.stages import PrepareResult, TrainPlan
+from finetune_api.stages import PrepareResult, TrainPlan, WarmStartVersion
+
+HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "checkpoints"})
+"""Fields of spec.training that change how a step is computed or what is kept, not what is learned."""
 
 
 def _digest(value: dict[str, Any]) -> str:
@@ -20,16 +23,21 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
     return _digest({name: value for name, value in wire.items() if name not in MUTABLE_WHILE_RUNNING})
 
 
-def fingerprint(spec: FineTuneJobSpec, prepared: PrepareResult, plan: TrainPlan) -> str:
+def fingerprint(
+    spec: FineTuneJobSpec, prepared: PrepareResult, plan: TrainPlan, warm_start: WarmStartVersion | None = None
+) -> str:
     """Identity of everything that decides how a version comes out: where and how fast it runs does not."""
     wire = spec.to_wire()
     evaluation = {key: value for key, value in wire["evaluation"].items() if key not in ("outOfDomain", "humanReview")}
+    training = {key: value for key, value in wire["training"].items() if key not in HOW_NOT_WHAT}
+    # By digest, not by name: an object deleted and made anew may have the same name.
+    start = {"warmStartFrom": warm_start.digest} if warm_start is not None else {}
     return _digest(
         {
             "model": prepared.model_digest,
             "data": prepared.data_digest,
-            "method": wire["method"] | {"type": plan.method},
-            "training": wire["training"] | {"totalSteps": plan.total_steps},
+            "method": wire["method"] | {"type": plan.method} | start,
+            "training": training | {"totalSteps": plan.total_steps},
             "evaluation": evaluation,
             "servedAs": spec.output.served_as,
         }

@@ -9,8 +9,10 @@ from finetune_api.common import Storage
 from finetune_api.gpupool import GPUPool
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
+from finetune_api.stages import WarmStartVersion
 from finetune_operator.decide.gates import gates_in_force
 from finetune_operator.decide.types import Observed
+from finetune_operator.decide.warm_start import Unusable, warm_start_version
 from finetune_operator.planner.steps import PlanError, split_batch
 
 
@@ -107,6 +109,19 @@ def _storage(observed: Observed, pool: GPUPool) -> Storage | Refusal:
     return storage
 
 
+def _warm_start(observed: Observed, storage: Storage) -> WarmStartVersion | Refusal | None:
+    asked = observed.job.spec.method.warm_start_from
+    if asked is None:
+        return None
+    found = warm_start_version(asked.version, observed.warm_start, observed.job.metadata.namespace, storage)
+    if not isinstance(found, Unusable):
+        return found
+    if found.missing:
+        next_step = "Name a published version (kubectl get adapterversions), or publish this one first."
+        return Refusal("VersionNotFound", found.message, next_step, final=False)
+    return _invalid(found.message)
+
+
 def resolve(observed: Observed) -> Resolved | Refusal:
     """What Accepted freezes, or why the job is not accepted."""
     spec = observed.job.spec
@@ -136,8 +151,13 @@ def resolve(observed: Observed) -> Resolved | Refusal:
     storage = _storage(observed, pool)
     if isinstance(storage, Refusal):
         return storage
+    warm_start = _warm_start(observed, storage)
+    if isinstance(warm_start, Refusal):
+        return warm_start
     try:
-        split_batch(spec.training.global_batch_size, spec.compute.nodes * max(1, gpus), 1)
+        split_batch(
+            spec.training.global_batch_size, spec.compute.nodes * max(1, gpus), 1, spec.training.micro_batch_size
+        )
     except PlanError as error:
         return _invalid(str(error))
     policy_gates = observed.adapter.spec.policy.gates if observed.adapter is not None else []
@@ -148,4 +168,5 @@ def resolve(observed: Observed) -> Resolved | Refusal:
         gpus_per_node=gpus,
         storage=storage,
         gates=gates_in_force(spec.evaluation, policy_gates),
+        warm_start=warm_start,
     )

@@ -38,6 +38,7 @@ def _task(draft: Draft, attempt: StageStatus) -> StageTask:
         plan=draft.status.plan,
         results=draft.status.results,
         incumbent=incumbent,
+        warm_start=resolved.warm_start,
         fingerprint=resolved.fingerprint,
         image=resolved.pool_spec.image,
         created_at=draft.status.started_at or draft.now,

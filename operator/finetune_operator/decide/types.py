@@ -116,6 +116,8 @@ class Observed:
     adapter: Adapter | None = None
     versions: tuple[AdapterVersion, ...] = ()
     """All versions of the job's adapter."""
+    warm_start: AdapterVersion | None = None
+    """The version that method.warmStartFrom names, of whatever adapter; None when there is none."""
     runs: Mapping[str, StageRun] = field(default_factory=dict)
     """By job name: the children whose controller uid is the job's."""
     progress: Progress | None = None

@@ -47,6 +47,14 @@ def _edits(demand: Demand) -> list[Edit]:
         edits.append(("output.servedAs: adapter", lambda d: replace(d, serves_merged=False)))
     if demand.longest_prompt > demand.longest_row:
         edits.append(("evaluation.fewShot: 0", lambda d: replace(d, longest_prompt=d.longest_row)))
+    if demand.full_precision and demand.method == "lora":
+        edits.append(("training.precision: bf16", lambda d: replace(d, full_precision=False)))
+    if not demand.checkpointing:
+        edits.append(("training.gradientCheckpointing: enabled", lambda d: replace(d, checkpointing=True)))
+    if demand.method == "qlora" and demand.bits == 8:
+        edits.append(("method.bits: 4", lambda d: replace(d, bits=4)))
+    if demand.dora:
+        edits.append(("method.useDora: false", lambda d: replace(d, dora=False)))
     if demand.method == "lora":
         edits.append(("method.type: qlora", lambda d: replace(d, method="qlora")))
     if demand.max_new_tokens > SHORTEST_ANSWER:

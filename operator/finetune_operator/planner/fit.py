@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from finetune_api.job.forecast import Fit
+from finetune_api.job.training import Optimizer
 from finetune_operator.planner.gpus import MethodType
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
@@ -41,11 +42,22 @@ class Demand:
     serves_merged: bool
     strategy: Strategy = "single"
     gpus: int = 1
+    bits: int = 4
+    """Of qlora's base."""
+    full_precision: bool = False
+    """Whether lora's base is in fp32."""
+    dora: bool = False
+    optimizer: Optimizer = "adamw_torch_fused"
+    sequences: int = 1
+    """Sequences of an example: 2 for dpo."""
+    checkpointing: bool = True
 
     @property
     def quantisation(self) -> Quantisation:
         """How the runner loads the base."""
-        return "nf4-double" if self.method == "qlora" else "none"
+        if self.method == "qlora":
+            return "int8" if self.bits == 8 else "nf4-double"
+        return "fp32" if self.full_precision else "none"
 
 
 def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
@@ -61,6 +73,10 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
         packed=demand.packed,
         strategy=demand.strategy,
         gpus=demand.gpus,
+        dora=demand.dora,
+        optimizer=demand.optimizer,
+        sequences=demand.sequences,
+        checkpointing=demand.checkpointing,
     )
     peaks = (training_memory(setup), validation_memory(setup, demand.validation_rows, demand.longest_row))
     return max(peaks, key=lambda peak: peak.device_bytes)
@@ -75,7 +91,7 @@ def _inference(demand: Demand, *, adapted: bool) -> InferenceSetup:
         longest_prompt=demand.longest_prompt if not adapted else demand.longest_row,
         max_new_tokens=demand.max_new_tokens,
         longest_row=demand.longest_row,
-        adapter_parameters=adapter_parameters(demand.shape, demand.rank, targets) if adapted else 0,
+        adapter_parameters=adapter_parameters(demand.shape, demand.rank, targets, dora=demand.dora) if adapted else 0,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.job.forecast import Forecast, MemoryShare, StageForecast
+from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
@@ -19,7 +20,7 @@ from finetune_operator.planner.gpus import MethodType, Range, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
 from finetune_operator.planner.shape import ModelShape, UnknownShapeError, shape_of
 from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
-from finetune_operator.planner.workload import Workload, prompt_tokens, workload_of
+from finetune_operator.planner.workload import SEQUENCES, Workload, prompt_tokens, workload_of
 
 NOTE_LIMIT = 512
 
@@ -50,6 +51,12 @@ def demand_of(
         serves_merged=spec.output.served_as == "merged",
         strategy="ddp" if processes > 1 else "single",
         gpus=processes,
+        bits=spec.method.bits or DEFAULT_BITS,
+        full_precision=spec.training.precision == "fp32",
+        dora=spec.method.use_dora,
+        optimizer=spec.training.optimizer,
+        sequences=SEQUENCES[spec.method.objective],
+        checkpointing=spec.training.gradient_checkpointing != "disabled",
     )
 
 
@@ -87,7 +94,7 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
     work = workload_of(spec, prepared)
     gain = minimum_detectable_gain(spec.evaluation.metrics[0].name, work.test_rows)
     known: dict[str, Any] = {"minimum_detectable_gain": None if gain is None else round(gain, 4)}
-    tokens = plan.total_steps * spec.training.global_batch_size * work.mean_length
+    tokens = plan.total_steps * spec.training.global_batch_size * work.mean_length * SEQUENCES[spec.method.objective]
     known["train_tokens"] = round(tokens)
     if not plan.gpus_per_node:
         return Forecast(fit="Unknown", notes=["a pool without GPUs: memory and time are not forecast"], **known)

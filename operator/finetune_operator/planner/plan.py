@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from finetune_api.common import duration_s
 from finetune_api.job.spec import FineTuneJobSpec
@@ -49,6 +50,17 @@ def _method_without_shape(facts: ModelFacts, memory_gib: float) -> MethodType:
     return "lora" if 2 * facts.parameters <= WEIGHTS_SHARE * memory_gib * GIB else "qlora"
 
 
+def _recomputes(spec: FineTuneJobSpec, gpus: int) -> bool:
+    asked = spec.training.gradient_checkpointing
+    return bool(gpus) if asked == "auto" else asked == "enabled"
+
+
+def _precision(spec: FineTuneJobSpec, gpus: int) -> Literal["fp32", "bf16"]:
+    if spec.training.precision != "auto":
+        return spec.training.precision
+    return "bf16" if gpus else "fp32"
+
+
 def _demand(
     spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, steps: Steps, processes: int
 ) -> Demand | None:
@@ -59,7 +71,7 @@ def _demand(
         shape = shape_of(prepared.model)
     except UnknownShapeError:
         return None
-    packed = packs(spec.training, steps, resolved.gpus_per_node)
+    packed = packs(spec.training, steps, resolved.gpus_per_node, packable=spec.method.objective == "sft")
     work = workload_of(spec, prepared)
     return demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
 
@@ -85,7 +97,9 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     if demand is not None:
         demand = replace(demand, method=method)
         largest = largest_micro_batch(demand, memory_gib)
-    micro, accumulation = split_batch(spec.training.global_batch_size, processes, largest)
+    micro, accumulation = split_batch(
+        spec.training.global_batch_size, processes, largest, spec.training.micro_batch_size
+    )
     need = None if demand is None else round(train_breakdown(demand, micro).device_bytes / GIB, 1)
     return TrainPlan(
         method=method,
@@ -95,10 +109,11 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         total_steps=steps.total,
         micro_batch_size=micro,
         gradient_accumulation=accumulation,
+        extend_to=steps.extend_to,
         eval_steps=steps.eval_every,
-        packing=packs(spec.training, steps, gpus),
-        gradient_checkpointing=bool(gpus),
-        precision="bf16" if gpus else "fp32",
+        packing=packs(spec.training, steps, gpus, packable=spec.method.objective == "sft"),
+        gradient_checkpointing=_recomputes(spec, gpus),
+        precision=_precision(spec, gpus),
         time_budget_seconds=_time_budget_seconds(spec, resolved, spent_cost),
         forecast_gpu_memory_gib=need,
         judge_both_forms=demand is None or method == "lora" or merged_form_fits(demand, prepared.model, resolved),

@@ -22,6 +22,8 @@ class Steps:
     per_epoch: int
     total: int
     eval_every: int
+    extend_to: int | None = None
+    """Steps that training may go on to while its validation loss falls."""
 
 
 def plan_steps(training: Training, examples: int) -> Steps:
@@ -29,15 +31,22 @@ def plan_steps(training: Training, examples: int) -> Steps:
     if examples < 1:
         raise PlanError("data.train: no rows are left to train on; see status.findings")
     per_epoch = math.ceil(examples / training.global_batch_size)
-    total = max(1, round(training.epochs * per_epoch))
+    passes = total = max(1, round(training.epochs * per_epoch))
+    extend_to = None
     if training.max_steps is not None:
-        total = min(total, training.max_steps)
+        total = min(passes, training.max_steps)
+        if training.extend_to is not None and passes > total:
+            extend_to = min(passes, training.extend_to)
     eval_every = training.eval_steps if isinstance(training.eval_steps, int) else max(1, min(50, per_epoch // 4))
-    return Steps(per_epoch=per_epoch, total=total, eval_every=min(eval_every, total))
+    return Steps(per_epoch=per_epoch, total=total, eval_every=min(eval_every, total), extend_to=extend_to)
 
 
-def split_batch(global_batch_size: int, processes: int, largest_micro_batch: int) -> tuple[int, int]:
+def split_batch(
+    global_batch_size: int, processes: int, largest_micro_batch: int, asked: int | None = None
+) -> tuple[int, int]:
     """(micro-batch, accumulation) per process, whose product over all processes is exactly the global batch.
+
+    `asked` is training.microBatchSize; it is kept or refused, never changed.
 
     Raises PlanError when the global batch cannot be shared evenly.
     """
@@ -49,12 +58,22 @@ def split_batch(global_batch_size: int, processes: int, largest_micro_batch: int
             f"training.globalBatchSize: {global_batch_size} cannot be shared evenly by {processes} GPUs; use {choices}"
         )
     per_process = global_batch_size // processes
+    if asked is not None:
+        if per_process % asked:
+            divisors = [str(m) for m in range(1, per_process + 1) if per_process % m == 0]
+            raise PlanError(
+                f"training.microBatchSize: {asked} does not divide the {per_process} examples of each of {processes} "
+                f"processes; use {' or '.join(divisors[-4:])}"
+            )
+        return asked, per_process // asked
     micro = max(m for m in range(1, per_process + 1) if per_process % m == 0 and m <= max(1, largest_micro_batch))
     return micro, per_process // micro
 
 
-def packs(training: Training, steps: Steps, gpus: int) -> bool:
-    """Whether examples share rows: only on request, or from 100 steps on a GPU."""
+def packs(training: Training, steps: Steps, gpus: int, *, packable: bool = True) -> bool:
+    """Whether examples share rows: only on request, or from 100 steps on a GPU. dpo and kto are not `packable`."""
+    if not packable:
+        return False
     if training.packing == "auto":
         return gpus > 0 and steps.total >= PACKING_MINIMUM_STEPS
     return training.packing == "enabled"

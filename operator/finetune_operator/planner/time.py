@@ -12,7 +12,7 @@ from finetune_operator.planner.gpus import GPU, Range, loading_bytes_per_second
 from finetune_operator.planner.memory.inference import GENERATED_ROWS
 from finetune_operator.planner.shape import ModelShape
 from finetune_operator.planner.throughput import decode_step_seconds, training_tokens_per_second
-from finetune_operator.planner.workload import Workload, answered_sets
+from finetune_operator.planner.workload import SEQUENCES, Workload, answered_sets
 
 SHORTEST_ANSWER_SHARE = 0.1
 """Share of evaluation.maxNewTokens that a batch of short answers takes."""
@@ -52,22 +52,38 @@ def _speed(timing: Timing, gpus: int, nodes: int) -> Range:
     )
 
 
-def planned_tokens(timing: Timing) -> int:
+def planned_tokens(timing: Timing, steps: int | None = None) -> int:
     """Tokens of all optimiser steps, padding not counted."""
-    return round(timing.plan.total_steps * timing.spec.training.global_batch_size * timing.work.mean_length)
+    sequences = SEQUENCES[timing.spec.method.objective]
+    steps = timing.plan.total_steps if steps is None else steps
+    return round(steps * timing.spec.training.global_batch_size * timing.work.mean_length * sequences)
+
+
+def _scored_tokens(timing: Timing, steps: int) -> float:
+    """Tokens of forward passes alone: validations, and what dpo and kto ask the model they start from."""
+    plan, work, objective = timing.plan, timing.work, timing.spec.method.objective
+    # Before the first step, every eval_steps, after the last, and once more for the kept adapter.
+    validations = math.ceil(steps / plan.eval_steps) + 2
+    passes = 1 if objective == "sft" else 2  # two answers, or an answer and one that is not the prompt's
+    scored = float(validations * work.validation_rows * passes)
+    if objective != "sft":
+        scored += passes * (work.train_rows + work.validation_rows)
+    if objective == "kto":
+        scored += steps * timing.spec.training.global_batch_size
+    return scored * work.mean_length
 
 
 def train_seconds(timing: Timing) -> Range:
-    """Training to the last step with its validations. Early stopping may end it sooner."""
-    plan, work = timing.plan, timing.work
+    """Training to the last step with its validations; at most to extendTo. Early stopping may end it sooner."""
+    plan = timing.plan
     gpus = max(1, plan.nodes * plan.gpus_per_node)
     slow, fast = _speed(timing, gpus, plan.nodes)
-    tokens = planned_tokens(timing)
-    # Before the first step, every eval_steps, after the last, and once more for the kept adapter.
-    validations = math.ceil(plan.total_steps / plan.eval_steps) + 2
-    scored = validations * work.validation_rows * work.mean_length / SCORING_SPEEDUP
+    least, most = (
+        planned_tokens(timing, steps) + _scored_tokens(timing, steps) / SCORING_SPEEDUP
+        for steps in (plan.total_steps, plan.extend_to or plan.total_steps)
+    )
     low, high = _loading(timing)
-    return low + (tokens + scored) / fast, high + (tokens + scored) / slow
+    return low + least / fast, high + most / slow
 
 
 def _answering(timing: Timing, sets: int, models: int) -> Range:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_api.job.method import Objective
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import PrepareResult
+
+SEQUENCES: dict[Objective, int] = {"sft": 1, "dpo": 2, "kto": 1}
+"""Sequences of an example that are trained on at once: dpo compares two answers."""
 
 
 @dataclass(frozen=True)

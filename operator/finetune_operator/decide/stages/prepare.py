@@ -10,6 +10,7 @@ from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.decide.release import incumbent_of, version_label
 from finetune_operator.decide.stages.base import StageKind
+from finetune_operator.decide.warm_start import wrong_base
 from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.plan import PlanError, make_plan
 
@@ -52,6 +53,10 @@ def _after(draft: Draft) -> None:
     if prepared is None:
         raise RuntimeError("prepare has no result")
     job = draft.observed.job
+    wrong = wrong_base(draft.resolved.warm_start, prepared.model_digest)
+    if wrong:
+        draft.finish("Failed", "InvalidSpec", wrong, "Correct the spec and apply again.")
+        return
     try:
         plan = make_plan(job.spec, draft.resolved, prepared, spent_cost=draft.status.cost or 0.0)
     except PlanError as error:
@@ -66,7 +71,7 @@ def _after(draft: Draft) -> None:
         message, remedy = refusal(job.spec, draft.resolved, prepared, plan)
         draft.finish("Failed", "DoesNotFit", message, f"{remedy[0].upper()}{remedy[1:]}.")
         return
-    digest = fingerprint(job.spec, prepared, plan)
+    digest = fingerprint(job.spec, prepared, plan, draft.resolved.warm_start)
     incumbent = incumbent_of(draft.observed.adapter, draft.observed.versions)
     draft.set(plan=plan)
     draft.set_resolved(

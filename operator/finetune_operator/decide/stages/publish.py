@@ -44,6 +44,7 @@ def build_version(draft: Draft) -> AdapterVersion:
             data_digest=prepared.data_digest,
             fingerprint=draft.resolved.fingerprint,
             parent=draft.resolved.incumbent,
+            warm_started_from=draft.resolved.warm_start.version if draft.resolved.warm_start else "",
             metrics=evaluated.metrics,
             verdict=draft.status.verdict,
             gates=draft.status.gates,

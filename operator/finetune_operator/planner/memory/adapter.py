@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finetune_api.job.training import Optimizer
+from finetune_operator.planner.memory.dora import dora_parameters
+from finetune_operator.planner.memory.optimizer import optimiser_bytes_per_parameter
 from finetune_operator.planner.shape import ModelShape
 
-ADAM_MOMENTS = 2
 
-
-def adapter_parameters(shape: ModelShape, rank: int, targets: Sequence[str]) -> int:
+def adapter_parameters(shape: ModelShape, rank: int, targets: Sequence[str], *, dora: bool = False) -> int:
     """Parameters of a LoRA: A and B beside each target (Hu et al. 2021): rank x (in + out)."""
-    return shape.layers * rank * sum(sum(shape.linears[name]) for name in targets)
+    parameters = shape.layers * rank * sum(sum(shape.linears[name]) for name in targets)
+    return parameters + (dora_parameters(shape, targets) if dora else 0)
 
 
-def adapter_bytes(parameters: int, bytes_per_parameter: int) -> dict[str, float]:
-    """Bytes by component: AdamW keeps two moments in the parameter's own precision.
+def adapter_bytes(
+    parameters: int, bytes_per_parameter: int, rank: int, optimizer: Optimizer = "adamw_torch_fused"
+) -> dict[str, float]:
+    """Bytes by component.
 
     fp32 adapters under autocast have a 16-bit copy beside them for the length of a step.
     """
     size = float(parameters * bytes_per_parameter)
     autocast = 2.0 * parameters if bytes_per_parameter == 4 else 0.0
-    return {"adapter": size + autocast, "gradients": size, "optimiser": ADAM_MOMENTS * size}
+    states = parameters * optimiser_bytes_per_parameter(optimizer, bytes_per_parameter, rank)
+    return {"adapter": size + autocast, "gradients": size, "optimiser": states}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from finetune_operator.planner.memory.attention import cache_bytes
 from finetune_operator.planner.memory.breakdown import Breakdown
 from finetune_operator.planner.memory.head import evaluated_logits_bytes
-from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, weight_bytes
+from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
 from finetune_operator.planner.shape import ModelShape
 
 GENERATED_ROWS = 16
@@ -54,15 +54,18 @@ def _resident(setup: InferenceSetup) -> dict[str, float]:
 def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdown:
     """Peak of answering `rows` at a time: their keys and values, and the prompts' one forward pass."""
     rows = setup.rows if rows is None else rows
-    cache = setup.cache_copies * cache_bytes(setup.shape, rows, setup.longest_prompt + setup.max_new_tokens)
-    activations = _per_token(setup.shape) * rows * setup.longest_prompt
+    wider = element_factor(setup.quantisation)
+    cache = wider * setup.cache_copies * cache_bytes(setup.shape, rows, setup.longest_prompt + setup.max_new_tokens)
+    activations = wider * _per_token(setup.shape) * rows * setup.longest_prompt
     return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations})
 
 
 def scoring_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of likelihoods: the logits of a batch."""
     rows = _rows(setup)
-    activations = _per_token(setup.shape) * min(SCORED_TOKENS, rows * setup.longest_row)
+    activations = (
+        element_factor(setup.quantisation) * _per_token(setup.shape) * min(SCORED_TOKENS, rows * setup.longest_row)
+    )
     head = evaluated_logits_bytes(setup.shape, rows, setup.longest_row)
     return Breakdown({**_resident(setup), "head": head, "activations": activations})
 
@@ -74,12 +77,13 @@ def inference_memory(setup: InferenceSetup) -> Breakdown:
 
 
 def merge_memory(setup: InferenceSetup) -> Breakdown:
-    """Peak of the merged form: the whole model in 16 bit, first to add the adapter, then to answer."""
-    answering = inference_memory(replace(setup, quantisation="none", adapter_parameters=0))
+    """Peak of the merged form: the whole model unquantised, first to add the adapter, then to answer."""
+    whole: Quantisation = "fp32" if setup.quantisation == "fp32" else "none"
+    answering = inference_memory(replace(setup, quantisation=whole, adapter_parameters=0))
     # safe_merge keeps the old and the new value of one linear layer, the new one in fp32.
     merging = Breakdown(
         {
-            "weights": weight_bytes(setup.shape, "none"),
+            "weights": weight_bytes(setup.shape, whole),
             "adapter": 4.0 * setup.adapter_parameters,
             "merge": 6.0 * setup.shape.largest_linear,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_api.job.training import Optimizer
 from finetune_operator.planner.memory.activations import checkpoint_bytes, recomputation_factor, saved_bytes_per_token
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
 from finetune_operator.planner.memory.attention import mask_bytes
@@ -12,6 +13,11 @@ from finetune_operator.planner.memory.breakdown import (
     FRAGMENTATION_SHARE,
     FRAGMENTATION_SHARE_FULL_LOGITS,
     Breakdown,
+)
+from finetune_operator.planner.memory.dora import (
+    dora_moment_bytes,
+    dora_saved_bytes_per_block,
+    dora_saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
 from finetune_operator.planner.memory.inference import SCORED_TOKENS
@@ -22,7 +28,7 @@ from finetune_operator.planner.memory.sharding import (
     outside_bytes,
     shards,
 )
-from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, weight_bytes
+from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
 from finetune_operator.planner.shape import ModelShape
 
 
@@ -50,11 +56,15 @@ class TrainingSetup:
     head: Head = "fused"
     flash_attention: bool = False
     """Whether no mask is ever made (the published rows; the runner uses SDPA)."""
+    dora: bool = False
+    optimizer: Optimizer = "adamw_torch_fused"
+    sequences: int = 1
+    """Sequences of an example: dpo passes a better and a worse answer at once."""
 
     @property
     def tokens(self) -> int:
         """Tokens of a forward pass, padding counted."""
-        return self.micro_batch * self.sequence_length
+        return self.sequences * self.micro_batch * self.sequence_length
 
 
 def training_memory(setup: TrainingSetup) -> Breakdown:
@@ -62,8 +72,16 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     shape, dropout = setup.shape, setup.dropout > 0
     targets = shape.targets(setup.target_modules)
     weight_shards, gradient_shards, optimiser_shards = shards(setup.strategy, setup.gpus)
-    adapter = adapter_bytes(adapter_parameters(shape, setup.rank, targets), setup.adapter_bytes)
-    saved = saved_bytes_per_token(shape, setup.rank, targets, dropout=dropout, adapter_bytes=setup.adapter_bytes)
+    parameters = adapter_parameters(shape, setup.rank, targets, dora=setup.dora)
+    adapter = adapter_bytes(parameters, setup.adapter_bytes, setup.rank, setup.optimizer)
+    wider = element_factor(setup.quantisation)
+    saved = wider * saved_bytes_per_token(
+        shape, setup.rank, targets, dropout=dropout, adapter_bytes=setup.adapter_bytes
+    )
+    fixed = 0.0
+    if setup.dora:
+        saved += wider * dora_saved_bytes_per_token(shape, targets)
+        fixed = wider * dora_saved_bytes_per_block(shape, setup.rank, targets)
     head = head_bytes(shape, setup.tokens, setup.head)
     parts = {
         "weights": weight_bytes(shape, setup.quantisation, setup.unquantised_bytes) / weight_shards,
@@ -73,18 +91,21 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
         "communication": communication_bytes(shape, setup.strategy, setup.quantisation, adapter["gradients"]),
         "dequantisation": dequantisation_bytes(shape, setup.quantisation),
     }
+    if setup.dora:
+        parts["dequantisation"] += dora_moment_bytes(shape)
     if not setup.flash_attention:
-        parts["attentionMask"] = mask_bytes(setup.micro_batch, setup.sequence_length, packed=setup.packed)
+        rows = setup.sequences * setup.micro_batch
+        parts["attentionMask"] = mask_bytes(rows, setup.sequence_length, packed=setup.packed)
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
-        parts["activations"] = checkpoint_bytes(shape, setup.tokens, setup.residual_bytes)
-        block = factor * saved * setup.tokens
+        parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
+        block = factor * saved * setup.tokens + fixed
         if keeps_input_gradients(setup.strategy):
             block += checkpoint_bytes(shape, setup.tokens)
         # Head and blocks have their peaks one after the other.
         parts |= {"recomputation": block} if block >= head else {"head": head}
     else:
-        parts["activations"] = saved * shape.layers * setup.tokens
+        parts["activations"] = shape.layers * (saved * setup.tokens + fixed)
         parts["head"] = head
     share = FRAGMENTATION_SHARE if setup.head == "fused" else FRAGMENTATION_SHARE_FULL_LOGITS
     outside = CONTEXT_BYTES + outside_bytes(setup.strategy)

@@ -6,12 +6,15 @@ from typing import Literal
 
 from finetune_operator.planner.shape import ModelShape
 
-Quantisation = Literal["none", "nf4", "nf4-double"]
+Quantisation = Literal["none", "fp32", "int8", "nf4", "nf4-double"]
 
 BYTES_PER_PARAMETER: dict[Quantisation, float] = {
     # NF4 in blocks of 64 with one fp32 constant each; doubly quantised: 8-bit constants in blocks of 256
     # (Dettmers et al. 2023, section 3; measured with bitsandbytes 0.50: 4.500 and 4.127 bits).
     "none": 2.0,
+    "fp32": 4.0,
+    # LLM.int8 (Dettmers et al. 2022): a byte, and one fp32 scale per output row.
+    "int8": 1.0,
     "nf4": 4.500 / 8,
     "nf4-double": 4.127 / 8,
 }
@@ -26,9 +29,15 @@ def weight_bytes(shape: ModelShape, quantisation: Quantisation, unquantised_byte
         unquantised_bytes: per parameter outside of them; 4 after peft's `prepare_model_for_kbit_training`.
     """
     outside = shape.embedding_parameters + shape.norm_parameters
-    return shape.linear_parameters * BYTES_PER_PARAMETER[quantisation] + outside * unquantised_bytes
+    outside_bytes = 4 if quantisation == "fp32" else unquantised_bytes
+    return shape.linear_parameters * BYTES_PER_PARAMETER[quantisation] + outside * outside_bytes
 
 
 def dequantisation_bytes(shape: ModelShape, quantisation: Quantisation) -> float:
     """The largest linear layer in 16 bit: bitsandbytes restores one at a time for its matrix product."""
-    return 0.0 if quantisation == "none" else 2.0 * shape.largest_linear
+    return 0.0 if quantisation in ("none", "fp32") else 2.0 * shape.largest_linear
+
+
+def element_factor(quantisation: Quantisation) -> int:
+    """How much wider activations are than in 16 bit."""
+    return 2 if quantisation == "fp32" else 1
