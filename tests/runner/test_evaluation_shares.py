@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Generation
 from finetune_api.stages import StageResults
 from finetune_runner.errors import StageError
@@ -77,22 +78,16 @@ def test_two_processes_measure_what_one_measures_to_the_digit(
     assert two.peak_memory_bytes > 10_000_000
 
 
-def test_a_process_that_fails_names_its_cause(
+def test_a_stop_reaches_the_processes_and_their_cause_comes_back(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(tmp_path, tiny_model, test=40)
     monkeypatch.setenv("FINETUNE_CPU_PROCESSES", "2")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for file in tiny_model.iterdir():
-        (broken / file.name).write_bytes(file.read_bytes())
-    (broken / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:1000])
-    from finetune_runner.model_source import model_digest
-
-    spec = {**world.spec, "model": {"source": f"file://{broken}"}}
-    prepare = world.prepare.model_copy(update={"model_digest": model_digest(broken), "revision": model_digest(broken)})
-    with pytest.raises(StageError, match="cannot be loaded|safetensors"):
-        baseline.run(World(world.folder, broken, spec, world.plan, prepare).context("baseline"))
+    context = world.context("baseline")
+    context.stop.set()
+    with pytest.raises(StageError, match="was asked to stop") as stopped:
+        baseline.run(context)
+    assert stopped.value.exit_code == ExitCode.INTERRUPTED
 
 
 @pytest.mark.parametrize(
@@ -136,9 +131,8 @@ def test_another_engine_or_temperature_is_another_measurement(tmp_path: Path, ti
     def facts(**evaluation: Any) -> dict[str, Any]:
         base = make_world(tmp_path, tiny_model)
         spec = {**base.spec, "evaluation": {**base.spec["evaluation"], **evaluation}}
-        return generation_facts(
-            World(tmp_path, tiny_model, spec, base.plan, base.prepare).task("evaluate").spec.evaluation
-        )
+        world = World(tmp_path, tiny_model, spec, base.plan, base.prepare)
+        return generation_facts(world.task("evaluate").spec.evaluation)
 
     greedy = facts()
     assert greedy["greedy"]

@@ -72,7 +72,7 @@ class Wandb(Contract):
 
 
 class Tensorboard(Contract):
-    """Event files below the run in storage: `runs/UID/RUN/train/tensorboard/`. It has no settings: write `{}`."""
+    """Event files below the run in storage: `train/tensorboard/`, `evaluate/tensorboard/`. No settings: write `{}`."""
 
 
 class Tracking(Contract):

@@ -43,6 +43,7 @@ def main() -> int:
             progress=progress_writer(environment.progress_file, push) if share.rank == 0 else _say_nothing,
             stop=StopFile(folder / STOP_FILE),
         )
+        context.check_stop()
         write_part(folder, share.rank, getattr(importlib.import_module(module), name)(context, share))
         if push is not None:
             push.close()
