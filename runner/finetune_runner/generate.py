@@ -55,7 +55,7 @@ def ask(arguments: argparse.Namespace, environment: Environment) -> dict[str, An
     """Both answers. Raises StageError when the version or the model cannot be read."""
     from finetune_runner.evaluation.serving import load_plain
     from finetune_runner.training.device import pick_device
-    from finetune_runner.training.loading import load_base, load_tokenizer, with_adapter
+    from finetune_runner.training.loading import load_base, load_tokenizer, method_of_weights, with_adapter
 
     secret = SecretRef(name=arguments.secret) if arguments.secret else None
     storage = open_storage(
@@ -69,7 +69,7 @@ def ask(arguments: argparse.Namespace, environment: Environment) -> dict[str, An
     device = pick_device(None)
     with tempfile.TemporaryDirectory(dir=environment.scratch) as scratch:
         folder = download_version(storage, arguments.version_uri, manifest, Path(scratch) / "version")
-        base = load_base(arguments.model, manifest["method"], device, None)
+        base = load_base(arguments.model, method_of_weights(manifest["base"]["weights"]), device, None)
         baseline = _answer(base, load_tokenizer(arguments.model), question, arguments.baseline_prompt, limit)
         model = load_plain(folder, device) if manifest["servedAs"] == "merged" else with_adapter(base, folder)
         tuned = _answer(model, load_tokenizer(folder), question, None, limit)

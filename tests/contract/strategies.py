@@ -120,6 +120,8 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _repair_method(spec: dict[str, Any]) -> None:
     method, training, output = spec.get("method", {}), spec.get("training", {}), spec["output"]
+    if training.get("bestBy") == "metric":
+        training.pop("validationSamples", None)
     objective = method.get("objective", "sft")
     if objective == "sft":
         method.pop("beta", None)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_runner.training.order import epoch_indices, example_stream, micro_batches
-from finetune_runner.training.schedule import DivergenceWatch, EarlyStop, learning_rate_factor
+from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
 
 IDS = [f"row-{number}" for number in range(40)]
 
@@ -60,21 +60,6 @@ def test_the_examples_of_a_step_do_not_depend_on_how_they_are_shared_out() -> No
     alone = micro_batches(range(16), lengths, 1, 1, 0)
     shared = [micro_batches(range(16), lengths, 2, 2, rank) for rank in (0, 1)]
     assert sorted(alone[0]) == sorted(index for rank in shared for batch in rank for index in batch)
-
-
-@pytest.mark.parametrize(
-    ("step", "total", "warmup", "factor"),
-    [
-        (0, 100, 0.1, 0.1),
-        (9, 100, 0.1, 1.0),
-        (10, 100, 0.1, 1.0),
-        (55, 100, 0.1, 0.5),
-        (100, 100, 0.1, 0.0),
-        (0, 10, 0.0, 1.0),
-    ],
-)
-def test_learning_rate_rises_then_falls_as_a_cosine(step: int, total: int, warmup: float, factor: float) -> None:
-    assert learning_rate_factor(step, total, warmup) == pytest.approx(factor, abs=1e-9)
 
 
 @pytest.mark.parametrize(

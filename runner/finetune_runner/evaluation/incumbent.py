@@ -22,6 +22,7 @@ from finetune_runner.evaluation.version import download_version, read_manifest
 from finetune_runner.model_source import FetchedModel, fetch_model
 from finetune_runner.storage import join
 from finetune_runner.text import load_tokenizer
+from finetune_runner.training.loading import method_of_weights
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def ask_incumbent(context: StageContext, share: Share) -> Measured:
     spec = task.spec
     request = Request(
         model_path=_base(context, manifest).path if as_adapter else folder,
-        method=manifest["method"] if as_adapter else None,
+        method=method_of_weights(manifest["base"]["weights"]) if as_adapter else None,
         adapter=folder if as_adapter else None,
         tokenizer=tokenizer,
         plan=task.plan,

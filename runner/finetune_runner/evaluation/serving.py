@@ -52,6 +52,8 @@ def make_merged(
         context.report_progress("merging", done, total)
 
     try:
+        if method == "qlora-8bit":
+            raise NotByShardsError("LLM.int8 keeps a state per layer that only a loaded model has")
         merge_by_shards(
             model_path,
             adapter,

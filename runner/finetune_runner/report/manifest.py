@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api.stages import EvaluateResult, PrepareResult, StageTask, TrainResult
 from finetune_runner.evaluation.engines import generation_facts
+from finetune_runner.training.loading import base_weights
 
 FORMAT = 1
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
@@ -49,7 +50,7 @@ def version_manifest(
             "source": spec.model.source,
             "revision": prepared.revision,
             "digest": prepared.model_digest,
-            "weights": "nf4-double-quant" if method == "qlora" else (task.plan.precision if task.plan else "fp32"),
+            "weights": base_weights(task),
         },
         "servedAs": evaluated.served_as,
         "method": method,
@@ -70,6 +71,7 @@ def version_manifest(
         "baseline": baseline.to_wire() if baseline is not None else None,
         "gates": [gate.to_wire() for gate in task.gates],
         "parent": task.incumbent.version if task.incumbent is not None else None,
+        "warmStartedFrom": task.warm_start.to_wire() if task.warm_start is not None else None,
         "image": task.image,
         "libraries": library_versions(),
         "fingerprint": task.fingerprint,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import Comparison, EvaluateResult, StageResults, StageTask
+from finetune_api.stages import Comparison, EvaluateResult, Finding, StageResults, StageTask
 from finetune_runner.context import StageContext
 from finetune_runner.data.prepared import load_split
 from finetune_runner.data.rows import Row
@@ -40,6 +40,8 @@ from finetune_runner.report.document import Document, evaluation_document, revie
 from finetune_runner.report.page import render
 from finetune_runner.stages import baseline
 from finetune_runner.storage import join
+from finetune_runner.tracking import open_tracking
+from finetune_runner.tracking.facts import gate_tags, judged_values
 from finetune_runner.training.device import deterministic, pick_device
 from finetune_runner.training.loading import load_tokenizer, method_of
 
@@ -60,7 +62,7 @@ class Splits:
     out_of_domain: list[Row]
 
 
-def run(context: StageContext) -> StageResults:
+def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     """Measure the served form and write the report.
 
     Raises:
@@ -108,9 +110,23 @@ def run(context: StageContext) -> StageResults:
         merged_peak_memory_bytes=examined.peaks.get("merged", 0),
         duration_seconds=round(took_s, 1),
     )
+    result = result.model_copy(update={"lost_trackers": _track(context, result)})
     document = evaluation_document(task, result, systems, intervals, names, settings, _history(context))
     _write(context, forms, served, document, systems, splits.test)
-    return StageResults(evaluate=result)
+    lost = [
+        Finding(check="tracking", severity="warning", message=f"{problem}; the numbers are in the report all the same")
+        for problem in result.lost_trackers
+    ]
+    return StageResults(evaluate=result), lost
+
+
+def _track(context: StageContext, result: EvaluateResult) -> list[str]:
+    """Tell the trackers the final numbers; returns those that were lost."""
+    tracking = open_tracking(context)
+    tracking.tag(gate_tags(context.task))
+    trained = context.task.results.train
+    tracking.log(trained.steps if trained is not None else 0, judged_values(result))
+    return tracking.close("Finished")
 
 
 def _comparison(index: int, systems: Field, settings: Settings, context: StageContext) -> Comparison:
@@ -140,7 +156,7 @@ def _baseline_outputs(context: StageContext, splits: Splits) -> dict[str, list[O
 def _forms(task: StageTask) -> list[Form]:
     """The served form, and for QLoRA the other one too, where the plan says that it fits the GPU."""
     served = task.spec.output.served_as
-    if method_of(task) == "qlora" and (task.plan is None or task.plan.judge_both_forms):
+    if method_of(task) != "lora" and (task.plan is None or task.plan.judge_both_forms):
         return [served, "merged" if served == "adapter" else "adapter"]
     return [served]
 

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 FORMAT = 1
-KEEP_NEWEST = 2
+HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "checkpoints"})
+"""Fields of spec.training that change how a step is computed or what is kept, not what is learned."""
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Point:
     step: int
     validation_loss: float
     train_loss: float | None = None
+    measures: dict[str, float] = field(default_factory=dict)
+    """What the objective measured besides its loss, by name: rewardAccuracy, rewardMargin."""
 
 
 @dataclass
@@ -45,10 +48,15 @@ class TrainingState:
     initial_validation_loss: float | None = None
     best_step: int = 0
     best_validation_loss: float | None = None
+    best_measures: dict[str, float] = field(default_factory=dict)
+    end: int | None = None
+    """The last step, once training.extendTo has been decided (horizon.py)."""
     early_best: float | None = None
     without_improvement: int = 0
     lowest_train_loss: float | None = None
     elapsed_s: float = 0.0
+    validation_s: float | None = None
+    """How long the last evaluation took: an attempt that resumes knows it before its first one."""
     ended_by: str = ""
     recent_losses: list[float] = field(default_factory=list)
     history: list[Point] = field(default_factory=list)
@@ -74,16 +82,19 @@ def training_digest(task: StageTask) -> str:
     """Identity of what is trained: a checkpoint of anything else must not be resumed from.
 
     Micro-batch, accumulation, packing and the number of processes are left out on purpose: they do not change the
-    examples of a step, and a retry after running out of memory changes them.
+    examples of a step, and a retry after running out of memory changes them. A warm start counts by its digest.
     """
     if task.plan is None or task.results.prepare is None:
         raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan and the result of prepare")
+    training = {name: value for name, value in task.spec.training.to_wire().items() if name not in HOW_NOT_WHAT}
     identity = {
         "data": task.results.prepare.data_digest,
         "model": task.results.prepare.model_digest,
         "method": task.plan.method,
         "adapter": task.spec.method.to_wire(),
-        "training": task.spec.training.to_wire(),
+        "training": training,
+        "extendTo": task.plan.extend_to,
+        "warmStart": task.warm_start.digest if task.warm_start is not None else "",
         "totalSteps": task.plan.total_steps,
         "evalSteps": task.plan.eval_steps,
     }
@@ -171,9 +182,9 @@ class CheckpointStore:
         return None
 
     def prune(self, best_step: int) -> None:
-        """Keep the best and the newest two; delete the others, manifest first."""
+        """Keep the best and the newest few; delete the others, manifest first."""
         steps = self.steps()
-        keep = {best_step, *steps[-KEEP_NEWEST:]}
+        keep = {best_step, *steps[-self._context.task.spec.training.checkpoints.keep :]}
         for step in steps:
             if step in keep:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,19 +11,34 @@ from finetune_api.job.method import Method
 from finetune_api.stages import StageTask, TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.text import load_tokenizer as load_tokenizer
+from finetune_runner.training.targets import linear_modules, resolve_targets
 
 if TYPE_CHECKING:
     import torch
 
-MethodType = Literal["lora", "qlora"]
+MethodType = Literal["lora", "qlora", "qlora-8bit"]
+"""How the base is held: in 32 or 16 bit, in NF4 with double quantisation, or as LLM.int8."""
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def method_of(task: StageTask) -> MethodType:
     """The method in force: the plan's, else the spec's, where `auto` without a plan means lora."""
-    if task.plan is not None:
-        return task.plan.method
-    return "qlora" if task.spec.method.type == "qlora" else "lora"
+    method = task.plan.method if task.plan is not None else task.spec.method.type
+    if method != "qlora":
+        return "lora"
+    return "qlora-8bit" if task.spec.method.bits == 8 else "qlora"
+
+
+def base_weights(task: StageTask) -> str:
+    """The form of the base in the words of a version's manifest."""
+    quantised = {"qlora": "nf4-double-quant", "qlora-8bit": "int8"}
+    return quantised.get(method_of(task)) or (task.plan.precision if task.plan is not None else "fp32")
+
+
+def method_of_weights(weights: str) -> MethodType:
+    """The inverse of `base_weights`, for a version that is loaded again."""
+    known: dict[str, MethodType] = {"nf4-double-quant": "qlora", "int8": "qlora-8bit"}
+    return known.get(weights, "lora")
 
 
 def base_dtype(method: MethodType, device: torch.device, plan: TrainPlan | None) -> torch.dtype:
@@ -30,13 +46,12 @@ def base_dtype(method: MethodType, device: torch.device, plan: TrainPlan | None)
     import torch
 
     wants_bf16 = plan.precision == "bf16" if plan is not None else device.type == "cuda"
-    return torch.bfloat16 if method == "qlora" or wants_bf16 else torch.float32
+    return torch.bfloat16 if method != "lora" or wants_bf16 else torch.float32
 
 
 def load_base(model_path: Path, method: MethodType, device: torch.device, plan: TrainPlan | None) -> Any:
     """The base model, frozen, in eval mode. Raises StageError when transformers cannot load it."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {
         "dtype": base_dtype(method, device, plan),
@@ -44,13 +59,8 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
         "use_safetensors": True,
         "attn_implementation": "sdpa",
     }
-    if method == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
+    if method != "lora":
+        options["quantization_config"] = _quantisation(method)
         # One replica per process; "auto" would spread it over all GPUs of the pod (transformers#31557).
         options["device_map"] = {"": device}
     try:
@@ -70,6 +80,23 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
     return model.eval()
 
 
+def _quantisation(method: MethodType) -> Any:
+    """What bitsandbytes is told of a quantised base."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if method == "qlora-8bit":
+        # It says in every layer and step that activations pass through fp16; that is how LLM.int8 works.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
 def _keep_quantised_weights(model: Any) -> None:
     """Forbid bitsandbytes to repack 4-bit weights for inference on CPUs with AVX512-BF16.
 
@@ -84,18 +111,19 @@ def _keep_quantised_weights(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def lora_config(method: Method) -> Any:
-    """PEFT's configuration of the job's method. The head is never a target: `all-linear` leaves it out."""
+def lora_config(base: Any, method: Method) -> Any:
+    """PEFT's configuration of the job's method on a base. The head is never a target. Raises as `resolve_targets`."""
     from peft import LoraConfig
 
-    targets: str | list[str] = method.target_modules
-    if targets != "all-linear":
-        targets = method.target_modules.split(",")
+    targets = resolve_targets(method, linear_modules(base), base.config.model_type)
     return LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
-        target_modules=targets,
+        target_modules=targets.target,
+        exclude_modules=targets.exclude,
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -107,22 +135,7 @@ def new_adapter(base: Any, method: Method, seed: int) -> Any:
     from peft import get_peft_model
 
     torch.manual_seed(seed)
-    try:
-        model = get_peft_model(base, lora_config(method))
-    except ValueError as error:
-        raise StageError(
-            ExitCode.INVALID_SPEC,
-            f"method.targetModules: {method.target_modules!r} names no linear layer of this model",
-            hint="use all-linear, or module names such as q_proj,v_proj that the model has",
-            evidence=str(error)[:500],
-        ) from error
-    if any("lm_head" in name and parameter.requires_grad for name, parameter in model.named_parameters()):
-        raise StageError(
-            ExitCode.INVALID_SPEC,
-            "method.targetModules: lm_head cannot be a target",
-            hint="remove lm_head; the training loss reads the head's weight directly and would bypass the adapter",
-        )
-    return model
+    return get_peft_model(base, lora_config(base, method))
 
 
 def with_adapter(base: Any, folder: Path) -> Any:
@@ -135,12 +148,12 @@ def with_adapter(base: Any, folder: Path) -> Any:
 def merged(base: Any, folder: Path, method: MethodType) -> Any:
     """A plain model with the adapter added into the weights.
 
-    For QLoRA the base is de-quantised first: that is what the adapter was trained on. Merging into the original weights
+    A quantised base is de-quantised first: that is what the adapter was trained on. Merging into the original weights
     changes 6 % of the next tokens and merging into 4-bit weights rounds small updates away.
     """
     from peft import PeftModel
 
-    if method == "qlora":
+    if method != "lora":
         base = base.dequantize()
     model = PeftModel.from_pretrained(base, str(folder), is_trainable=False).merge_and_unload(safe_merge=True)
     if hasattr(model.config, "quantization_config"):

@@ -11,20 +11,29 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Progress, TrainPlan, TrainResult
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import Encoded, score
+from finetune_runner.evaluation.share import Share
+from finetune_runner.tracking import Tracking, open_tracking
+from finetune_runner.training.adapter_file import load_adapter
+from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
 from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
 from finetune_runner.training.distributed import World
+from finetune_runner.training.guards import FirstStep, first_batch, refuse_changed_start, refuse_empty_adapter
+from finetune_runner.training.horizon import Horizon, still_falls
+from finetune_runner.training.judge import Judge
 from finetune_runner.training.loading import ADAPTER_FILE, load_base, load_tokenizer, method_of, new_adapter
 from finetune_runner.training.optimizer import load_optimizer, new_optimizer, save_optimizer, trainable
 from finetune_runner.training.order import example_stream, micro_batches
+from finetune_runner.training.rates import decay_steps, warmup_steps
+from finetune_runner.training.remaining import remaining_s
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
+from finetune_runner.training.warm_start import start_warm
 from finetune_runner.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -88,11 +97,27 @@ class TrainingRun:
         self._in_steps_s = 0.0
         self._tokens = 0
         self._steps_s: deque[float] = deque(maxlen=50)
+        self._rate = 0.0
+        self.tracking = open_tracking(context) if world.main else Tracking([])
+        self._lost_trackers: list[str] = []
         self._watchdog = Watchdog(on_hang)
+        self._first_step = FirstStep()
+        self.selection = Selection.of(context.task.spec)
         self._said_at = -math.inf
 
     def run(self) -> TrainResult:
         """Train to the end, or to where the budget, early stopping or a signal ends it."""
+        try:
+            best, duration_s = self._train()
+        except BaseException as error:
+            interrupted = isinstance(error, StageError) and error.exit_code == ExitCode.INTERRUPTED
+            self.tracking.close("Continues" if interrupted else "Failed")
+            raise
+        self._lost_trackers = self.world.from_main(self.tracking.close("Continues"))
+        return self._result(best, duration_s)
+
+    def _train(self) -> tuple[Checkpoint, float]:
+        """The kept checkpoint, and how many seconds it took."""
         started = time.monotonic()
         self._set_up()
         if not self.state.ended_by:
@@ -105,7 +130,7 @@ class TrainingRun:
                 hint="the next attempt resumes there",
             )
         best = self._prove_best()
-        return self._result(best, time.monotonic() - started)
+        return best, time.monotonic() - started
 
     # -- set up ------------------------------------------------------------------------------------------------------
 
@@ -119,17 +144,26 @@ class TrainingRun:
         model_path = fetch_model(self.context).path
         self.tokenizer = load_tokenizer(model_path)
         self.rows = load_rows(self.context, self.tokenizer)
+        self.judge = Judge(self.context, self.tokenizer, self.world, self._watchdog.alive)
         base = load_base(model_path, method_of(self.context.task), self.device, self.plan)
-        self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)
+        method = self.context.task.spec.method
+        self.model = new_adapter(base, method, self.training.seed)
+        self._warm = start_warm(self.context, self.model, self.folder / "warm-start")
 
         checkpoint = self._newest_checkpoint()
         self.resumed_from = checkpoint.step if checkpoint is not None else 0
         if checkpoint is not None:
             self.state = checkpoint.state
             log.info("resuming from checkpoint step-%d", checkpoint.step)
+        self.horizon = Horizon(
+            self.plan.total_steps,
+            self.plan.extend_to,
+            decay_steps(self.training, self.plan.total_steps),
+            self.state.end,
+        )
         self._make_trainer()
         if checkpoint is not None:
-            self._load_adapter(self.folder / "resume")
+            load_adapter(self.model, self.folder / "resume")
             load_optimizer(self.trainer.optimizer, self.model, self.folder / "resume" / OPTIMIZER_FILE)
         self.early_stop = EarlyStop(
             patience=self.training.early_stopping.patience,
@@ -138,7 +172,7 @@ class TrainingRun:
             without_improvement=self.state.without_improvement,
         )
         self.divergence = DivergenceWatch(
-            warmup_steps=math.ceil(self.plan.total_steps * self.training.warmup_ratio),
+            warmup_steps=warmup_steps(self.training, self.plan.total_steps),
             lowest=self.state.lowest_train_loss,
         )
 
@@ -158,11 +192,11 @@ class TrainingRun:
         from finetune_runner.training.trainer import AdapterTrainer, StepWatch, as_dataset, trainer_settings
 
         first = self.state.step
-        remaining = max(1, self.plan.total_steps - first)
+        remaining = max(1, self.horizon.most - first)
         self.trainer = AdapterTrainer(
             batches=self._batches(first),
             model=self.model,
-            args=trainer_settings(self.plan, remaining, self.training.seed, self.device, self.folder / "trainer"),
+            args=trainer_settings(self.plan, self.training, remaining, self.device, self.folder / "trainer"),
             train_dataset=as_dataset(self.rows.train),
             processing_class=self.tokenizer,
             callbacks=[StepWatch(first, self._before_step, self._after_step)],
@@ -172,22 +206,22 @@ class TrainingRun:
         for parameter in trainable(self.model).values():
             parameter.data = parameter.data.to(torch.float32)
         self.trainer.optimizer, self.trainer.lr_scheduler = new_optimizer(
-            self.model, self.training, self.plan.total_steps, first
+            self.model, self.training, self.horizon, first
         )
 
     def _batches(self, first_step: int) -> list[list[int]]:
         """Micro-batches of this rank for the steps after `first_step`."""
         size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
-        stream = example_stream(self.rows.ids, self.rows.weights, self.training.seed, self.plan.total_steps * size)
+        stream = example_stream(self.rows.ids, self.rows.weights, self.training.seed, self.horizon.most * size)
         lengths = [len(ids) for ids, _ in self.rows.train]
         batches: list[list[int]] = []
-        for step in range(first_step, self.plan.total_steps):
+        for step in range(first_step, self.horizon.most):
             examples = stream[step * size : (step + 1) * size].tolist()
             batches += micro_batches(
                 examples, lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
             )
         self._step_tokens = [
-            sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.plan.total_steps)
+            sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.horizon.most)
         ]
         return batches
 
@@ -196,10 +230,17 @@ class TrainingRun:
     def _loop(self) -> None:
         if self.state.initial_validation_loss is None:
             self._say("validating the untuned model")
-            loss = self._validation_loss()
+            loss, measures = self._validate()
             self.state.initial_validation_loss = loss
-            self.state.history.append(Point(0, loss))
-            self.early_stop.observe(loss)
+            self._note_validation(Point(0, loss, measures=measures))
+            self.early_stop.observe(self.selection.badness(loss, measures))
+            if not self._warm:
+                dora = self.context.task.spec.method.use_dora
+                refuse_changed_start(
+                    self.model, first_batch(self.rows.validation), self.tokenizer.pad_token_id, dora=dora
+                )
+        if self.state.step == 0:
+            self._first_step.remember(self.model)
         self.trainer.train()
 
     def _before_step(self, step: int) -> None:
@@ -207,6 +248,8 @@ class TrainingRun:
 
         # Random numbers (dropout) are a function of seed, step and rank: nothing to save, nothing to restore.
         torch.manual_seed((self.training.seed * 1_000_003 + step) * 4_099 + self.world.rank)
+        optimizer = self.trainer.optimizer
+        self._rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else 0.0
         self._step_started = time.monotonic()
 
     def _after_step(self, step: int) -> bool:
@@ -220,16 +263,22 @@ class TrainingRun:
         )
         loss = loss_sum / self.world.size
         self._note_step(step, loss, took_s)
+        self.tracking.log(step, {"train/loss": loss, "train/learning_rate": self._rate, "train/step_seconds": took_s})
         self._watchdog.beat()
         self._refuse_divergence(step, loss)
+        if step == 1:
+            self._first_step.refuse_unmoved(self.model, self.world, self.device)
 
-        last = step == self.plan.total_steps
+        last = step == self.horizon.end
         if stop and not last:
             self._interrupted = True
             self._save()
             return True
-        if last or budget or step % self.plan.eval_steps == 0:
-            self._evaluate(step, last=last, over_budget=bool(budget))
+        every = self.training.checkpoints.every_steps
+        if last or budget or step % self.plan.eval_steps == 0 or self.horizon.decides_at(step):
+            self._evaluate(step, over_budget=bool(budget))
+        elif every is not None and step % every == 0:
+            self._save()
         if time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
             self._said_at = time.monotonic()
             self._say("training")
@@ -261,23 +310,26 @@ class TrainingRun:
             evidence=f"losses of the last steps: {recent}",
         )
 
-    def _evaluate(self, step: int, *, last: bool, over_budget: bool) -> None:
+    def _evaluate(self, step: int, *, over_budget: bool) -> None:
         self._say("validating")
         began = time.monotonic()
-        loss = self._validation_loss()
+        loss, measures = self._validate()
         if not math.isfinite(loss):
             self._refuse_divergence(step, loss)
         state = self.state
         since = self.plan.eval_steps
         train_loss = statistics.fmean(state.recent_losses[-since:])
-        state.history.append(Point(step, loss, train_loss))
-        if state.best_validation_loss is None or loss < state.best_validation_loss:
-            state.best_step, state.best_validation_loss = step, loss
-        wait_is_over = self.early_stop.observe(loss)
+        self._note_validation(Point(step, loss, train_loss, measures))
+        if self.selection.better(loss, measures, state.best_validation_loss, state.best_measures):
+            state.best_step, state.best_validation_loss, state.best_measures = step, loss, measures
+        wait_is_over = self.early_stop.observe(self.selection.badness(loss, measures))
+        losses = [point.validation_loss for point in state.history]
+        self.horizon.observe(step, falls=still_falls(losses, self.training.early_stopping.minimum_delta))
+        state.end = self.horizon.end
         state.early_best = self.early_stop.best
         state.without_improvement = self.early_stop.without_improvement
-        if last:
-            state.ended_by = "completed"
+        if step == self.horizon.end:
+            state.ended_by = "plateau" if self.horizon.at_plateau else "completed"
         elif wait_is_over:
             state.ended_by = "earlyStopping"
         elif over_budget:
@@ -285,11 +337,25 @@ class TrainingRun:
         state.elapsed_s += time.monotonic() - began
         self._save()
 
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """Loss of all validation rows, and the measures of those that are answered."""
+        began = time.monotonic()
+        loss = self._validation_loss()
+        measures = self.judge.measures(self.model, self.device)
+        self.state.validation_s = time.monotonic() - began
+        return loss, measures
+
+    def _note_validation(self, point: Point) -> None:
+        self.state.history.append(point)
+        measured = {f"validation/{name}": value for name, value in point.measures.items()}
+        self.tracking.log(point.step, {"validation/loss": point.validation_loss, **measured})
+
     def _validation_loss(self) -> float:
-        """Token-weighted mean over all validation rows; each process scores its share."""
+        """Token-weighted mean over all validation rows; each process scores its share of the fixed batches."""
         self.model.eval()
-        share = self.rows.validation[self.world.rank :: self.world.size]
-        scores = score(self.model, share, self.tokenizer.pad_token_id, lambda _: self._watchdog.alive())
+        share = Share(self.world.rank, self.world.size)
+        pad = self.tokenizer.pad_token_id
+        scores = score(self.model, self.rows.validation, pad, lambda _: self._watchdog.alive(), share)
         nll, tokens = self.world.sum([float(scores[:, 0].sum()), float(scores[:, 1].sum())], self.device)
         if tokens == 0:
             raise StageError(
@@ -303,8 +369,9 @@ class TrainingRun:
         """Live progress; the main process speaks for all."""
         if not self.world.main:
             return
-        step, total = self.state.step, self.plan.total_steps
+        step, total = self.state.step, self.horizon.expected
         pace_s = statistics.median(self._steps_s) if self._steps_s else None
+        newest = self.state.history[-1] if self.state.history else None
         self.context.progress(
             Progress(
                 stage="train",
@@ -313,9 +380,10 @@ class TrainingRun:
                 step=step,
                 total_steps=total,
                 percent=min(100.0, round(100 * step / total, 1)),
-                eta_seconds=None if pace_s is None else round(pace_s * (total - step), 1),
+                eta_seconds=remaining_s(step, total, self.plan.eval_steps, pace_s, self.state.validation_s),
                 loss=_finite(self.state.recent_losses[-1]) if self.state.recent_losses else None,
-                validation_loss=_finite(self.state.history[-1].validation_loss) if self.state.history else None,
+                validation_loss=None if newest is None else _finite(newest.validation_loss),
+                validation_metrics={} if newest is None else dict(newest.measures),
                 resumed_from_step=self.resumed_from,
                 updated_at=self.context.clock(),
             )
@@ -334,21 +402,6 @@ class TrainingRun:
             self.store.prune(self.state.best_step)
         self.world.barrier()
 
-    def _load_adapter(self, folder: Path) -> None:
-        """Overwrite every adapter weight with the file's. Raises StageError when the file does not hold all of them."""
-        import torch
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        for parameter in trainable(self.model).values():
-            parameter.data.fill_(torch.nan)
-        set_peft_model_state_dict(self.model, load_file(str(folder / ADAPTER_FILE)))
-        missing = [name for name, parameter in trainable(self.model).items() if bool(parameter.isnan().any())]
-        if missing:
-            raise StageError(
-                ExitCode.INTERNAL, "a saved adapter does not hold every weight", evidence=", ".join(missing)[:500]
-            )
-
     def _prove_best(self) -> Checkpoint:
         """Load the kept checkpoint back from storage and measure it again: what is handed on is what was measured."""
         self._say("checking the kept checkpoint")
@@ -361,9 +414,8 @@ class TrainingRun:
                 f"the kept checkpoint of step {self.state.best_step} cannot be read back: {error}",
                 hint="check that nothing else writes to the run's folder",
             ) from error
-        self._load_adapter(folder)
-        if not any(bool(p.count_nonzero()) for name, p in trainable(self.model).items() if "lora_B" in name):
-            raise StageError(ExitCode.INTERNAL, "the kept adapter changes nothing: every lora_B is zero")
+        refuse_empty_adapter(self.model, folder)
+        load_adapter(self.model, folder)
         again = self._validation_loss()
         recorded = self.state.best_validation_loss or 0.0
         tolerance = 1e-5 if self.device.type == "cpu" else 1e-3
@@ -382,14 +434,15 @@ class TrainingRun:
                 f"{self.context.task.run_uri}/{HISTORY}",
                 json.dumps([asdict(point) for point in self.state.history]).encode(),
             )
-        ended_by: dict[str, Literal["completed", "earlyStopping", "budget"]] = {
+        ended_by: dict[str, Literal["completed", "earlyStopping", "plateau", "budget"]] = {
             "earlyStopping": "earlyStopping",
+            "plateau": "plateau",
             "budget": "budget",
         }
         adapter = best.files[ADAPTER_FILE]
         return TrainResult(
             steps=self.state.step,
-            total_steps=self.plan.total_steps,
+            total_steps=self.horizon.expected,
             best_step=best.step,
             stopped_by=ended_by.get(self.state.ended_by, "completed"),
             train_loss=statistics.fmean(self.state.recent_losses[-self._last_tenth :]),
@@ -403,4 +456,6 @@ class TrainingRun:
             tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,
             duration_seconds=round(duration_s, 1),
             resumed_from_step=self.resumed_from or 0,
+            validation_metrics={name: round(value, 6) for name, value in self.state.best_measures.items()},
+            lost_trackers=self._lost_trackers,
         )

@@ -1,4 +1,4 @@
-"""Learning rate over steps, early stopping and divergence: pure arithmetic over numbers the loop hands in."""
+"""Early stopping and divergence: pure arithmetic over numbers the loop hands in."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import math
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
-
-
-def learning_rate_factor(step: int, total_steps: int, warmup_ratio: float) -> float:
-    """Share of the peak rate used by the step after `step` finished ones: linear warm-up, then a cosine to zero."""
-    warmup = math.ceil(total_steps * warmup_ratio)
-    if step < warmup:
-        return (step + 1) / warmup if warmup else 1.0
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 @dataclass

@@ -15,10 +15,9 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from finetune_api.job.training import Training
 from finetune_api.stages import TrainPlan
 from finetune_runner.evaluation.likelihood import Encoded
-
-MAX_GRADIENT_NORM = 1.0
 
 
 class _FixedBatches(Sampler[list[int]]):
@@ -79,7 +78,7 @@ class StepWatch(TrainerCallback):
         return control
 
 
-def trainer_settings(plan: TrainPlan, steps: int, seed: int, device: torch.device, folder: Path) -> SFTConfig:
+def trainer_settings(plan: TrainPlan, training: Training, steps: int, device: torch.device, folder: Path) -> SFTConfig:
     """SFTConfig with everything off that this project does itself: evaluation, logging, saving, order, schedule.
 
     TRL's defaults would cut at 1,024 tokens and compute in bf16 with gradient checkpointing.
@@ -90,7 +89,7 @@ def trainer_settings(plan: TrainPlan, steps: int, seed: int, device: torch.devic
         per_device_train_batch_size=plan.micro_batch_size,
         gradient_accumulation_steps=plan.gradient_accumulation,
         max_steps=steps,
-        max_grad_norm=MAX_GRADIENT_NORM,
+        max_grad_norm=training.max_grad_norm,
         max_length=None,
         packing=False,
         padding_free=plan.packing,
@@ -98,7 +97,7 @@ def trainer_settings(plan: TrainPlan, steps: int, seed: int, device: torch.devic
         gradient_checkpointing=plan.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
         use_cpu=not on_gpu,
-        seed=seed,
+        seed=training.seed,
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -1,0 +1,180 @@
+"""What must hold before anything is called trained. Each guard ends the run with what it saw and what to do.
+
+They catch what libraries do silently: a frozen base under gradient checkpointing that trains nothing
+(transformers#42489), adapters saved empty or as one rank's slice (trl#4416, accelerate#4206), sharded 4-bit weights
+that compute something else (bitsandbytes#1945).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.exit_codes import ExitCode
+from finetune_runner.errors import StageError
+from finetune_runner.evaluation.likelihood import Encoded, mean_loss, score
+from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
+from finetune_runner.training.distributed import World
+from finetune_runner.training.optimizer import trainable
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune_api.stages import TrainPlan
+    from finetune_runner.training.loading import MethodType
+
+SMALL_BATCH = 4
+EXACT, ROUNDED = 1e-6, 0.02
+"""Relative. B = 0 adds exactly nothing; DoRA divides by a norm and multiplies with it again, in 16 bit."""
+SHARDED_TOLERANCE = 0.01
+"""Relative: other kernels and another order of sums in bf16. A wrong forward pass is off by far more."""
+SHOWN = 3
+
+
+def first_batch(examples: Sequence[Encoded]) -> list[Encoded]:
+    """The few shortest examples: enough to compare two ways to compute a loss, cheap on any device."""
+    return sorted(examples, key=lambda example: len(example[0]))[:SMALL_BATCH]
+
+
+def batch_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> float:
+    """Token-weighted loss in nats of a few examples; the model is in eval mode while it is taken."""
+    training = model.training
+    model.eval()
+    loss = mean_loss(score(model, examples, pad_token_id))
+    model.train(training)
+    return loss
+
+
+def reference_loss(
+    model_path: Path,
+    method: MethodType,
+    plan: TrainPlan | None,
+    examples: Sequence[Encoded],
+    pad_token_id: int,
+    device: torch.device | None = None,
+) -> float:
+    """Loss of the untuned base on these examples, computed by one process that holds the whole model.
+
+    What a sharded strategy must reproduce before its first step, as a fresh adapter changes nothing.
+
+    Args:
+        model_path: folder of the base model.
+        method: how the base is held; the same quantised weights are compared.
+        plan: for the precision.
+        examples: for example `first_batch(...)`.
+        pad_token_id: of the tokenizer.
+        device: by default the CPU, whose memory holds the model where one GPU's does not.
+    """
+    import torch
+
+    from finetune_runner.training.loading import load_base
+
+    base = load_base(model_path, method, device or torch.device("cpu"), plan)
+    return batch_loss(base, examples, pad_token_id)
+
+
+def refuse_another_loss(measured: float, reference: float, strategy: str) -> None:
+    """Compare the first batch's loss under a strategy with `reference_loss`. Raises StageError when they differ."""
+    if math.isclose(measured, reference, rel_tol=SHARDED_TOLERANCE):
+        return
+    raise StageError(
+        ExitCode.INTERNAL,
+        f"strategy {strategy} computes another model: first batch has loss {measured:.6g}, unsharded {reference:.6g}",
+        hint="set compute.strategy to ddp or single and report this; nothing was trained",
+    )
+
+
+def refuse_changed_start(model: Any, examples: Sequence[Encoded], pad_token_id: int, *, dora: bool) -> None:
+    """A fresh adapter must not change the base: loss at step 0 with it and without. Raises StageError."""
+    with_it = batch_loss(model, examples, pad_token_id)
+    with model.disable_adapter():
+        without = batch_loss(model, examples, pad_token_id)
+    if math.isclose(with_it, without, rel_tol=ROUNDED if dora else EXACT):
+        return
+    raise StageError(
+        ExitCode.INTERNAL,
+        f"the fresh adapter changes the base model: loss {with_it:.6g} at step 0, {without:.6g} without it",
+        hint="report this with the base model's name; nothing was trained",
+    )
+
+
+class FirstStep:
+    """Whether every lora_B moved in the first optimiser step. `remember` before it, `refuse_unmoved` after it.
+
+    A lora_B that got no gradient never will: its module takes no part in the loss, or the graph is cut before it.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, torch.Tensor] = {}
+
+    def remember(self, model: Any) -> None:
+        """Keep the values of this process on the host; a sharded parameter counts with its part."""
+        self._before = {name: local(p).clone() for name, p in trainable(model).items() if "lora_B" in name}
+
+    def refuse_unmoved(self, model: Any, world: World, device: torch.device) -> None:
+        """Compare; a parameter that moved in any process moved. Raises StageError naming those that did not."""
+        import torch
+
+        now = trainable(model)
+        moved = [float(not torch.equal(before, local(now[name]))) for name, before in self._before.items()]
+        still = [n for n, count in zip(self._before, world.sum(moved, device), strict=True) if not count]
+        total = len(self._before)
+        self._before = {}
+        if not still:
+            return
+        names = ", ".join(name.removeprefix("base_model.model.") for name in still[:SHOWN])
+        some = f"{len(still)} of {total} adapter matrices do" if len(still) < total else "no adapter matrix does"
+        raise StageError(
+            ExitCode.INVALID_SPEC if len(still) < total else ExitCode.INTERNAL,
+            f"{some} not learn: the first step left lora_B unchanged in {names}"
+            if len(still) < total
+            else "nothing is trained: the first step left every lora_B as it was",
+            hint="name the modules that take no part in the loss in method.excludeModules"
+            if len(still) < total
+            else "set training.gradientCheckpointing: disabled and report this with the base model's name",
+            evidence=", ".join(still)[:500],
+        )
+
+
+def local(parameter: Any) -> torch.Tensor:
+    """This process's part of a parameter, on the CPU."""
+    tensor = parameter.detach()
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return tensor.cpu()
+
+
+def refuse_empty_adapter(model: Any, folder: Path) -> None:
+    """What was saved must be this model's adapter, whole, and change something. Raises StageError saying what is not.
+
+    Args:
+        model: with the adapter that the file is for.
+        folder: with adapter_model.safetensors as it was read back from storage.
+    """
+    from safetensors.torch import load_file
+
+    problem = misfits(model, folder)
+    if problem:
+        raise StageError(
+            ExitCode.INTERNAL,
+            "the kept adapter was not saved whole",
+            hint="report this; the checkpoint before it may be whole",
+            evidence=f"{ADAPTER_FILE} {problem}"[:500],
+        )
+    up = {name: tensor for name, tensor in load_file(str(folder / ADAPTER_FILE)).items() if "lora_B" in name}
+    empty = [name for name, tensor in up.items() if not bool(tensor.count_nonzero())]
+    wrong = [name for name, tensor in up.items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise StageError(
+            ExitCode.INTERNAL, "the kept adapter holds values that are no numbers", evidence=", ".join(wrong)[:500]
+        )
+    if empty:
+        raise StageError(
+            ExitCode.INTERNAL,
+            "the kept adapter changes nothing: every lora_B is zero"
+            if len(empty) == len(up)
+            else f"the kept adapter was not saved whole: {len(empty)} of {len(up)} lora_B are zero",
+            hint="report this; the checkpoint before it may be whole",
+            evidence=", ".join(empty)[:500],
+        )

@@ -1,0 +1,99 @@
+"""dpo: the better answer of a pair is to gain on the worse one (Rafailov et al. 2023, equation 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from finetune_runner.evaluation.likelihood import Encoded
+from finetune_runner.training.objectives.base import Batch, Sums
+from finetune_runner.training.objectives.preference import (
+    Call,
+    ReferenceStore,
+    Scorer,
+    reference_log_probabilities,
+    sequence_log_probabilities,
+)
+from finetune_runner.training.objectives.sft import pad
+
+if TYPE_CHECKING:
+    from finetune_runner.training.distributed import World
+
+Pair = tuple[Encoded, Encoded]
+"""The better and the worse answer to one prompt, each with its prompt."""
+
+
+def pair_losses(margins: torch.Tensor, beta: float) -> torch.Tensor:
+    """[pairs] losses: -log sigmoid(beta * margin).
+
+    Args:
+        margins: [pairs]; how much more likely, in nats, the better answer has become than the worse one.
+        beta: strength of the tie to the reference.
+    """
+    return -functional.logsigmoid(beta * margins)
+
+
+class DirectPreference:
+    """Objective `dpo` (objectives/base.py) over encoded pairs."""
+
+    def __init__(
+        self, train: Sequence[Pair], validation: Sequence[Pair], beta: float, scorer: Scorer, store: ReferenceStore
+    ) -> None:
+        self._train = train
+        self._validation = validation
+        self._beta = beta
+        self._scorer = scorer
+        self._store = store
+        self.lengths = [len(better[0]) + len(worse[0]) for better, worse in train]
+        self.counts = [1] * len(train)
+        self._reference = torch.empty(0)
+        """[train pairs, 2] log-probabilities under the reference, better first."""
+        self._validation_reference = torch.empty(0)
+
+    def prepare(self, call: Call, world: World, on_batch: Callable[[int], None]) -> None:
+        """Ask the model for its log-probabilities before its first step."""
+        pairs = [*self._train, *self._validation]
+        values = reference_log_probabilities(self._scorer, self._store, call, _flat(pairs), world, on_batch)
+        values = values.reshape(-1, 2)
+        self._reference = values[: len(self._train)]
+        self._validation_reference = values[len(self._train) :]
+
+    def begin_step(self, call: Call, indices: Sequence[int], world: World) -> None:
+        """Nothing: a pair is compared with itself."""
+
+    def collate(self, indices: Sequence[int], *, packed: bool) -> Batch:
+        """`input_ids` and `labels`, [2 x pairs, width], all better answers first; `reference`, [pairs, 2]."""
+        if packed:
+            raise ValueError("pairs are not packed")
+        pairs = [self._train[index] for index in indices]
+        batch = pad([better for better, _ in pairs] + [worse for _, worse in pairs], self._scorer.pad_token_id)
+        return {**batch, "reference": self._reference[list(indices)]}
+
+    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Summed loss of the pairs."""
+        found = sequence_log_probabilities(model, batch["input_ids"], batch["labels"])
+        better, worse = found.chunk(2)
+        reference = batch["reference"].to(found.dtype)
+        margins = (better - reference[:, 0]) - (worse - reference[:, 1])
+        return pair_losses(margins, self._beta).sum()
+
+    def validation(self, call: Call, world: World, on_batch: Callable[[int], None]) -> Sums:
+        """Loss, reward accuracy and reward margin over the validation pairs."""
+        found = self._scorer.score(call, _flat(self._validation), world, on_batch).reshape(-1, 2)
+        gained = found - self._validation_reference
+        margins = gained[:, 0] - gained[:, 1]
+        return Sums(
+            loss=float(pair_losses(margins, self._beta).sum()),
+            count=float(len(margins)),
+            measures={
+                "rewardAccuracy": float((margins > 0).sum()),
+                "rewardMargin": float((self._beta * margins).sum()),
+            },
+        )
+
+
+def _flat(pairs: Sequence[Pair]) -> list[Encoded]:
+    return [answer for pair in pairs for answer in pair]

@@ -1,0 +1,180 @@
+"""kto: wanted answers are to gain, unwanted ones to lose, each against a common point (Ethayarajh et al. 2024, eq. 8).
+
+The point is how far the model has moved at all: the mean gain of answers to other prompts. It is taken over a whole
+optimiser step and not, as in TRL, over a micro-batch, so that what is learned depends on no setting of the hardware.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetune_api.exit_codes import ExitCode
+from finetune_runner.errors import StageError
+from finetune_runner.evaluation.likelihood import Encoded
+from finetune_runner.training.objectives.base import Batch, Sums
+from finetune_runner.training.objectives.preference import (
+    Call,
+    ReferenceStore,
+    Scorer,
+    reference_log_probabilities,
+    sequence_log_probabilities,
+)
+from finetune_runner.training.objectives.sft import pad
+
+if TYPE_CHECKING:
+    from finetune_runner.training.distributed import World
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer with its prompt, whether it is wanted, and an answer to another prompt in its place."""
+
+    answer: Encoded
+    wanted: bool
+    mismatched: Encoded
+
+
+def partners(prompts: Sequence[str], seed: int) -> list[int]:
+    """For each row another one whose answer stands in for an unrelated one: a pure function of rows and seed.
+
+    Rows follow each other in a ring, ordered by a hash; a neighbour with the same prompt is passed over as long as
+    there is another.
+    """
+    ring = sorted(range(len(prompts)), key=lambda row: hashlib.sha256(f"{seed}:{row}".encode()).digest())
+    found = [0] * len(prompts)
+    for place, row in enumerate(ring):
+        others = (ring[(place + ahead) % len(ring)] for ahead in range(1, len(ring) + 1))
+        found[row] = next((other for other in others if prompts[other] != prompts[row]), row)
+    return found
+
+
+def class_weights(wanted: int, unwanted: int) -> tuple[float, float]:
+    """Weights of wanted and unwanted answers under which both classes weigh the same; the larger class has weight 1.
+
+    Raises StageError when one of them is missing.
+    """
+    if not wanted or not unwanted:
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"method.objective kto needs wanted and unwanted answers; there are {wanted} and {unwanted} to train on",
+            hint="add rows of the other label, or learn from good answers alone with objective: sft",
+        )
+    larger = max(wanted, unwanted)
+    return larger / wanted, larger / unwanted
+
+
+def judged_losses(
+    gains: torch.Tensor, wanted: torch.Tensor, point: float, beta: float, weights: tuple[float, float]
+) -> torch.Tensor:
+    """[answers] losses.
+
+    Args:
+        gains: [answers]; how much more likely, in nats, each answer has become.
+        wanted: [answers] booleans.
+        point: the mean gain of unrelated answers, at least 0.
+        beta: strength of the tie to the reference.
+        weights: of wanted and unwanted answers.
+    """
+    away = torch.where(wanted, gains - point, point - gains)
+    weight = torch.where(wanted, weights[0], weights[1]).to(gains.dtype)
+    return weight * (1 - torch.sigmoid(beta * away))
+
+
+class KahnemanTversky:
+    """Objective `kto` (objectives/base.py). An example is a list of judged answers: one, or the two of a pair."""
+
+    def __init__(
+        self,
+        train: Sequence[Sequence[Judged]],
+        validation: Sequence[Sequence[Judged]],
+        beta: float,
+        scorer: Scorer,
+        store: ReferenceStore,
+    ) -> None:
+        self._train = [judged for example in train for judged in example]
+        self._validation = [judged for example in validation for judged in example]
+        starts = [0]
+        for example in train:
+            starts.append(starts[-1] + len(example))
+        self._answers_of = [list(range(start, end)) for start, end in pairwise(starts)]
+        self._beta = beta
+        self._scorer = scorer
+        self._store = store
+        self.lengths = [sum(len(judged.answer[0]) for judged in example) for example in train]
+        self.counts = [len(example) for example in train]
+        wanted = sum(judged.wanted for judged in self._train)
+        self._weights = class_weights(wanted, len(self._train) - wanted)
+        self._reference = self._validation_reference = torch.empty(0)
+        """[answers, 2] log-probabilities under the reference: of the answer, and of the mismatched one."""
+        self._point = 0.0
+
+    def prepare(self, call: Call, world: World, on_batch: Callable[[int], None]) -> None:
+        """Ask the model for its log-probabilities before its first step."""
+        answers = [*self._train, *self._validation]
+        values = reference_log_probabilities(self._scorer, self._store, call, _flat(answers), world, on_batch)
+        values = values.reshape(-1, 2)
+        self._reference = values[: len(self._train)]
+        self._validation_reference = values[len(self._train) :]
+
+    def begin_step(self, call: Call, indices: Sequence[int], world: World) -> None:
+        """Take the common point of a step. `indices` are the examples of all its micro-batches in all processes."""
+        answers = self._answers(indices)
+        found = self._scorer.score(call, [self._train[answer].mismatched for answer in answers], world)
+        self._point = _point(found - self._reference[answers, 1])
+
+    def collate(self, indices: Sequence[int], *, packed: bool) -> Batch:
+        """`input_ids` and `labels`, [answers, width]; `wanted` and `reference`, [answers]."""
+        if packed:
+            raise ValueError("judged answers are not packed")
+        answers = self._answers(indices)
+        judged = [self._train[answer] for answer in answers]
+        batch = pad([one.answer for one in judged], self._scorer.pad_token_id)
+        wanted = torch.tensor([one.wanted for one in judged])
+        return {**batch, "wanted": wanted, "reference": self._reference[answers, 0]}
+
+    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Summed loss of the answers."""
+        found = sequence_log_probabilities(model, batch["input_ids"], batch["labels"])
+        gains = found - batch["reference"].to(found.dtype)
+        return judged_losses(gains, batch["wanted"], self._point, self._beta, self._weights).sum()
+
+    def validation(self, call: Call, world: World, on_batch: Callable[[int], None]) -> Sums:
+        """Loss, reward accuracy and reward margin over the validation answers.
+
+        An answer counts as right when its reward lies on its side of the common point; the margin is the mean reward of
+        wanted minus that of unwanted answers.
+        """
+        found = self._scorer.score(call, _flat(self._validation), world, on_batch).reshape(-1, 2)
+        gained = found - self._validation_reference
+        gains, point = gained[:, 0], _point(gained[:, 1])
+        wanted = torch.tensor([judged.wanted for judged in self._validation])
+        count = float(len(gains))
+        right = torch.where(wanted, gains > point, gains < point)
+        # A share of each class, so that the sum over all answers divided by their number is a difference of means.
+        share = torch.where(wanted, count / max(1, int(wanted.sum())), -count / max(1, int((~wanted).sum())))
+        return Sums(
+            loss=float(judged_losses(gains, wanted, point, self._beta, self._weights).sum()),
+            count=count,
+            measures={
+                "rewardAccuracy": float(right.sum()),
+                "rewardMargin": float((self._beta * gains * share).sum()),
+            },
+        )
+
+    def _answers(self, indices: Sequence[int]) -> list[int]:
+        return [answer for index in indices for answer in self._answers_of[index]]
+
+
+def _point(gains: torch.Tensor) -> float:
+    """The estimate of the divergence from the reference, which cannot be negative."""
+    return max(0.0, float(gains.mean()))
+
+
+def _flat(judged: Sequence[Judged]) -> list[Encoded]:
+    return [encoded for one in judged for encoded in (one.answer, one.mismatched)]

@@ -1,0 +1,160 @@
+"""What dpo and kto share: log-probabilities of whole answers, and those of the model that training started from.
+
+There is no second model: the reference is this model before its first step, asked once and kept in storage. With a
+fresh adapter that is the base, with a warm start the published version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from finetune_runner.evaluation.likelihood import IGNORED, Encoded
+from finetune_runner.training.label_only import label_losses
+from finetune_runner.training.objectives.sft import pad
+
+if TYPE_CHECKING:
+    from finetune_runner.context import StageContext
+    from finetune_runner.training.distributed import World
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[Callable[[Any], Any]], Any]
+"""`Engine.call`: runs a function of the model as a forward pass of the strategy."""
+ROWS_PER_BATCH = 8
+REFERENCE = "train/reference"
+LOG_PROBABILITIES = "log_probabilities"
+
+
+def sequence_log_probabilities(model: Any, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """[rows] summed log-probability in nats of each row's labelled tokens, differentiable.
+
+    Args:
+        model: as `label_losses` takes it.
+        input_ids: [rows, width], padded on the right.
+        labels: [rows, width]; -100 outside the answer.
+    """
+    losses = label_losses(model, input_ids, labels)
+    row_of = (labels[:, 1:] != IGNORED).nonzero()[:, 0]
+    return -torch.zeros(len(labels), dtype=losses.dtype, device=losses.device).index_add(0, row_of, losses)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Asks a model for log-probabilities of many answers, each process its share, in fixed batches.
+
+    The arithmetic is that of a training step: with another one the difference to the reference would be noise.
+    """
+
+    pad_token_id: int
+    device: torch.device
+    autocast: bool = False
+    """Whether a step computes in bf16 under autocast."""
+
+    def score(
+        self, call: Call, examples: Sequence[Encoded], world: World, on_batch: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        """[examples] log-probabilities in nats, float64 on the CPU, the same in every process.
+
+        Every process makes the same number of forward passes: a sharded model needs all of them for each.
+        """
+        found = torch.zeros(len(examples), dtype=torch.float64)
+        batches = list(_batches([len(ids) for ids, _ in examples]))
+        for start in range(0, len(batches), world.size):
+            mine = start + world.rank
+            indices = batches[min(mine, len(batches) - 1)]
+            batch = pad([examples[index] for index in indices], self.pad_token_id)
+            values = call(lambda model, batch=batch: self._ask(model, batch))
+            if mine < len(batches):
+                found[indices] = values.double().cpu()
+            if on_batch is not None:
+                on_batch(mine)
+        return torch.tensor(world.sum(found.tolist(), self.device), dtype=torch.float64)
+
+    def _ask(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        training = model.training
+        model.eval()
+        with torch.no_grad(), self._precision():
+            inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            found = sequence_log_probabilities(model, inputs["input_ids"], inputs["labels"])
+        model.train(training)
+        return found
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast("cuda", torch.bfloat16) if self.autocast else contextlib.nullcontext()
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Fixed batches, longest first: the same rows always share a batch, so that repeats are bitwise equal."""
+    ordered = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    for start in range(0, len(ordered), ROWS_PER_BATCH):
+        yield ordered[start : start + ROWS_PER_BATCH]
+
+
+class ReferenceStore:
+    """Log-probabilities under the reference, in the run's storage: a resumed attempt must not ask a moved model."""
+
+    def __init__(self, context: StageContext, training_digest: str) -> None:
+        self._context = context
+        self._uri = f"{context.task.run_uri}/{REFERENCE}-{training_digest[:16]}.safetensors"
+
+    def load(self, examples: Sequence[Encoded]) -> torch.Tensor | None:
+        """What an earlier attempt kept for exactly these examples; None when there is nothing usable."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        if not self._context.storage.exists(self._uri):
+            return None
+        content = self._context.storage.read_bytes(self._uri)
+        head, _, body = content.partition(b"\n")
+        try:
+            facts = json.loads(head)
+            if facts != _facts(examples, body):
+                raise ValueError("it is of other examples, or was changed")
+            return load(body)[LOG_PROBABILITIES]
+        except (ValueError, KeyError, SafetensorError) as error:
+            log.warning("%s is not used: %s", self._uri, error)
+            return None
+
+    def save(self, examples: Sequence[Encoded], values: torch.Tensor) -> None:
+        """Keep them."""
+        from safetensors.torch import save
+
+        body = save({LOG_PROBABILITIES: values})
+        self._context.fence.check()
+        self._context.storage.write_bytes(self._uri, json.dumps(_facts(examples, body)).encode() + b"\n" + body)
+
+
+def _facts(examples: Sequence[Encoded], body: bytes) -> dict[str, str]:
+    asked = hashlib.sha256()
+    for ids, labels in examples:
+        asked.update(np.array([len(ids), *ids, *labels], dtype=np.int64).tobytes())
+    return {"examples": asked.hexdigest(), "sha256": hashlib.sha256(body).hexdigest()}
+
+
+def reference_log_probabilities(
+    scorer: Scorer,
+    store: ReferenceStore,
+    call: Call,
+    examples: Sequence[Encoded],
+    world: World,
+    on_batch: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """[examples] under the model as it is now, or as an earlier attempt found it before its first step."""
+    kept = store.load(examples) if world.main else None
+    kept = world.from_main(None if kept is None else kept.tolist())
+    if kept is not None:
+        return torch.tensor(kept, dtype=torch.float64)
+    values = scorer.score(call, examples, world, on_batch)
+    if world.main:
+        store.save(examples, values)
+    world.barrier()
+    return values

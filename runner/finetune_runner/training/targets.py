@@ -1,0 +1,127 @@
+"""Which modules get an adapter: what the job names, against what the model has."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.job.method import Method
+from finetune_runner.errors import StageError
+
+ALL_LINEAR, DEFAULT = "all-linear", "default"
+SHOWN_NAMES = 12
+
+
+@dataclass(frozen=True)
+class Targets:
+    """`target_modules` and `exclude_modules` as PEFT takes them."""
+
+    target: str | list[str]
+    exclude: list[str] | None
+
+
+def linear_modules(model: Any) -> list[str]:
+    """Names of the modules that can be a target: linear layers, the head left out, as PEFT's `all-linear` does."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def resolve_targets(method: Method, modules: Sequence[str], model_type: str) -> Targets:
+    """What PEFT is told.
+
+    Args:
+        method: the job's method.
+        modules: full names of the model's linear layers.
+        model_type: name of the architecture in config.json, for `default`.
+
+    Raises:
+        StageError: INVALID_SPEC naming the field, what is not there, and the nearest names that are.
+    """
+    exclude = method.exclude_modules.split(",") if method.exclude_modules else []
+    for name in exclude:
+        _must_exist("excludeModules", name, modules)
+    if method.target_modules == ALL_LINEAR:
+        covered: Sequence[str] = modules
+        target: str | list[str] = ALL_LINEAR
+    elif method.target_modules == DEFAULT:
+        target = _of_architecture(model_type, modules)
+        covered = modules
+    else:
+        target = method.target_modules.split(",")
+        for name in target:
+            _must_exist("targetModules", name, modules)
+        covered = [module for module in modules if _matches_any(module, target)]
+    if all(_matches_any(module, exclude) for module in covered):
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"method.excludeModules: {method.exclude_modules!r} leaves none of the {len(covered)} targets",
+            hint="exclude fewer modules, or name more in method.targetModules",
+        )
+    return Targets(target, exclude or None)
+
+
+def check_targets(method: Method, model_path: Path) -> None:
+    """Refuse names that the model does not have, without its weights. Raises StageError as `resolve_targets` does.
+
+    A job with the defaults is not looked at: nothing can be wrong with it, and torch takes seconds to import.
+    """
+    if method.target_modules == ALL_LINEAR and not method.exclude_modules:
+        return
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(model_path), trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            "transformers does not know the base model's architecture as a causal language model",
+            hint="model.source must be a transformers causal language model",
+            evidence=str(error)[:500],
+        ) from error
+    resolve_targets(method, linear_modules(model), config.model_type)
+
+
+def _matches_any(module: str, names: Iterable[str]) -> bool:
+    """As PEFT matches: the whole name, or its last parts."""
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def _must_exist(field: str, name: str, modules: Sequence[str]) -> None:
+    if any(_matches_any(module, [name]) for module in modules):
+        return
+    last = list(dict.fromkeys(module.rpartition(".")[2] for module in modules))
+    near = difflib.get_close_matches(name.rpartition(".")[2], last, n=3, cutoff=0.5)
+    meant = f"; the nearest are {', '.join(near)}" if near else ""
+    raise StageError(
+        ExitCode.INVALID_SPEC,
+        f"method.{field}: the model has no linear layer {name!r}{meant}",
+        hint=f"its linear layers are called {', '.join(last[:SHOWN_NAMES])}" + (" ..." * (len(last) > SHOWN_NAMES)),
+    )
+
+
+def _of_architecture(model_type: str, modules: Sequence[str]) -> str | list[str]:
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    found: str | list[str] | None = KNOWN.get(model_type)
+    if found is None:
+        last = list(dict.fromkeys(module.rpartition(".")[2] for module in modules))
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"method.targetModules: PEFT has no default for the architecture {model_type!r}",
+            hint=f"use all-linear, or name some of {', '.join(last[:SHOWN_NAMES])}",
+        )
+    return found
