@@ -234,6 +234,7 @@ lock: | $(UV) ## Resolve the dependencies anew into requirements/*.lock (LOCK_AR
 	$(COMPILE) pyproject.toml --extra operator -c requirements/dev.lock -o requirements/operator.lock
 	$(COMPILE) pyproject.toml --extra runner --extra deepspeed -c requirements/dev.lock --no-emit-package triton -o requirements/runner.lock
 	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.lock
+	$(COMPILE) requirements/mlflow.in -o requirements/mlflow.lock
 
 .PHONY: clean
 clean: ## Remove the environment and what tools left behind (the cache stays)

@@ -96,6 +96,10 @@ class BaselineResult(Contract):
         float | None, Field(description="Smallest gain of the primary metric this test split can tell from chance.")
     ] = None
     cached: Annotated[bool, Field(description="Whether the numbers came from an earlier run's cache.")] = False
+    peak_memory_bytes: Annotated[
+        int, Field(description="Peak GPU memory of a process (CPU: resident set) in bytes; 0 = nothing was asked.")
+    ] = 0
+    duration_seconds: Annotated[float, Field(description="Seconds that asking and scoring took.")] = 0.0
 
 
 class TrainResult(Contract):
@@ -129,6 +133,13 @@ class TrainResult(Contract):
     tokens_per_second: Annotated[float, Field(description="Training throughput, padding not counted.")] = 0.0
     duration_seconds: Annotated[float, Field(description="Seconds inside the training loop, this attempt.")] = 0.0
     resumed_from_step: Annotated[int, Field(description="Step this attempt resumed from; 0 = from the start.")] = 0
+    validation_metrics: Annotated[
+        dict[str, float],
+        Field(description="Metrics of the kept checkpoint on the answered validation rows; keys are metric names."),
+    ] = Field(default_factory=dict)
+    lost_trackers: Annotated[
+        list[str], Field(description="Trackers that could not be reached, with the reason.", max_length=3)
+    ] = Field(default_factory=list)
 
 
 class Comparison(Contract):
@@ -155,6 +166,14 @@ class EvaluateResult(Contract):
     incumbent: Annotated[str, Field(description="Version compared with, for example v3; empty when none.")] = ""
     test_uses: Annotated[int, Field(description="How often this test split has judged a version of this adapter.")] = 1
     report_uri: Annotated[str, Field(description="Where the report for people is.")] = ""
+    peak_memory_bytes: Annotated[
+        int, Field(description="Peak GPU memory of a process with the adapter (CPU: resident set) in bytes.")
+    ] = 0
+    merged_peak_memory_bytes: Annotated[int, Field(description="The same with the merged model, in bytes.")] = 0
+    duration_seconds: Annotated[float, Field(description="Seconds that asking and scoring took.")] = 0.0
+    lost_trackers: Annotated[
+        list[str], Field(description="Trackers that could not be reached, with the reason.", max_length=3)
+    ] = Field(default_factory=list)
 
 
 class PublishResult(Contract):
@@ -262,6 +281,7 @@ PHASE_LIMIT = 128
 """Characters of `Progress.phase`."""
 _COUNT_LIMIT = 1_000_000_000_000
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
+_MetricKey = Annotated[str, Field(max_length=32, pattern=r"^[A-Za-z0-9]+$")]
 
 
 class Progress(Contract):
@@ -287,6 +307,10 @@ class Progress(Contract):
     ] = None
     loss: Annotated[_Finite | None, Field(description="Training loss of the last step.")] = None
     validation_loss: Annotated[_Finite | None, Field(description="Token-weighted loss of the last validation.")] = None
+    validation_metrics: Annotated[
+        dict[_MetricKey, _Finite],
+        Field(description="Metrics of the answers to the last validation; keys are metric names.", max_length=16),
+    ] = Field(default_factory=dict)
     resumed_from_step: Annotated[
         int | None,
         Field(

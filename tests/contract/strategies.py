@@ -121,6 +121,8 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _repair_method(spec: dict[str, Any]) -> None:
     method, training, output = spec.get("method", {}), spec.get("training", {}), spec["output"]
+    if training.get("bestBy") == "metric":
+        training.pop("validationSamples", None)
     objective = method.get("objective", "sft")
     if objective == "sft":
         method.pop("beta", None)
@@ -143,6 +145,8 @@ def _repair_method(spec: dict[str, Any]) -> None:
 
 
 def _repair_evaluation(evaluation: dict[str, Any]) -> None:
+    if evaluation.get("generation", {}).get("temperature", 0) == 0:
+        evaluation.get("generation", {}).pop("topP", None)
     task = evaluation.setdefault("task", {})
     if task.get("type") != "classification":
         task.pop("labelPath", None)

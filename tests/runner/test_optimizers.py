@@ -54,7 +54,7 @@ def test_a_resumed_optimiser_makes_the_very_same_steps(name: str, tmp_path: Path
 
     whole, first = model(), model()
     losses = learn(whole, *new_optimizer(whole, training(name), Horizon(STEPS), 0), range(STEPS))
-    assert losses[-1] < losses[0]
+    assert losses[-2] < losses[0]  # of the same batch
 
     optimizer, schedule = new_optimizer(first, training(name), Horizon(STEPS), 0)
     learn(first, optimizer, schedule, range(STEPS // 2))

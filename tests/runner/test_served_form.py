@@ -115,7 +115,7 @@ def test_qlora_reports_both_forms(merged: Published) -> None:
 
 def test_qlora_judges_one_form_where_the_plan_says_that_the_other_does_not_fit(merged: Published) -> None:
     world = merged.world.with_plan(judge_both_forms=False)
-    found = evaluate.run(world.context("evaluate", results=merged.results)).evaluate
+    found = evaluate.run(world.context("evaluate", results=merged.results))[0].evaluate
     assert found is not None
     assert (found.served_as, found.other_form) == ("merged", {})
     assert found.metrics == merged.evaluated.metrics
@@ -174,7 +174,7 @@ def test_a_second_job_is_compared_with_the_released_version(lora: Published) -> 
     incumbent = {"version": "v1", "uri": lora.version.uri}
     task = world.task("evaluate", results=lora.results)
     task = type(task).from_wire({**task.to_wire(), "incumbent": incumbent})
-    stored = evaluate.run(world.open(task)).evaluate
+    stored = evaluate.run(world.open(task))[0].evaluate
     assert stored is not None
     assert stored.incumbent == "v1"
     against = stored.comparisons[2]
@@ -189,7 +189,7 @@ def test_an_incumbent_without_stored_outputs_is_asked(lora: Published) -> None:
     outputs.unlink()
     task = lora.world.task("evaluate", results=lora.results)
     task = type(task).from_wire({**task.to_wire(), "incumbent": {"version": "v1", "uri": lora.version.uri}})
-    found = evaluate.run(lora.world.open(task)).evaluate
+    found = evaluate.run(lora.world.open(task))[0].evaluate
     assert found is not None
     assert found.comparisons[2].reference == found.comparisons[2].candidate
     assert outputs.read_bytes() == kept, "the same adapter gives the same answers"

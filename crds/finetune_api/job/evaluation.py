@@ -146,6 +146,37 @@ class OutOfDomain(Contract):
     RULES = (*source_rules(),)
 
 
+class Generation(Contract):
+    """How answers are chosen from the model's probabilities, for everything that is compared."""
+
+    temperature: Annotated[
+        float,
+        Field(
+            description="0 (default) is greedy: always the likeliest token, so that a repeat gives the same answers. "
+            "Above it answers are sampled from training.seed. Range 0-2.",
+            ge=0,
+            le=2,
+        ),
+    ] = 0.0
+    top_p: Annotated[
+        float,
+        Field(
+            description="Sample from the likeliest tokens that have this probability together. 0.01-1, default 1.",
+            ge=0.01,
+            le=1,
+        ),
+    ] = 1.0
+
+    RULES = (
+        Rule(
+            cel="self.topP == 1.0 || self.temperature > 0.0",
+            message="generation.topP has no meaning for greedy answers; set temperature above 0, or leave topP out",
+            holds=lambda g: g.top_p == 1 or g.temperature > 0,
+            field_path="topP",
+        ),
+    )
+
+
 class HumanReview(Contract):
     """Samples for people."""
 
@@ -181,6 +212,14 @@ class Evaluation(Contract):
     max_new_tokens: Annotated[
         int, Field(description="Longest generated answer in tokens. Range 1-8192, default 256.", ge=1, le=8192)
     ] = 256
+    generation: Annotated[Generation, Field(description="How answers are chosen. Default: greedy.")] = Generation()
+    engine: Annotated[
+        Literal["transformers", "vllm"],
+        Field(
+            description="What answers and scores, the same for everything that is compared. `transformers` (default). "
+            "`vllm` is faster on a GPU and needs a runner image with vllm."
+        ),
+    ] = "transformers"
     metrics: Annotated[
         list[Metric],
         Field(

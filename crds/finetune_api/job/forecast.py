@@ -39,6 +39,11 @@ class StageForecast(Contract):
     ] = Field(default_factory=list)
     seconds_low: Annotated[float | None, Field(description="Shortest likely duration.")] = None
     seconds_high: Annotated[float | None, Field(description="Longest likely duration.")] = None
+    measured_gpu_memory_gib: Annotated[
+        float | None,
+        Field(description="Peak that PyTorch reserved on one GPU, measured; compare with reservedGpuMemoryGib."),
+    ] = None
+    measured_seconds: Annotated[float | None, Field(description="Duration of the stage's work, measured.")] = None
 
 
 class Forecast(Contract):

@@ -14,6 +14,7 @@ from finetune_api.job.evaluation import Evaluation
 from finetune_api.job.method import LARGEST_SERVED_RANK, Method
 from finetune_api.job.model import BaseModelSource
 from finetune_api.job.output import Output
+from finetune_api.job.tracking import Tracking
 from finetune_api.job.training import Training
 
 
@@ -30,6 +31,9 @@ class FineTuneJobSpec(Contract):
     compute: Annotated[Compute, Field(description="Where it runs and what it may cost.")] = Compute()
     evaluation: Annotated[Evaluation, Field(description="How the result is judged.")] = Evaluation()
     output: Annotated[Output, Field(description="What is released, and in which form.")]
+    tracking: Annotated[
+        Tracking | None, Field(description="Where the curves are shown besides the run's own report. Default: nowhere.")
+    ] = None
     suspend: Annotated[
         bool, Field(description="true stops the pods (a checkpoint is saved) and false resumes. Default false.")
     ] = False

@@ -59,7 +59,7 @@ Optimizer = Literal[
 Scheduler = Literal["cosine", "cosineWithMinLr", "linear", "constant", "constantWithWarmup", "wsd"]
 OPEN_ENDED: tuple[Scheduler, ...] = ("constant", "constantWithWarmup", "wsd")
 """Schedules that do not need to know the last step before it is near."""
-BestBy = Literal["validationLoss", "rewardAccuracy"]
+BestBy = Literal["validationLoss", "metric", "rewardAccuracy"]
 
 
 class Training(Contract):
@@ -176,12 +176,23 @@ class Training(Contract):
             json_schema_extra={"x-kubernetes-int-or-string": True},
         ),
     ] = "auto"
+    validation_samples: Annotated[
+        int | None,
+        Field(
+            description="Validation rows that are answered at every evaluation, always the same ones, for the task's "
+            "metrics, repetition and truncation. 0 answers none. Range 0-1000. Default: what 4,096 generated tokens "
+            "allow (evaluation.maxNewTokens each), at least 8 and at most 64.",
+            ge=0,
+            le=1000,
+        ),
+    ] = None
     early_stopping: Annotated[EarlyStopping, Field(description="When to stop early.")] = EarlyStopping()
     best_by: Annotated[
         BestBy,
         Field(
             description="What decides which checkpoint is kept and when training stops early: `validationLoss` "
-            "(default), or `rewardAccuracy` of dpo and kto: the share of rows whose better answer gained on the worse."
+            "(default); `metric`, the first of evaluation.metrics, on the validation rows that are answered; or "
+            "`rewardAccuracy` of dpo and kto: the share of rows whose better answer gained on the worse."
         ),
     ] = "validationLoss"
     checkpoints: Annotated[Checkpoints, Field(description="What is kept to resume from.")] = Checkpoints()
@@ -199,6 +210,12 @@ class Training(Contract):
                 1 <= t.eval_steps <= 10_000_000 if isinstance(t.eval_steps, int) else t.eval_steps == "auto"
             ),
             field_path="evalSteps",
+        ),
+        Rule(
+            cel="self.bestBy != 'metric' || !has(self.validationSamples) || self.validationSamples > 0",
+            message="training.bestBy: metric needs answers; leave validationSamples out, or use validationLoss",
+            holds=lambda t: t.best_by != "metric" or t.validation_samples != 0,
+            field_path="bestBy",
         ),
         Rule(
             cel="!has(self.extendTo) || (has(self.maxSteps) && self.extendTo > self.maxSteps)",

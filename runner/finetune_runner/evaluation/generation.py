@@ -1,10 +1,13 @@
-"""Greedy answers: left padding, fixed batches sorted by length, so that a repeat gives the same text."""
+"""Answers, greedy unless asked: left padding, fixed batches sorted by length, so that a repeat gives the same text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from finetune_api.job.evaluation import Generation
+from finetune_runner.evaluation.share import WHOLE, Batch, Share
 
 ROWS_PER_BATCH = 16
 """Part of the generation settings, not of the machine: batches of another size may round differently in bf16."""
@@ -20,16 +23,26 @@ class Answer:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are made. Greedy; there is nothing random."""
+    """How answers are made. Temperature 0 is greedy: there is nothing random then."""
 
     max_new_tokens: int
     end_token_ids: tuple[int, ...]
     pad_token_id: int
     context_length: int | None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    """Of sampling; each batch has a stream of its own, a function of this and of its place."""
 
 
-def settings_for(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationSettings:
-    """Settings of a model: it stops at its own end tokens, the tokenizer's, and the template's end of turn."""
+def settings_for(
+    model: Any, tokenizer: Any, max_new_tokens: int, chosen: Generation | None = None, seed: int = 0
+) -> GenerationSettings:
+    """Settings of a model: it stops at its own end tokens, the tokenizer's, and the template's end of turn.
+
+    `model` is anything with `generation_config` and `config`. Without `chosen` answers are greedy.
+    """
+    chosen = chosen or Generation()
     ends: list[int] = []
     configured = model.generation_config.eos_token_id
     for token in [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]:
@@ -39,7 +52,9 @@ def settings_for(model: Any, tokenizer: Any, max_new_tokens: int) -> GenerationS
     if end_of_turn is not None and end_of_turn not in ends:
         ends.append(end_of_turn)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return GenerationSettings(max_new_tokens, tuple(ends), int(tokenizer.pad_token_id), limit)
+    return GenerationSettings(
+        max_new_tokens, tuple(ends), int(tokenizer.pad_token_id), limit, chosen.temperature, chosen.top_p, seed
+    )
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:
@@ -57,54 +72,83 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return None
 
 
+def batches_of(lengths: Sequence[int]) -> list[Batch]:
+    """Fixed batches of prompts, longest first: the same rows always share a batch."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return [order[start : start + ROWS_PER_BATCH] for start in range(0, len(order), ROWS_PER_BATCH)]
+
+
+def cut_prompts(prompts: Sequence[list[int]], settings: GenerationSettings) -> list[list[int]]:
+    """The prompts, without the beginning of those that leave no room for an answer."""
+    if settings.context_length is None:
+        return list(prompts)
+    room = max(1, settings.context_length - settings.max_new_tokens)
+    return [prompt[-room:] for prompt in prompts]
+
+
 def generate(
     model: Any,
     prompts: Sequence[list[int]],
     tokenizer: Any,
     settings: GenerationSettings,
     on_batch: Callable[[int], None] | None = None,
-) -> list[Answer]:
-    """Answers to tokenised prompts, in their order. A prompt that leaves no room for an answer loses its beginning.
+    share: Share = WHOLE,
+) -> dict[int, Answer]:
+    """Answers to tokenised prompts by their index; of a share only its own. The model must be in eval mode.
 
     `on_batch` hears how many are done, and may raise to stop.
     """
     import torch
-    from transformers import GenerationConfig
 
-    config = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        pad_token_id=settings.pad_token_id,
-        eos_token_id=list(settings.end_token_ids),
-    )
-    if settings.context_length is not None:
-        room = max(1, settings.context_length - settings.max_new_tokens)
-        prompts = [prompt[-room:] for prompt in prompts]
+    config = _config(settings)
+    prompts = cut_prompts(prompts, settings)
     device = next(model.parameters()).device
     ends = torch.tensor(settings.end_token_ids, device=device)
-    answers: list[Answer] = [Answer("", truncated=False)] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
-    for start in range(0, len(order), ROWS_PER_BATCH):
-        batch = order[start : start + ROWS_PER_BATCH]
+    answers: dict[int, Answer] = {}
+    done = 0
+    for batch, counts in share.turns(batches_of([len(prompt) for prompt in prompts])):
         width = max(len(prompts[index]) for index in batch)
         ids = torch.full((len(batch), width), settings.pad_token_id, dtype=torch.long)
         mask = torch.zeros((len(batch), width), dtype=torch.long)
         for row, index in enumerate(batch):
             ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
             mask[row, width - len(prompts[index]) :] = 1
-        with torch.no_grad():
-            output = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)[
-                :, width:
-            ]
+        # What comes after (a training's dropout) must not depend on whether answers were sampled in between.
+        with torch.no_grad(), torch.random.fork_rng(enabled=settings.temperature > 0):
+            if settings.temperature > 0:
+                torch.manual_seed(settings.seed * 1_000_003 + batch[0])
+            output = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=config,
+                synced_gpus=share.lockstep,
+            )[:, width:]
         stops = torch.isin(output, ends)
         for row, index in enumerate(batch):
+            if not counts:
+                continue
             ended = bool(stops[row].any())
             length = int(stops[row].int().argmax()) if ended else output.shape[1]
             answers[index] = Answer(
                 tokenizer.decode(output[row, :length], skip_special_tokens=True), truncated=not ended
             )
+        done += len(batch)
         if on_batch is not None:
-            on_batch(start + len(batch))
+            on_batch(done)
     return answers
+
+
+def _config(settings: GenerationSettings) -> Any:
+    from transformers import GenerationConfig
+
+    sampling: dict[str, Any] = {"do_sample": False}
+    if settings.temperature > 0:
+        sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=settings.pad_token_id,
+        eos_token_id=list(settings.end_token_ids),
+        **sampling,
+    )

@@ -5,16 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from finetune_runner.context import StageContext
+from finetune_runner.data.prepared import load_split
 from finetune_runner.data.rows import Row
 from finetune_runner.evaluation.compare import System
+from finetune_runner.evaluation.engines import Request, generation_facts, open_engine
 from finetune_runner.evaluation.outcomes import Outcome
+from finetune_runner.evaluation.parallel import Measured, measure
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, unpack_systems
+from finetune_runner.evaluation.share import Share
+from finetune_runner.evaluation.systems import Examinee, own_prompts
 from finetune_runner.evaluation.version import download_version, read_manifest
 from finetune_runner.model_source import FetchedModel, fetch_model, is_cached
 from finetune_runner.storage import join
+from finetune_runner.text import load_tokenizer
+from finetune_runner.training.loading import method_of_weights
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +35,9 @@ def incumbent_system(context: StageContext, test: Sequence[Row], out_of_domain: 
     manifest = read_manifest(context.storage, incumbent.uri)
     stored = _stored(context, manifest, test, out_of_domain)
     if stored is None:
-        stored = _asked(context, manifest, test, out_of_domain)
+        download_version(context.storage, incumbent.uri, manifest, _folder(context))
+        base_of(context, manifest)  # once here, not once per process at the same time
+        stored = measure(context, ask_incumbent, {"test": test, "out_of_domain": out_of_domain}).outcomes
     return System(incumbent.version, stored["candidate"], stored.get("candidate" + OUT_OF_DOMAIN_SUFFIX, []))
 
 
@@ -38,7 +48,7 @@ def _stored(
     uri = join(manifest["run"]["uri"], "evaluate/outputs.jsonl.gz")
     spec = context.task.spec
     same_limits = (
-        manifest["generation"]["maxNewTokens"] == spec.evaluation.max_new_tokens
+        manifest["generation"] == generation_facts(spec.evaluation)
         and manifest["hyperparameters"]["maxLength"] == spec.training.max_length
     )
     if not same_limits or not context.storage.exists(uri):
@@ -53,33 +63,41 @@ def _stored(
     return outcomes
 
 
-def _asked(
-    context: StageContext, manifest: dict[str, Any], test: Sequence[Row], out_of_domain: Sequence[Row]
-) -> dict[str, list[Outcome]]:
-    """Load the incumbent in the form in which it is served, and ask it."""
-    from finetune_runner.evaluation.serving import load_plain
-    from finetune_runner.evaluation.systems import Examinee, own_prompts
-    from finetune_runner.training.device import pick_device
-    from finetune_runner.training.loading import load_base, load_tokenizer, method_of_weights, with_adapter
-
-    incumbent, plan = context.task.incumbent, context.task.plan
+def ask_incumbent(context: StageContext, share: Share) -> Measured:
+    """A share of the rows under the incumbent, in the form in which it is served."""
+    incumbent, task = context.task.incumbent, context.task
     assert incumbent is not None  # noqa: S101 - the caller has looked
+    test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
+    manifest = read_manifest(context.storage, incumbent.uri)
     context.report_progress(f"loading {incumbent.version}")
-    folder = download_version(context.storage, incumbent.uri, manifest, context.scratch / "evaluate" / "incumbent")
-    device = pick_device(plan)
-    if manifest["servedAs"] == "merged":
-        model = load_plain(folder, device)
-    else:
-        method = method_of_weights(manifest["base"]["weights"])
-        model = with_adapter(load_base(base_of(context, manifest).path, method, device, plan), folder)
+    folder = _folder(context)
     tokenizer = load_tokenizer(folder)
-    examinee = Examinee(context, model, tokenizer, context.task.spec.training.max_length)
-    outcomes = {"candidate": examinee.examine(test, own_prompts(tokenizer, test), incumbent.version)}
+    as_adapter = manifest["servedAs"] != "merged"
+    spec = task.spec
+    request = Request(
+        model_path=base_of(context, manifest).path if as_adapter else folder,
+        method=method_of_weights(manifest["base"]["weights"]) if as_adapter else None,
+        adapter=folder if as_adapter else None,
+        tokenizer=tokenizer,
+        plan=task.plan,
+        max_new_tokens=spec.evaluation.max_new_tokens,
+        generation=spec.evaluation.generation,
+        seed=spec.training.seed,
+        share=share,
+    )
+    engine = open_engine(spec.evaluation.engine, request)
+    examinee = Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
+    found = Measured({"candidate": examinee.examine(test, own_prompts(tokenizer, test), incumbent.version)})
     if out_of_domain:
-        outcomes["candidate" + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
+        found.outcomes["candidate" + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
             out_of_domain, own_prompts(tokenizer, out_of_domain), f"{incumbent.version}: out of domain"
         )
-    return outcomes
+    engine.close()
+    return found
+
+
+def _folder(context: StageContext) -> Path:
+    return context.scratch / "evaluate" / "incumbent"
 
 
 def base_of(context: StageContext, manifest: dict[str, Any]) -> FetchedModel:

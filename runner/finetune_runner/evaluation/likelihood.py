@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_runner.evaluation.share import WHOLE, Share
+
 Encoded = tuple[list[int], list[int]]
 """Input ids and labels of one example, of equal length; -100 marks what is not scored."""
 IGNORED = -100
@@ -40,11 +42,16 @@ def _batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
 
 
 def score(
-    model: Any, examples: Sequence[Encoded], pad_token_id: int, on_batch: Callable[[int], None] | None = None
+    model: Any,
+    examples: Sequence[Encoded],
+    pad_token_id: int,
+    on_batch: Callable[[int], None] | None = None,
+    share: Share = WHOLE,
 ) -> NDArray[np.float64]:
     """[rows, 2]: summed negative log-likelihood in nats and number of scored tokens of each example.
 
-    The model must be in eval mode. `on_batch` hears how many rows are done, and may raise to stop.
+    The model must be in eval mode. `on_batch` hears how many rows are done, and may raise to stop. Rows of other
+    processes' batches are zero: the sum over all processes has every row once.
     """
     import torch
     from torch.nn import functional
@@ -53,7 +60,7 @@ def score(
     done = 0
     device = next(model.parameters()).device
     most_tokens = tokens_per_batch(int(model.config.get_text_config().vocab_size))
-    for batch in _batches([len(ids) for ids, _ in examples], most_tokens):
+    for batch, counts in share.turns(list(_batches([len(ids) for ids, _ in examples], most_tokens))):
         width = len(examples[batch[0]][0])
         ids = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
         labels = torch.full((len(batch), width), IGNORED, dtype=torch.long)
@@ -76,8 +83,9 @@ def score(
                 losses = functional.cross_entropy(
                     logits[:, :-1].float().transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
                 )
-            result[batch, 0] = losses.double().sum(dim=1).cpu().numpy()
-            result[batch, 1] = scored.sum(dim=1).numpy()
+            if counts:
+                result[batch, 0] = losses.double().sum(dim=1).cpu().numpy()
+                result[batch, 1] = scored.sum(dim=1).numpy()
         done += len(batch)
         if on_batch is not None:
             on_batch(done)

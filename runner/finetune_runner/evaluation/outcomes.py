@@ -45,6 +45,24 @@ def from_record(record: dict[str, Any], expected: str) -> Outcome:
     )
 
 
+def joined(parts: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+    """One outcome per row from those of several processes, each of which did a share of the rows.
+
+    Raises:
+        ValueError: two processes did the same row, or they have different rows.
+    """
+    whole: list[Outcome] = []
+    for same in zip(*parts, strict=True):
+        texts = [one for one in same if one.text is not None]
+        likely = [one for one in same if one.tokens]
+        if len(texts) > 1 or len(likely) > 1 or len({one.row_id for one in same}) > 1:
+            raise ValueError(f"row {same[0].row_id} does not have one owner")
+        text, truncated = (texts[0].text, texts[0].truncated) if texts else (None, False)
+        nll, tokens = (likely[0].nll, likely[0].tokens) if likely else (0.0, 0)
+        whole.append(Outcome(same[0].row_id, same[0].expected, text, truncated, nll, tokens))
+    return whole
+
+
 def answered(outcomes: Sequence[Outcome]) -> bool:
     """Whether every row has a generated answer."""
     return bool(outcomes) and all(outcome.text is not None for outcome in outcomes)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import TrainPlan
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
+from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
 from finetune_runner.training.checkpoint import sha256_of
-from finetune_runner.training.loading import ADAPTER_FILE, MethodType, load_base, merged, with_adapter
+from finetune_runner.training.loading import ADAPTER_FILE, MethodType, base_dtype, load_base, merged
 
 if TYPE_CHECKING:
     import torch
@@ -41,24 +41,34 @@ def fetch_adapter(context: StageContext, folder: Path) -> Path:
     return folder
 
 
-def load_form(
-    form: Form,
-    model_path: Path,
-    adapter: Path,
-    merged_folder: Path,
-    method: MethodType,
-    device: torch.device,
-    plan: TrainPlan | None,
-) -> Any:
-    """The candidate as it is served. The merged form is written to `merged_folder` and loaded from there."""
-    if form == "adapter":
-        return with_adapter(load_base(model_path, method, device, plan), adapter)
-    shutil.rmtree(merged_folder, ignore_errors=True)
-    # Nothing holds the merged model any more when it is loaded as a server would: two of them would not fit.
-    merged(load_base(model_path, method, device, plan), adapter, method).save_pretrained(
-        str(merged_folder), safe_serialization=True
-    )
-    return load_plain(merged_folder, device)
+def make_merged(
+    context: StageContext, model_path: Path, adapter: Path, folder: Path, method: MethodType, device: torch.device
+) -> None:
+    """Write the merged model to `folder`, within the memory of one of the base's files where that is possible."""
+    plan = context.task.plan
+
+    def on_tensor(done: int, total: int) -> None:
+        context.check_stop()
+        context.report_progress("merging", done, total)
+
+    try:
+        if method == "qlora-8bit":
+            raise NotByShardsError("LLM.int8 keeps a state per layer that only a loaded model has")
+        merge_by_shards(
+            model_path,
+            adapter,
+            folder,
+            quantise=method == "qlora",
+            dtype=base_dtype(method, device, plan),
+            device=device,
+            on_tensor=on_tensor,
+        )
+    except NotByShardsError as reason:
+        log.warning("merging in memory instead of file by file: %s", reason)
+        shutil.rmtree(folder, ignore_errors=True)
+        merged(load_base(model_path, method, device, plan), adapter, method).save_pretrained(
+            str(folder), safe_serialization=True
+        )
 
 
 def load_plain(folder: Path, device: torch.device) -> Any:

@@ -8,8 +8,7 @@ from typing import Any
 
 from finetune_runner.context import StageContext
 from finetune_runner.data.rows import Message, Row
-from finetune_runner.evaluation.generation import GenerationSettings, generate, settings_for
-from finetune_runner.evaluation.likelihood import score
+from finetune_runner.evaluation.engines import Engine
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.prompts import folded
 from finetune_runner.text import RenderError, encode_example, encode_prompt
@@ -28,25 +27,24 @@ def renderable(tokenizer: Any, prompt: Prompt) -> list[Message]:
 
 @dataclass(frozen=True)
 class Examinee:
-    """A loaded model that can be asked and scored."""
+    """A loaded model that can be asked and scored. Of a share, rows of other processes have neither text nor tokens."""
 
     context: StageContext
-    model: Any
+    engine: Engine
     tokenizer: Any
     max_length: int
-
-    @property
-    def settings(self) -> GenerationSettings:
-        """How it generates."""
-        return settings_for(self.model, self.tokenizer, self.context.task.spec.evaluation.max_new_tokens)
+    processes: int = 1
+    """That share the rows: live progress counts this one's part."""
 
     def ask(self, rows: Sequence[Row], prompts: Sequence[Prompt], phase: str) -> list[Outcome]:
         """Generated answers to the prompts, one per row."""
         encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
-        answers = generate(self.model, encoded, self.tokenizer, self.settings, self._watch(phase, len(rows)))
+        answers = self.engine.answer(encoded, self._watch(phase, len(rows)))
         return [
-            Outcome(row.id, row.answer, text=answer.text, truncated=answer.truncated)
-            for row, answer in zip(rows, answers, strict=True)
+            Outcome(row.id, row.answer, text=answers[index].text, truncated=answers[index].truncated)
+            if index in answers
+            else Outcome(row.id, row.answer)
+            for index, row in enumerate(rows)
         ]
 
     def score(self, rows: Sequence[Row], prompts: Sequence[Prompt], phase: str) -> list[Outcome]:
@@ -55,7 +53,7 @@ class Examinee:
             encode_example(self.tokenizer, [*prompt, row.messages[-1]], self.max_length)
             for row, prompt in zip(rows, prompts, strict=True)
         ]
-        scores = score(self.model, examples, self.tokenizer.pad_token_id, self._watch(phase, len(rows)))
+        scores = self.engine.score(examples, self._watch(phase, len(rows)))
         return [
             Outcome(row.id, row.answer, nll=float(nll), tokens=int(tokens))
             for row, (nll, tokens) in zip(rows, scores, strict=True)
@@ -67,10 +65,12 @@ class Examinee:
         likely = self.score(rows, prompts, f"{phase}: likelihoods")
         return [replace(a, nll=b.nll, tokens=b.tokens) for a, b in zip(asked, likely, strict=True)]
 
-    def _watch(self, phase: str, total: int) -> Callable[[int], None]:
+    def _watch(self, phase: str, rows: int) -> Callable[[int], None]:
+        total = -(-rows // self.processes)
+
         def on_batch(done: int) -> None:
             self.context.check_stop()
-            self.context.report_progress(phase, done, total)
+            self.context.report_progress(phase, min(done, total), total)
 
         return on_batch
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from finetune_api.stages import EvaluateResult, PrepareResult, StageTask, TrainResult
+from finetune_runner.evaluation.engines import generation_facts
 from finetune_runner.training.loading import base_weights
 
 FORMAT = 1
@@ -55,7 +56,7 @@ def version_manifest(
         "method": method,
         "files": dict(files),
         "promptTemplate": template,
-        "generation": {"greedy": True, "maxNewTokens": spec.evaluation.max_new_tokens},
+        "generation": generation_facts(spec.evaluation),
         "data": {
             "digest": prepared.data_digest,
             "testDigest": prepared.test_digest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,14 +24,21 @@ from finetune_runner.evaluation.compare import (
     terms_of,
     values_of,
 )
+from finetune_runner.evaluation.engines import Request, check_engine, engine_version, open_engine
+from finetune_runner.evaluation.generation import ROWS_PER_BATCH
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
 from finetune_runner.evaluation.outcomes import Outcome
+from finetune_runner.evaluation.parallel import Measured, measure
 from finetune_runner.evaluation.prompts import choose_examples, majority_answer, with_examples, with_system
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, pack_systems, unpack_systems
+from finetune_runner.evaluation.share import Share
+from finetune_runner.evaluation.systems import Examinee, own_prompts, renderable
 from finetune_runner.model_source import fetch_model
 from finetune_runner.storage import join
-from finetune_runner.text import encode_prompt
+from finetune_runner.text import encode_prompt, load_tokenizer
+from finetune_runner.training.device import deterministic
+from finetune_runner.training.loading import method_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +47,7 @@ PROMPTED = "prompted"
 FEW_SHOT = "fewShot"
 MAJORITY = "majority"
 OUTPUTS = "baseline/outputs.jsonl.gz"
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 UNLIMITED = 1 << 30
 
 Prompts = dict[str, list[list[Message]]]
@@ -52,20 +60,20 @@ def run(context: StageContext) -> StageResults:
         StageError: INVALID_DATA when test is empty or no answer of it holds a label at labelPath.
     """
     task, spec = context.task, context.task.spec
+    check_engine(spec.evaluation.engine)
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     settings = settings_for_rows(context, test)
-    model_path = fetch_model(context).path
-    from finetune_runner.training.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(model_path, context.task.spec.model.chat_template)
+    tokenizer = load_tokenizer(fetch_model(context).path, spec.model.chat_template)
     train = load_split(context, "train")
     prompts = _prompts(context, tokenizer, train, test)
     cache = _cache_uri(context, tokenizer, prompts, test, out_of_domain)
     rows = {"test": test, "out_of_domain": out_of_domain}
+    began, peak = time.monotonic(), 0
     systems = _from_cache(context, cache, rows)
     cached = systems is not None
     if systems is None:
-        systems = _measure(context, tokenizer, prompts, test, out_of_domain)
+        measured = measure(context, ask_base, rows)
+        systems, peak = measured.outcomes, measured.peaks[BASE]
     data = pack_systems(systems)
     context.fence.check()
     context.storage.write_bytes(join(task.run_uri, OUTPUTS), data)
@@ -86,6 +94,8 @@ def run(context: StageContext) -> StageResults:
             best=best,
             minimum_detectable_gain=minimum_detectable_gain(*known, settings) if known else None,
             cached=cached,
+            peak_memory_bytes=peak,
+            duration_seconds=round(time.monotonic() - began, 1),
         )
     )
 
@@ -130,8 +140,6 @@ def systems_of(
 
 def _prompts(context: StageContext, tokenizer: Any, train: Sequence[Row], test: Sequence[Row]) -> Prompts:
     """The rendered conversations of each generated system."""
-    from finetune_runner.evaluation.systems import own_prompts, renderable
-
     evaluation = context.task.spec.evaluation
     prompt = evaluation.baseline_prompt
     prompts: Prompts = {BASE: own_prompts(tokenizer, test)}
@@ -152,8 +160,6 @@ def _prompts(context: StageContext, tokenizer: Any, train: Sequence[Row], test: 
 
 def _fitting(tokenizer: Any, row: Row, examples: Sequence[Row], system: str | None, room: int) -> list[Message]:
     """The prompt with as many of the examples as fit `room` tokens."""
-    from finetune_runner.evaluation.systems import renderable
-
     for count in range(len(examples), 0, -1):
         prompt = renderable(tokenizer, with_examples(row.prompt, examples[:count], system))
         if len(encode_prompt(tokenizer, prompt)) <= room:
@@ -180,9 +186,6 @@ def _cache_uri(
 
     Outputs are cached, not numbers: a metric may change without asking the model again.
     """
-    from finetune_runner.evaluation.generation import ROWS_PER_BATCH
-    from finetune_runner.training.loading import method_of
-
     task = context.task
     identity = {
         "format": CACHE_FORMAT,
@@ -194,6 +197,8 @@ def _cache_uri(
         "maxNewTokens": task.spec.evaluation.max_new_tokens,
         "maxLength": task.spec.training.max_length,
         "batch": ROWS_PER_BATCH,
+        "engine": engine_version(task.spec.evaluation.engine),
+        "generation": task.spec.evaluation.generation.to_wire(),
         "asksBase": _asks_base(context),
         "prompts": prompts,
         "answers": [row.answer for row in test],
@@ -216,28 +221,38 @@ def _from_cache(context: StageContext, uri: str, rows: Mapping[str, Sequence[Row
     return found
 
 
-def _measure(
-    context: StageContext, tokenizer: Any, prompts: Prompts, test: Sequence[Row], out_of_domain: Sequence[Row]
-) -> dict[str, list[Outcome]]:
+def ask_base(context: StageContext, share: Share) -> Measured:
     """Ask and score the untuned model, in the precision in which the adapter will be trained and served."""
-    from finetune_runner.evaluation.systems import Examinee, own_prompts
-    from finetune_runner.training.device import deterministic, pick_device
-    from finetune_runner.training.loading import load_base, method_of
-
-    plan = context.task.plan
-    deterministic(context.task.spec.training.seed)
+    task, spec = context.task, context.task.spec
+    train, test = load_split(context, "train"), load_split(context, "test")
+    out_of_domain = load_split(context, "out_of_domain")
+    deterministic(spec.training.seed)
     context.report_progress("loading the model")
-    model = load_base(fetch_model(context).path, method_of(context.task), pick_device(plan), plan)
-    examinee = Examinee(context, model, tokenizer, context.task.spec.training.max_length)
-    whole = Examinee(context, model, tokenizer, _context_length(context))
-    outcomes: dict[str, list[Outcome]] = {}
-    for name, conversations in prompts.items():
+    model_path = fetch_model(context).path
+    tokenizer = load_tokenizer(model_path, context.task.spec.model.chat_template)
+    request = Request(
+        model_path=model_path,
+        method=method_of(task),
+        adapter=None,
+        tokenizer=tokenizer,
+        plan=task.plan,
+        max_new_tokens=spec.evaluation.max_new_tokens,
+        generation=spec.evaluation.generation,
+        seed=spec.training.seed,
+        share=share,
+    )
+    engine = open_engine(spec.evaluation.engine, request)
+    examinee = Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
+    whole = Examinee(context, engine, tokenizer, _context_length(context), share.size)
+    found = Measured()
+    for name, conversations in _prompts(context, tokenizer, train, test).items():
         if name == BASE and not _asks_base(context):
-            outcomes[name] = examinee.score(test, conversations, "base: likelihoods")
+            found.outcomes[name] = examinee.score(test, conversations, "base: likelihoods")
         else:
-            outcomes[name] = (examinee if name == BASE else whole).examine(test, conversations, name)
+            found.outcomes[name] = (examinee if name == BASE else whole).examine(test, conversations, name)
     if out_of_domain:
-        outcomes[BASE + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
+        found.outcomes[BASE + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
             out_of_domain, own_prompts(tokenizer, out_of_domain), "base: out of domain"
         )
-    return outcomes
+    found.peaks[BASE] = engine.close()
+    return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import Comparison, EvaluateResult, StageResults
+from finetune_api.stages import Comparison, EvaluateResult, Finding, StageResults, StageTask
 from finetune_runner.context import StageContext
 from finetune_runner.data.prepared import load_split
 from finetune_runner.data.rows import Row
@@ -24,16 +25,25 @@ from finetune_runner.evaluation.compare import (
     measured_names,
     values_of,
 )
+from finetune_runner.evaluation.engines import Request, check_engine, open_engine
 from finetune_runner.evaluation.incumbent import incumbent_system
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.outcomes import Outcome
+from finetune_runner.evaluation.parallel import Measured, measure
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, pack_systems, to_jsonl, unpack_systems
+from finetune_runner.evaluation.serving import Form, fetch_adapter, make_merged
+from finetune_runner.evaluation.share import Share
+from finetune_runner.evaluation.systems import Examinee, own_prompts
 from finetune_runner.evaluation.test_use import count_test_use
 from finetune_runner.model_source import fetch_model
 from finetune_runner.report.document import Document, evaluation_document, review_rows
 from finetune_runner.report.page import render
 from finetune_runner.stages import baseline
 from finetune_runner.storage import join
+from finetune_runner.tracking import open_tracking
+from finetune_runner.tracking.facts import gate_tags, judged_values
+from finetune_runner.training.device import deterministic, pick_device
+from finetune_runner.training.loading import load_tokenizer, method_of
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +62,24 @@ class Splits:
     out_of_domain: list[Row]
 
 
-def run(context: StageContext) -> StageResults:
+def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     """Measure the served form and write the report.
 
     Raises:
         StageError: INVALID_SPEC without the results of baseline and train, INVALID_DATA when stored files were changed.
     """
     task = context.task
+    check_engine(task.spec.evaluation.engine)
     if task.results.baseline is None or task.results.train is None:
         raise StageError(ExitCode.INVALID_SPEC, "the evaluate stage needs the results of baseline and train")
     splits = Splits(*(load_split(context, name) for name in ("train", "test", "out_of_domain")))
     settings = baseline.settings_for_rows(context, splits.test)
     base, baselines = baseline.systems_of(context, _baseline_outputs(context, splits), splits.train, splits.test)
 
-    forms = _examine_forms(context, splits)
+    began = time.monotonic()
+    examined = _examine_forms(context, splits)
+    forms = examined.outcomes
+    took_s = time.monotonic() - began
     served = task.spec.output.served_as
     candidate = System("tuned", forms[served], forms.get(served + OUT_OF_DOMAIN_SUFFIX, []))
     incumbent = incumbent_system(context, splits.test, splits.out_of_domain)
@@ -92,10 +106,27 @@ def run(context: StageContext) -> StageResults:
         incumbent=task.incumbent.version if task.incumbent is not None else "",
         test_uses=uses,
         report_uri=join(task.run_uri, "evaluate/report.html"),
+        peak_memory_bytes=examined.peaks.get("adapter", 0),
+        merged_peak_memory_bytes=examined.peaks.get("merged", 0),
+        duration_seconds=round(took_s, 1),
     )
+    result = result.model_copy(update={"lost_trackers": _track(context, result)})
     document = evaluation_document(task, result, systems, intervals, names, settings, _history(context))
     _write(context, forms, served, document, systems, splits.test)
-    return StageResults(evaluate=result)
+    lost = [
+        Finding(check="tracking", severity="warning", message=f"{problem}; the numbers are in the report all the same")
+        for problem in result.lost_trackers
+    ]
+    return StageResults(evaluate=result), lost
+
+
+def _track(context: StageContext, result: EvaluateResult) -> list[str]:
+    """Tell the trackers the final numbers; returns those that were lost."""
+    tracking = open_tracking(context)
+    tracking.tag(gate_tags(context.task))
+    trained = context.task.results.train
+    tracking.log(trained.steps if trained is not None else 0, judged_values(result))
+    return tracking.close("Finished")
 
 
 def _comparison(index: int, systems: Field, settings: Settings, context: StageContext) -> Comparison:
@@ -122,36 +153,62 @@ def _baseline_outputs(context: StageContext, splits: Splits) -> dict[str, list[O
         ) from error
 
 
-def _examine_forms(context: StageContext, splits: Splits) -> dict[str, list[Outcome]]:
-    """Outcomes of the served form, and for QLoRA of the other one too, where the plan says that it fits the GPU."""
-    from finetune_runner.evaluation.serving import Form, fetch_adapter, load_form
-    from finetune_runner.evaluation.systems import Examinee, own_prompts
-    from finetune_runner.training.device import deterministic, pick_device
-    from finetune_runner.training.loading import load_tokenizer, method_of
+def _forms(task: StageTask) -> list[Form]:
+    """The served form, and for QLoRA the other one too, where the plan says that it fits the GPU."""
+    served = task.spec.output.served_as
+    if method_of(task) != "lora" and (task.plan is None or task.plan.judge_both_forms):
+        return [served, "merged" if served == "adapter" else "adapter"]
+    return [served]
 
-    spec, plan = context.task.spec, context.task.plan
+
+def _examine_forms(context: StageContext, splits: Splits) -> Measured:
+    """Outcomes of the forms, over all GPUs of the pod."""
+    model_path = fetch_model(context).path
+    adapter = fetch_adapter(context, _adapter_folder(context))
+    task = context.task
+    if "merged" in _forms(task):
+        make_merged(context, model_path, adapter, _merged_folder(context), method_of(task), pick_device(task.plan))
+    found = measure(context, examine_forms, {"test": splits.test, "out_of_domain": splits.out_of_domain})
+    if task.spec.output.served_as == "merged":
+        load_tokenizer(model_path, context.task.spec.model.chat_template).save_pretrained(str(_merged_folder(context)))
+    return found
+
+
+def examine_forms(context: StageContext, share: Share) -> Measured:
+    """A share of the rows under each form; the merged model and the adapter lie ready in scratch."""
+    task, spec = context.task, context.task.spec
+    test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     deterministic(spec.training.seed)
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
-    tokenizer = load_tokenizer(model_path, context.task.spec.model.chat_template)
-    adapter = fetch_adapter(context, context.scratch / "evaluate" / "adapter")
-    method = method_of(context.task)
-    forms: list[Form] = [spec.output.served_as]
-    if method != "lora" and (plan is None or plan.judge_both_forms):
-        forms.append("merged" if forms[0] == "adapter" else "adapter")
-    outcomes: dict[str, list[Outcome]] = {}
-    for form in forms:
-        model = load_form(form, model_path, adapter, _merged_folder(context), method, pick_device(plan), plan)
-        examinee = Examinee(context, model, tokenizer, spec.training.max_length)
-        outcomes[form] = examinee.examine(splits.test, own_prompts(tokenizer, splits.test), form)
-        if splits.out_of_domain:
-            outcomes[form + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
-                splits.out_of_domain, own_prompts(tokenizer, splits.out_of_domain), f"{form}: out of domain"
+    tokenizer = load_tokenizer(model_path, spec.model.chat_template)
+    found = Measured()
+    for form in _forms(task):
+        as_adapter = form == "adapter"
+        request = Request(
+            model_path=model_path if as_adapter else _merged_folder(context),
+            method=method_of(task) if as_adapter else None,
+            adapter=_adapter_folder(context) if as_adapter else None,
+            tokenizer=tokenizer,
+            plan=task.plan,
+            max_new_tokens=spec.evaluation.max_new_tokens,
+            generation=spec.evaluation.generation,
+            seed=spec.training.seed,
+            share=share,
+        )
+        engine = open_engine(spec.evaluation.engine, request)
+        examinee = Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
+        found.outcomes[form] = examinee.examine(test, own_prompts(tokenizer, test), form)
+        if out_of_domain:
+            found.outcomes[form + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
+                out_of_domain, own_prompts(tokenizer, out_of_domain), f"{form}: out of domain"
             )
-        del model, examinee
-    if spec.output.served_as == "merged":
-        tokenizer.save_pretrained(str(_merged_folder(context)))
-    return outcomes
+        found.peaks[form] = engine.close()
+    return found
+
+
+def _adapter_folder(context: StageContext) -> Path:
+    return context.scratch / "evaluate" / "adapter"
 
 
 def _merged_folder(context: StageContext) -> Path:

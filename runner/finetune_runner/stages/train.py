@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Finding, StageResults, TrainResult
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
+from finetune_runner.storage import join
+from finetune_runner.training.signals import Curve, findings
 from finetune_runner.training.strategies import train
 
 
@@ -19,17 +23,19 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     if context.task.plan is None:
         raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan", hint="run prepare and plan first")
     result = train(context, context.task.plan.strategy)
-    return StageResults(train=result), _findings(result)
+    # Only the first pod of a gang has claimed an epoch, and reports.
+    return StageResults(train=result), _findings(context, result) if context.fence.epoch else []
 
 
-def _findings(result: TrainResult) -> list[Finding]:
-    if result.best_validation_loss < result.initial_validation_loss:
-        return []
-    return [
+def _findings(context: StageContext, result: TrainResult) -> list[Finding]:
+    """What the curves say, and which trackers were lost."""
+    history = json.loads(context.storage.read_bytes(join(context.task.run_uri, "train/history.json")))
+    lost = [
         Finding(
-            check="learning",
+            check="tracking",
             severity="warning",
-            message=f"validation loss never fell below its start ({result.initial_validation_loss:.4g}); the kept step "
-            f"{result.best_step} has {result.best_validation_loss:.4g}. Check the data, or lower training.learningRate",
+            message=f"{problem}. Training is not concerned; check spec.tracking",
         )
+        for problem in result.lost_trackers
     ]
+    return [*findings(Curve.of(history, result)), *lost]

@@ -55,6 +55,8 @@ class TrainingState:
     without_improvement: int = 0
     lowest_train_loss: float | None = None
     elapsed_s: float = 0.0
+    validation_s: float | None = None
+    """How long the last evaluation took: an attempt that resumes knows it before its first one."""
     ended_by: str = ""
     recent_losses: list[float] = field(default_factory=list)
     history: list[Point] = field(default_factory=list)

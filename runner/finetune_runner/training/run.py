@@ -17,6 +17,8 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Progress, TrainPlan, TrainResult
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import Encoded, score
+from finetune_runner.evaluation.share import Share
+from finetune_runner.tracking import Tracking, open_tracking
 from finetune_runner.training.adapter_file import load_adapter
 from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
@@ -24,10 +26,12 @@ from finetune_runner.training.device import deterministic, peak_memory_bytes, pi
 from finetune_runner.training.distributed import World
 from finetune_runner.training.guards import FirstStep, first_batch, refuse_changed_start, refuse_empty_adapter
 from finetune_runner.training.horizon import Horizon, still_falls
+from finetune_runner.training.judge import Judge
 from finetune_runner.training.loading import ADAPTER_FILE, load_base, load_tokenizer, method_of, new_adapter
 from finetune_runner.training.optimizer import load_optimizer, new_optimizer, save_optimizer, trainable
 from finetune_runner.training.order import example_stream, micro_batches
 from finetune_runner.training.rates import decay_steps, warmup_steps
+from finetune_runner.training.remaining import remaining_s
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
 from finetune_runner.training.warm_start import start_warm
 from finetune_runner.training.watchdog import Watchdog
@@ -99,13 +103,27 @@ class TrainingRun:
         self._in_steps_s = 0.0
         self._tokens = 0
         self._steps_s: deque[float] = deque(maxlen=50)
+        self._rate = 0.0
+        self.tracking = open_tracking(context) if world.main else Tracking([])
+        self._lost_trackers: list[str] = []
         self._watchdog = Watchdog(on_hang)
         self._first_step = FirstStep()
-        self.selection = Selection(self.training.best_by)
+        self.selection = Selection.of(context.task.spec)
         self._said_at = -math.inf
 
     def run(self) -> TrainResult:
         """Train to the end, or to where the budget, early stopping or a signal ends it."""
+        try:
+            best, duration_s = self._train()
+        except BaseException as error:
+            interrupted = isinstance(error, StageError) and error.exit_code == ExitCode.INTERRUPTED
+            self.tracking.close("Continues" if interrupted else "Failed")
+            raise
+        self._lost_trackers = self.world.from_main(self.tracking.close("Continues"))
+        return self._result(best, duration_s)
+
+    def _train(self) -> tuple[Checkpoint, float]:
+        """The kept checkpoint, and how many seconds it took."""
         started = time.monotonic()
         self._set_up()
         if not self.state.ended_by:
@@ -118,7 +136,7 @@ class TrainingRun:
                 hint="the next attempt resumes there",
             )
         best = self._prove_best()
-        return self._result(best, time.monotonic() - started)
+        return best, time.monotonic() - started
 
     # -- set up ------------------------------------------------------------------------------------------------------
 
@@ -132,6 +150,7 @@ class TrainingRun:
         model_path = fetch_model(self.context).path
         self.tokenizer = load_tokenizer(model_path, self.context.task.spec.model.chat_template)
         self.rows = load_rows(self.context, self.tokenizer)
+        self.judge = Judge(self.context, self.tokenizer, self.world, self._watchdog.alive)
         base = load_base(model_path, method_of(self.context.task), self.device, self.plan)
         method = self.context.task.spec.method
         self.model = new_adapter(base, method, self.training.seed)
@@ -217,10 +236,10 @@ class TrainingRun:
     def _loop(self) -> None:
         if self.state.initial_validation_loss is None:
             self._say("validating the untuned model")
-            loss = self._validation_loss()
+            loss, measures = self._validate()
             self.state.initial_validation_loss = loss
-            self.state.history.append(Point(0, loss))
-            self.early_stop.observe(self.selection.badness(loss, {}))
+            self._note_validation(Point(0, loss, measures=measures))
+            self.early_stop.observe(self.selection.badness(loss, measures))
             if not self._warm:
                 dora = self.context.task.spec.method.use_dora
                 refuse_changed_start(
@@ -235,6 +254,8 @@ class TrainingRun:
 
         # Random numbers (dropout) are a function of seed, step and rank: nothing to save, nothing to restore.
         torch.manual_seed((self.training.seed * 1_000_003 + step) * 4_099 + self.world.rank)
+        optimizer = self.trainer.optimizer
+        self._rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else 0.0
         self._step_started = time.monotonic()
 
     def _after_step(self, step: int) -> bool:
@@ -248,6 +269,7 @@ class TrainingRun:
         )
         loss = loss_sum / self.world.size
         self._note_step(step, loss, took_s)
+        self.tracking.log(step, {"train/loss": loss, "train/learning_rate": self._rate, "train/step_seconds": took_s})
         self._watchdog.beat()
         self._refuse_divergence(step, loss)
         if step == 1:
@@ -297,16 +319,16 @@ class TrainingRun:
     def _evaluate(self, step: int, *, over_budget: bool) -> None:
         self._say("validating")
         began = time.monotonic()
-        loss = self._validation_loss()
+        loss, measures = self._validate()
         if not math.isfinite(loss):
             self._refuse_divergence(step, loss)
         state = self.state
         since = self.plan.eval_steps
         train_loss = statistics.fmean(state.recent_losses[-since:])
-        state.history.append(Point(step, loss, train_loss))
-        if self.selection.better(loss, {}, state.best_validation_loss, state.best_measures):
-            state.best_step, state.best_validation_loss, state.best_measures = step, loss, {}
-        wait_is_over = self.early_stop.observe(self.selection.badness(loss, {}))
+        self._note_validation(Point(step, loss, train_loss, measures))
+        if self.selection.better(loss, measures, state.best_validation_loss, state.best_measures):
+            state.best_step, state.best_validation_loss, state.best_measures = step, loss, measures
+        wait_is_over = self.early_stop.observe(self.selection.badness(loss, measures))
         losses = [point.validation_loss for point in state.history]
         self.horizon.observe(step, falls=still_falls(losses, self.training.early_stopping.minimum_delta))
         state.end = self.horizon.end
@@ -321,11 +343,25 @@ class TrainingRun:
         state.elapsed_s += time.monotonic() - began
         self._save()
 
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """Loss of all validation rows, and the measures of those that are answered."""
+        began = time.monotonic()
+        loss = self._validation_loss()
+        measures = self.judge.measures(self.model, self.device)
+        self.state.validation_s = time.monotonic() - began
+        return loss, measures
+
+    def _note_validation(self, point: Point) -> None:
+        self.state.history.append(point)
+        measured = {f"validation/{name}": value for name, value in point.measures.items()}
+        self.tracking.log(point.step, {"validation/loss": point.validation_loss, **measured})
+
     def _validation_loss(self) -> float:
-        """Token-weighted mean over all validation rows; each process scores its share."""
+        """Token-weighted mean over all validation rows; each process scores its share of the fixed batches."""
         self.model.eval()
-        share = self.rows.validation[self.world.rank :: self.world.size]
-        scores = score(self.model, share, self.tokenizer.pad_token_id, lambda _: self._watchdog.alive())
+        share = Share(self.world.rank, self.world.size)
+        pad = self.tokenizer.pad_token_id
+        scores = score(self.model, self.rows.validation, pad, lambda _: self._watchdog.alive(), share)
         nll, tokens = self.world.sum([float(scores[:, 0].sum()), float(scores[:, 1].sum())], self.device)
         if tokens == 0:
             raise StageError(
@@ -341,6 +377,7 @@ class TrainingRun:
             return
         step, total = self.state.step, self.horizon.expected
         pace_s = statistics.median(self._steps_s) if self._steps_s else None
+        newest = self.state.history[-1] if self.state.history else None
         self.context.progress(
             Progress(
                 stage="train",
@@ -349,9 +386,10 @@ class TrainingRun:
                 step=step,
                 total_steps=total,
                 percent=min(100.0, round(100 * step / total, 1)),
-                eta_seconds=None if pace_s is None else round(pace_s * (total - step), 1),
+                eta_seconds=remaining_s(step, total, self.plan.eval_steps, pace_s, self.state.validation_s),
                 loss=_finite(self.state.recent_losses[-1]) if self.state.recent_losses else None,
-                validation_loss=_finite(self.state.history[-1].validation_loss) if self.state.history else None,
+                validation_loss=None if newest is None else _finite(newest.validation_loss),
+                validation_metrics={} if newest is None else dict(newest.measures),
                 resumed_from_step=self.resumed_from,
                 updated_at=self.context.clock(),
             )
@@ -424,4 +462,6 @@ class TrainingRun:
             tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,
             duration_seconds=round(duration_s, 1),
             resumed_from_step=self.resumed_from or 0,
+            validation_metrics={name: round(value, 6) for name, value in self.state.best_measures.items()},
+            lost_trackers=self._lost_trackers,
         )

@@ -1,0 +1,70 @@
+"""transformers in this process: the engine that always works."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_runner.evaluation.engines.base import OnBatch, Request
+from finetune_runner.evaluation.generation import Answer, GenerationSettings, generate, settings_for
+from finetune_runner.evaluation.likelihood import Encoded, score
+
+
+def check() -> None:
+    """It is part of every image."""
+
+
+def open_engine(request: Request) -> TransformersEngine:
+    """Load the model onto this process's device."""
+    import torch
+
+    from finetune_runner.evaluation.serving import load_plain
+    from finetune_runner.training.device import pick_device
+    from finetune_runner.training.loading import load_base, with_adapter
+
+    device = pick_device(request.plan)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if request.method is None:
+        model = load_plain(request.model_path, device)
+    else:
+        model = load_base(request.model_path, request.method, device, request.plan)
+    if request.adapter is not None:
+        model = with_adapter(model, request.adapter)
+    settings = settings_for(model, request.tokenizer, request.max_new_tokens, request.generation, request.seed)
+    return TransformersEngine(model, request, settings)
+
+
+class TransformersEngine:
+    """A model of transformers, with or without PEFT's adapter."""
+
+    def __init__(self, model: Any, request: Request, settings: GenerationSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self._request = request
+
+    def answer(self, prompts: Sequence[list[int]], on_batch: OnBatch = None) -> dict[int, Answer]:
+        """Answers of this process's batches."""
+        return generate(self.model, prompts, self._request.tokenizer, self.settings, on_batch, self._request.share)
+
+    def score(self, examples: Sequence[Encoded], on_batch: OnBatch = None) -> NDArray[np.float64]:
+        """Likelihoods of this process's batches."""
+        return score(self.model, examples, self._request.tokenizer.pad_token_id, on_batch, self._request.share)
+
+    def close(self) -> int:
+        """Give the memory back before the next model is loaded: two of them might not fit."""
+        import torch
+
+        from finetune_runner.training.device import peak_memory_bytes, pick_device
+
+        device = pick_device(self._request.plan)
+        peak = peak_memory_bytes(device)
+        del self.model
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return peak

@@ -1,0 +1,125 @@
+"""Rows over the GPUs of the pod: one process per GPU with a replica each, by torchrun; on the CPU as many as asked.
+
+The batches are cut first and then shared out, so the outcomes are the same whatever the number of processes. Each
+process leaves its outcomes in a file; the stage's process joins them. Nothing is sent between them while they work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune_api.exit_codes import ExitCode
+from finetune_runner.context import StageContext
+from finetune_runner.data.rows import Row
+from finetune_runner.errors import StageError
+from finetune_runner.evaluation.generation import ROWS_PER_BATCH
+from finetune_runner.evaluation.outcomes import Outcome, joined
+from finetune_runner.evaluation.records import pack_systems, unpack_systems
+from finetune_runner.evaluation.share import WHOLE, Share
+from finetune_runner.training.strategies.ddp import processes_per_node
+
+FOLDER_VARIABLE = "FINETUNE_EVALUATION_FOLDER"
+TASK_FILE, STOP_FILE, FAILURE_FILE = "task.json", "stop", "failure.json"
+POLL_S = 0.2
+
+
+@dataclass
+class Measured:
+    """Outcomes by system, and the peak of a process's memory by what was loaded, in bytes."""
+
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+
+
+Measurement = Callable[[StageContext, Share], Measured]
+"""Asks and scores a share of the rows. It is a function of a module, so that another process finds it."""
+
+
+def processes(context: StageContext, rows: int) -> int:
+    """Processes of this pod that have something to do. vLLM spreads one model over all GPUs by itself."""
+    if context.task.spec.evaluation.engine == "vllm":
+        return 1
+    gpus = context.task.plan.gpus_per_node if context.task.plan is not None else 0
+    return max(1, min(processes_per_node(gpus), -(-rows // ROWS_PER_BATCH)))
+
+
+def measure(context: StageContext, measurement: Measurement, rows: Mapping[str, Sequence[Row]]) -> Measured:
+    """The measurement over all rows: in this process, or in one per GPU.
+
+    Args:
+        context: of the stage.
+        measurement: what to do with a share of the rows.
+        rows: `test` and `out_of_domain`, in their order.
+
+    Raises:
+        StageError: the first cause of a process that failed.
+    """
+    count = processes(context, max(len(rows["test"]), len(rows["out_of_domain"])))
+    if count == 1:
+        return measurement(context, WHOLE)
+    folder = context.scratch / "measure"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / TASK_FILE).write_text(json.dumps(context.task.to_wire()), encoding="utf-8")
+    _run(context, folder, f"{measurement.__module__}:{measurement.__name__}", count)
+    parts = [read_part(folder, rank, rows) for rank in range(count)]
+    names = parts[0].outcomes
+    return Measured(
+        {name: joined([part.outcomes[name] for part in parts]) for name in names},
+        {name: max(part.peaks.get(name, 0) for part in parts) for name in parts[0].peaks},
+    )
+
+
+def _run(context: StageContext, folder: Path, measurement: str, count: int) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1"]
+    command += [f"--nproc-per-node={count}", "--max-restarts=0"]
+    command += ["-m", "finetune_runner.evaluation.worker", measurement]
+    environment = {
+        **os.environ,
+        FOLDER_VARIABLE: str(folder),
+        "FINETUNE_SCRATCH": str(context.scratch),
+        "FINETUNE_MODEL_CACHE": str(context.model_cache),
+        "FINETUNE_SECRETS": str(context.secrets.folder),
+        "FINETUNE_EPOCH": str(context.fence.epoch),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    # A session of its own: Ctrl-C at a terminal reaches the stage's process only.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        while process.poll() is None:
+            if context.stop.is_set():
+                (folder / STOP_FILE).touch()
+            time.sleep(POLL_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+    failure = folder / FAILURE_FILE
+    if failure.is_file():
+        told = json.loads(failure.read_bytes())["failure"]
+        raise StageError(ExitCode(told["exitCode"]), told["message"], told["hint"], told["evidence"])
+    if process.returncode:
+        raise StageError(
+            ExitCode.INTERNAL,
+            f"the processes that answer the test rows ended with {process.returncode}",
+            hint="the log above has the traceback of the one that failed first",
+        )
+
+
+def write_part(folder: Path, rank: int, part: Measured) -> None:
+    """Leave a process's share for the stage's process."""
+    (folder / f"outcomes-{rank}.jsonl.gz").write_bytes(pack_systems(part.outcomes))
+    (folder / f"peaks-{rank}.json").write_text(json.dumps(part.peaks), encoding="utf-8")
+
+
+def read_part(folder: Path, rank: int, rows: Mapping[str, Sequence[Row]]) -> Measured:
+    """The inverse of `write_part`. Raises ValueError when it belongs to other rows."""
+    outcomes = unpack_systems((folder / f"outcomes-{rank}.jsonl.gz").read_bytes(), rows)
+    return Measured(outcomes, json.loads((folder / f"peaks-{rank}.json").read_bytes()))
