@@ -70,9 +70,11 @@ def ask(arguments: argparse.Namespace, environment: Environment) -> dict[str, An
     with tempfile.TemporaryDirectory(dir=environment.scratch) as scratch:
         folder = download_version(storage, arguments.version_uri, manifest, Path(scratch) / "version")
         base = load_base(arguments.model, method_of_weights(manifest["base"]["weights"]), device, None)
-        baseline = _answer(base, load_tokenizer(arguments.model), question, arguments.baseline_prompt, limit)
+        # The version's tokenizer is the base's, with the chat template that was trained.
+        tokenizer = load_tokenizer(folder)
+        baseline = _answer(base, tokenizer, question, arguments.baseline_prompt, limit)
         model = load_plain(folder, device) if manifest["servedAs"] == "merged" else with_adapter(base, folder)
-        tuned = _answer(model, load_tokenizer(folder), question, None, limit)
+        tuned = _answer(model, tokenizer, question, None, limit)
     return {"baseline": baseline, "tuned": tuned}
 
 
