@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import PrepareResult, StageResults
+from finetune_api.stages import PrepareResult, Progress, StageResults
 from finetune_runner import mounts
 from finetune_runner.errors import StageError
 from finetune_runner.model_files import FREQUENT_TYPES
@@ -88,6 +89,28 @@ def test_a_model_on_s3_is_fetched_once(world: PrepareWorld, model: Path, s3: S3S
     again = fetch_model(context_of(world, pinned(fetched.digest)))
     assert again == fetched
     assert [path.name for path in fetched.path.parent.iterdir()] == [fetched.path.name]
+
+
+def test_a_model_that_vanishes_from_a_bucket_in_the_middle_is_named(
+    world: PrepareWorld, model: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    world.storage = s3_storage(s3, tmp_path)
+    bucket = s3.make_bucket()
+    for item in model.iterdir():
+        s3.client().upload_file(str(item), bucket, f"tiny/{item.name}")
+    world.model = f"s3://{bucket}/tiny"
+    context = context_of(world)
+
+    def vanish(progress: Progress) -> None:
+        if progress.phase.startswith("fetching"):
+            s3.client().delete_object(Bucket=bucket, Key="tiny/tokenizer.json")
+
+    with pytest.raises(StageError, match=r"tiny/tokenizer\.json does not exist") as caught:
+        fetch_model(replace(context, progress=vanish))
+    assert caught.value.exit_code == ExitCode.SOURCE_NOT_FOUND
+    assert not list(context.model_cache.glob("s3/*"))
+    s3.client().upload_file(str(model / "tokenizer.json"), bucket, "tiny/tokenizer.json")
+    assert fetch_model(context).digest == model_digest(model)
 
 
 @pytest.mark.parametrize(

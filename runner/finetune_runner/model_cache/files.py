@@ -18,6 +18,8 @@ _SECOND_COPY = "consolidated*.safetensors"
 """Some publishers put all weights there a second time, in their own layout."""
 _BLOCK_BYTES = 4 << 20
 _READERS = 4
+_GIT_BYTES = 100 << 20
+"""The hub takes no larger file without LFS (its own limit is 10 MB)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Hashes:
     size: int
     sha256: str
     git_oid: str
+    """Empty for a file too large to be anything but LFS."""
 
 
 def used_names(names: Iterable[str]) -> list[str]:
@@ -55,14 +58,15 @@ def hash_file(path: Path, on_block: Callable[[], None] = lambda: None) -> Hashes
     """Hashes of a file, in one pass; `on_block` is called every few MiB and may raise to stop."""
     size = path.stat().st_size
     content = hashlib.sha256()
-    # Git's own name for the content, not a protection: LFS files are told by their sha256.
-    blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    # Git's own name for the content, not a protection; what the hub lists by it is small.
+    blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False) if size <= _GIT_BYTES else None
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
             on_block()
             content.update(block)
-            blob.update(block)
-    return Hashes(size, content.hexdigest(), blob.hexdigest())
+            if blob is not None:
+                blob.update(block)
+    return Hashes(size, content.hexdigest(), "" if blob is None else blob.hexdigest())
 
 
 def hash_files(
