@@ -103,6 +103,8 @@ class TrainingRun:
         self._watchdog = Watchdog(on_hang)
         self._first_step = FirstStep()
         self.selection = Selection.of(context.task.spec)
+        planned = self.plan.total_steps
+        self.horizon = Horizon(planned, self.plan.extend_to, decay_steps(self.training, planned))
         self._said_at = -math.inf
 
     def run(self) -> TrainResult:
@@ -155,12 +157,7 @@ class TrainingRun:
         if checkpoint is not None:
             self.state = checkpoint.state
             log.info("resuming from checkpoint step-%d", checkpoint.step)
-        self.horizon = Horizon(
-            self.plan.total_steps,
-            self.plan.extend_to,
-            decay_steps(self.training, self.plan.total_steps),
-            self.state.end,
-        )
+        self.horizon.end = self.state.end or self.horizon.end
         self._make_trainer()
         if checkpoint is not None:
             load_adapter(self.model, self.folder / "resume")
