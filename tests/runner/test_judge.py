@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.job.training import Training
 from finetune_api.stages import Progress, StageResults, TrainResult
 from finetune_runner.evaluation.compare import System, values_of
 from finetune_runner.evaluation.metrics import Settings
@@ -19,7 +20,7 @@ from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.stages import train
 from finetune_runner.training.best import Selection
 from finetune_runner.training.distributed import World as Processes
-from finetune_runner.training.judge import Judge, answered_rows, chosen
+from finetune_runner.training.judge import Judge, chosen
 from finetune_runner.training.remaining import evaluations_left, remaining_s
 from tests.runner.tiny import World, make_world, tickets
 
@@ -142,7 +143,7 @@ def test_two_processes_sum_to_what_one_measures(tmp_path: Path, tiny_model: Path
     [(None, 256, 16), (None, 16, 64), (None, 8192, 8), (None, 64, 64), (None, 65, 63), (0, 16, 0), (500, 8192, 500)],
 )
 def test_how_many_rows_are_answered(asked: int | None, max_new_tokens: int, rows: int) -> None:
-    assert answered_rows(asked, max_new_tokens) == rows
+    assert Training(validation_samples=asked).answered_rows(max_new_tokens) == rows
 
 
 @given(order=st.permutations(range(20)), count=st.integers(0, 25), seed=st.integers(0, 3))

@@ -46,6 +46,7 @@ def demand_of(
         longest_prompt=prompt_tokens(spec, work, facts.context_length),
         max_new_tokens=spec.evaluation.max_new_tokens,
         validation_rows=work.validation_rows,
+        answered_rows=spec.training.answered_rows(spec.evaluation.max_new_tokens),
         test_rows=work.test_rows,
         packed=packed,
         serves_merged=spec.output.served_as == "merged",

@@ -23,14 +23,7 @@ if TYPE_CHECKING:
     from finetune_runner.context import StageContext
     from finetune_runner.training.distributed import World
 
-GENERATED_TOKENS = 4096
-FEWEST, MOST = 8, 64
 ALWAYS = ("truncationRate", "repetitionRate")
-
-
-def answered_rows(asked: int | None, max_new_tokens: int) -> int:
-    """How many validation rows are answered: as asked, else what 4,096 generated tokens allow, between 8 and 64."""
-    return asked if asked is not None else max(FEWEST, min(MOST, GENERATED_TOKENS // max_new_tokens))
 
 
 def chosen(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
@@ -52,7 +45,7 @@ class Judge:
 
         spec = context.task.spec
         self._evaluation, self._seed = spec.evaluation, spec.training.seed
-        count = answered_rows(spec.training.validation_samples, spec.evaluation.max_new_tokens)
+        count = spec.training.answered_rows(spec.evaluation.max_new_tokens)
         self._rows = chosen(load_split(context, "validation"), count, self._seed) if count else []
         self._prompts = [encode_prompt(tokenizer, prompt) for prompt in own_prompts(tokenizer, self._rows)]
         self._tokenizer, self._world, self._alive = tokenizer, world, alive
