@@ -62,9 +62,8 @@ def pools_table(estimates: Sequence[PoolEstimate]) -> Table:
 
 def options_table(estimate: PoolEstimate) -> Table:
     """A row per number of GPUs of one pool."""
-    table = _table(
-        "GPUS PER NODE", "FIT", "METHOD", "STRATEGY", "MICRO-BATCH", "RECOMPUTES", "TRAINING", "COST OF THE RUN"
-    )
+    titles = ("GPUS PER NODE", "FIT", "METHOD", "STRATEGY", "MICRO-BATCH", "RECOMPUTES", "TRAINING", "COST OF THE RUN")
+    table = _table(*titles)
     for option in estimate.options:
         plan, known = option.plan, option.forecast
         table.add_row(
