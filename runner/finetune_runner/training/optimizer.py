@@ -1,8 +1,7 @@
-"""AdamW over the adapter, its schedule, and its state as safetensors (never a pickle of writable content)."""
+"""AdamW over the adapter, and its schedule."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.job.training import Training
@@ -10,8 +9,6 @@ from finetune_runner.training.schedule import learning_rate_factor
 
 if TYPE_CHECKING:
     import torch
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
@@ -34,33 +31,3 @@ def new_optimizer(model: Any, training: Training, total_steps: int, first_step: 
         optimizer, lambda done: learning_rate_factor(first_step + done, total_steps, training.warmup_ratio)
     )
     return optimizer, schedule
-
-
-def save_optimizer(optimizer: Any, model: Any, path: Path) -> None:
-    """Both moments and the step count of every parameter, by the parameter's name."""
-    import torch
-    from safetensors.torch import save_file
-
-    # accelerate wraps the optimiser; the state is the inner one's.
-    states = getattr(optimizer, "optimizer", optimizer).state
-    tensors = {}
-    for name, parameter in trainable(model).items():
-        state = states[parameter]
-        tensors[f"{name}.step"] = torch.as_tensor(state["step"], dtype=torch.float32).cpu().reshape(1)
-        for moment in MOMENTS:
-            tensors[f"{name}.{moment}"] = state[moment].detach().cpu().contiguous()
-    save_file(tensors, str(path))
-
-
-def load_optimizer(optimizer: Any, model: Any, path: Path) -> None:
-    """The inverse of `save_optimizer`. Raises KeyError when the file is of another model."""
-    from safetensors.torch import load_file
-
-    tensors = load_file(str(path))
-    fused = bool(optimizer.defaults.get("fused"))
-    for name, parameter in trainable(model).items():
-        step = tensors[f"{name}.step"].reshape(())
-        optimizer.state[parameter] = {
-            "step": step.to(parameter.device) if fused else step,
-            **{moment: tensors[f"{name}.{moment}"].to(parameter.device) for moment in MOMENTS},
-        }

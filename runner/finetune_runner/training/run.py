@@ -17,14 +17,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Progress, TrainPlan, TrainResult
 from finetune_runner.errors import StageError
-from finetune_runner.evaluation.likelihood import Encoded, score
+from finetune_runner.evaluation.likelihood import Encoded
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
 from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
 from finetune_runner.training.distributed import World
-from finetune_runner.training.loading import ADAPTER_FILE, load_base, load_tokenizer, method_of, new_adapter
-from finetune_runner.training.optimizer import load_optimizer, new_optimizer, save_optimizer, trainable
+from finetune_runner.training.loading import (
+    ADAPTER_FILE,
+    load_base,
+    load_tokenizer,
+    method_of,
+    new_adapter,
+    saved_names,
+)
+from finetune_runner.training.optimizer import trainable
+from finetune_runner.training.optimizer_files import read_optimizer, write_optimizer
 from finetune_runner.training.order import example_stream, micro_batches
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
+from finetune_runner.training.timing import Stopwatch
 from finetune_runner.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -32,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY = "train/history.json"
 PROGRESS_EVERY_S = 1.0
 RECENT_STEPS = 5
@@ -86,7 +94,8 @@ class TrainingRun:
         self.resumed_from: int | None = None  # not known before the checkpoints are looked at
         self._interrupted = False
         self._in_steps_s = 0.0
-        self._tokens = 0
+        self._tokens = self._labelled = 0
+        self.stopwatch = Stopwatch()
         self._steps_s: deque[float] = deque(maxlen=50)
         self._watchdog = Watchdog(on_hang)
         self._said_at = -math.inf
@@ -127,10 +136,7 @@ class TrainingRun:
         if checkpoint is not None:
             self.state = checkpoint.state
             log.info("resuming from checkpoint step-%d", checkpoint.step)
-        self._make_trainer()
-        if checkpoint is not None:
-            self._load_adapter(self.folder / "resume")
-            load_optimizer(self.trainer.optimizer, self.model, self.folder / "resume" / OPTIMIZER_FILE)
+        self._make_trainer(self.folder / "resume" if checkpoint is not None else None)
         self.early_stop = EarlyStop(
             patience=self.training.early_stopping.patience,
             minimum_delta=self.training.early_stopping.minimum_delta,
@@ -151,45 +157,51 @@ class TrainingRun:
             return found
         return self.store.fetch(step, folder)
 
-    def _make_trainer(self) -> None:
+    def _make_trainer(self, resume: Path | None) -> None:
+        """Adapter and optimiser as they are in the checkpoint in `resume`, spread out as the strategy does."""
         import torch
-        from transformers import PrinterCallback
 
-        from finetune_runner.training.trainer import AdapterTrainer, StepWatch, as_dataset, trainer_settings
+        from finetune_runner.training import memory_saving
+        from finetune_runner.training.objectives.sft import SupervisedFineTuning
+        from finetune_runner.training.strategies import new_engine
+        from finetune_runner.training.strategies.base import Setup
+        from finetune_runner.training.trainer import AdapterTrainer
 
-        first = self.state.step
-        remaining = max(1, self.plan.total_steps - first)
-        self.trainer = AdapterTrainer(
-            batches=self._batches(first),
-            model=self.model,
-            args=trainer_settings(self.plan, remaining, self.training.seed, self.device, self.folder / "trainer"),
-            train_dataset=as_dataset(self.rows.train),
-            processing_class=self.tokenizer,
-            callbacks=[StepWatch(first, self._before_step, self._after_step)],
-        )
-        self.trainer.remove_callback(PrinterCallback)  # stdout stays free
-        # TRL rounds a QLoRA adapter to bf16 and keeps no fp32 master: at small learning rates updates would vanish.
+        # bf16 adapters without an fp32 master lose their updates at small learning rates.
         for parameter in trainable(self.model).values():
             parameter.data = parameter.data.to(torch.float32)
-        self.trainer.optimizer, self.trainer.lr_scheduler = new_optimizer(
-            self.model, self.training, self.plan.total_steps, first
+        self.trainable_parameters = sum(p.numel() for p in trainable(self.model).values())
+        self.adapter_keys = saved_names(self.model)
+        if resume is not None:
+            self._load_adapter(resume)
+        memory_saving.apply(self.model, self.plan)
+        self.objective = SupervisedFineTuning(self.rows.train, self.rows.validation, self.tokenizer.pad_token_id)
+        self.engine = new_engine(
+            Setup(self.model, self.objective, self.plan, self.training, self.device, self.world, self.state.step),
+            self.plan.strategy,
+        )
+        if resume is not None:
+            self.engine.load_optimizer_state(read_optimizer(resume))
+        size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
+        self._stream = example_stream(
+            self.rows.ids, self.rows.weights, self.training.seed, self.plan.total_steps * size
+        ).reshape(self.plan.total_steps, size)
+        self.trainer = AdapterTrainer(
+            self.engine,
+            self.objective,
+            self._step_batches,
+            packed=self.plan.packing,
+            device=self.device,
+            stopwatch=self.stopwatch,
         )
 
-    def _batches(self, first_step: int) -> list[list[int]]:
-        """Micro-batches of this rank for the steps after `first_step`."""
-        size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
-        stream = example_stream(self.rows.ids, self.rows.weights, self.training.seed, self.plan.total_steps * size)
-        lengths = [len(ids) for ids, _ in self.rows.train]
-        batches: list[list[int]] = []
-        for step in range(first_step, self.plan.total_steps):
-            examples = stream[step * size : (step + 1) * size].tolist()
-            batches += micro_batches(
-                examples, lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
-            )
-        self._step_tokens = [
-            sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.plan.total_steps)
-        ]
-        return batches
+    def _step_batches(self, step: int) -> tuple[list[list[int]], int]:
+        """This rank's micro-batches of a step (from 1), and the count of all examples of the step on all ranks."""
+        examples = self._stream[step - 1].tolist()
+        parts = micro_batches(
+            examples, self.objective.lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
+        )
+        return parts, sum(self.objective.counts[index] for index in examples)
 
     # -- loop --------------------------------------------------------------------------------------------------------
 
@@ -200,25 +212,25 @@ class TrainingRun:
             self.state.initial_validation_loss = loss
             self.state.history.append(Point(0, loss))
             self.early_stop.observe(loss)
-        self.trainer.train()
+        self.trainer.train(range(self.state.step + 1, self.plan.total_steps + 1), self._before_step, self._after_step)
 
     def _before_step(self, step: int) -> None:
         import torch
 
         # Random numbers (dropout) are a function of seed, step and rank: nothing to save, nothing to restore.
-        torch.manual_seed((self.training.seed * 1_000_003 + step) * 4_099 + self.world.rank)
+        torch.manual_seed((self.training.seed * 1_000_003 + step - 1) * 4_099 + self.world.rank)
         self._step_started = time.monotonic()
 
     def _after_step(self, step: int) -> bool:
         """Everything that happens between two optimiser steps. Returns whether training ends here."""
-        local_loss = float(self.trainer.take_step_loss())
+        with self.stopwatch.measure("compute"):
+            local_loss = float(self.trainer.take_step_loss())
         took_s = time.monotonic() - self._step_started
         budget_s = self.plan.time_budget_seconds
         over_budget = budget_s is not None and self.state.elapsed_s + took_s >= budget_s
-        loss_sum, stop, budget = self.world.sum(
+        loss, stop, budget = self.world.sum(
             [local_loss, float(self.context.stop.is_set()), float(over_budget)], self.device
         )
-        loss = loss_sum / self.world.size
         self._note_step(step, loss, took_s)
         self._watchdog.beat()
         self._refuse_divergence(step, loss)
@@ -239,7 +251,9 @@ class TrainingRun:
         self.state.step = step
         self.state.elapsed_s += took_s
         self._in_steps_s += took_s
-        self._tokens += self._step_tokens[step - 1]
+        examples = self._stream[step - 1].tolist()
+        self._tokens += sum(self.objective.lengths[index] for index in examples)
+        self._labelled += sum(self.objective.counts[index] for index in examples)
         self._steps_s.append(took_s)
         self.state.recent_losses = [*self.state.recent_losses, loss][-max(RECENT_STEPS, self._last_tenth) :]
 
@@ -288,9 +302,11 @@ class TrainingRun:
     def _validation_loss(self) -> float:
         """Token-weighted mean over all validation rows; each process scores its share."""
         self.model.eval()
-        share = self.rows.validation[self.world.rank :: self.world.size]
-        scores = score(self.model, share, self.tokenizer.pad_token_id, lambda _: self._watchdog.alive())
-        nll, tokens = self.world.sum([float(scores[:, 0].sum()), float(scores[:, 1].sum())], self.device)
+        with self.stopwatch.measure("validation"):
+            local = self.engine.call(
+                lambda model: self.objective.validation(model, self.world, lambda _: self._watchdog.alive())
+            )
+            nll, tokens = self.world.sum(local, self.device)
         if tokens == 0:
             raise StageError(
                 ExitCode.INVALID_DATA,
@@ -324,30 +340,42 @@ class TrainingRun:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.world.main:
+        """A checkpoint: every rank uploads its share of the files, the main process commits the manifest last."""
+        with self.stopwatch.measure("checkpoint"):
             folder = self.folder / "save"
             shutil.rmtree(folder, ignore_errors=True)
-            self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)
-            save_optimizer(self.trainer.optimizer, self.model, folder / OPTIMIZER_FILE)
-            self.store.save(folder, self.state)
-            self.store.prune(self.state.best_step)
-        self.world.barrier()
+            folder.mkdir(parents=True)
+            adapter, states = self.engine.adapter(), self.engine.optimizer_state()
+            if self.world.main:
+                self.model.save_pretrained(
+                    str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=adapter
+                )
+                (folder / "README.md").unlink(missing_ok=True)
+            write_optimizer(states, folder, self.world)
+            self.store.begin(self.state.step, self.world)
+            files = self.world.gather(self.store.upload(folder, self.state.step))
+            if self.world.main:
+                self.store.commit(self.state, {name: facts for part in files for name, facts in part.items()})
+                self.store.prune(self.state.best_step)
+            self.world.barrier()
 
     def _load_adapter(self, folder: Path) -> None:
-        """Overwrite every adapter weight with the file's. Raises StageError when the file does not hold all of them."""
-        import torch
-        from peft import set_peft_model_state_dict
+        """Overwrite every adapter weight of the not yet spread out model with the file's."""
+        tensors = self._saved_adapter(folder)
+        for name, parameter in trainable(self.model).items():
+            parameter.data.copy_(tensors[name])
+
+    def _saved_adapter(self, folder: Path) -> dict[str, Any]:
+        """Weights of a saved adapter by parameter name. Raises StageError when it does not hold all of them."""
         from safetensors.torch import load_file
 
-        for parameter in trainable(self.model).values():
-            parameter.data.fill_(torch.nan)
-        set_peft_model_state_dict(self.model, load_file(str(folder / ADAPTER_FILE)))
-        missing = [name for name, parameter in trainable(self.model).items() if bool(parameter.isnan().any())]
+        saved = load_file(str(folder / ADAPTER_FILE))
+        missing = [key for key in self.adapter_keys.values() if key not in saved]
         if missing:
             raise StageError(
                 ExitCode.INTERNAL, "a saved adapter does not hold every weight", evidence=", ".join(missing)[:500]
             )
+        return {name: saved[key] for name, key in self.adapter_keys.items()}
 
     def _prove_best(self) -> Checkpoint:
         """Load the kept checkpoint back from storage and measure it again: what is handed on is what was measured."""
@@ -361,9 +389,10 @@ class TrainingRun:
                 f"the kept checkpoint of step {self.state.best_step} cannot be read back: {error}",
                 hint="check that nothing else writes to the run's folder",
             ) from error
-        self._load_adapter(folder)
-        if not any(bool(p.count_nonzero()) for name, p in trainable(self.model).items() if "lora_B" in name):
+        tensors = self._saved_adapter(folder)
+        if not any(bool(tensor.count_nonzero()) for name, tensor in tensors.items() if "lora_B" in name):
             raise StageError(ExitCode.INTERNAL, "the kept adapter changes nothing: every lora_B is zero")
+        self.engine.load_adapter(tensors)
         again = self._validation_loss()
         recorded = self.state.best_validation_loss or 0.0
         tolerance = 1e-5 if self.device.type == "cpu" else 1e-3
@@ -397,7 +426,7 @@ class TrainingRun:
             best_validation_loss=self.state.best_validation_loss or 0.0,
             checkpoint_uri=best.uri,
             checkpoint_digest=adapter["sha256"],
-            trainable_parameters=sum(p.numel() for p in trainable(self.model).values()),
+            trainable_parameters=self.trainable_parameters,
             adapter_bytes=adapter["size"],
             peak_memory_bytes=peak_memory_bytes(self.device),
             tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,
