@@ -39,12 +39,27 @@ def _batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
+def _shared_out(batches: Sequence[list[int]], rank: int, ranks: int) -> Iterator[tuple[list[int], bool]]:
+    """This rank's batches, equally many on every rank, and whether each counts."""
+    for first in range(0, len(batches), ranks):
+        mine = first + rank
+        yield batches[min(mine, len(batches) - 1)], mine < len(batches)
+
+
 def score(
-    model: Any, examples: Sequence[Encoded], pad_token_id: int, on_batch: Callable[[int], None] | None = None
+    model: Any,
+    examples: Sequence[Encoded],
+    pad_token_id: int,
+    on_batch: Callable[[int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> NDArray[np.float64]:
     """[rows, 2]: summed negative log-likelihood in nats and number of scored tokens of each example.
 
     The model must be in eval mode. `on_batch` hears how many rows are done, and may raise to stop.
+
+    `share` is (rank, ranks): each batch is scored by one rank and stays zero in the others' results, so that sums over
+    ranks are those of one process. Every rank makes the same number of forward passes (a sharded model needs all of
+    them for each): one that has no batch left repeats its last and forgets the result.
     """
     import torch
     from torch.nn import functional
@@ -53,7 +68,7 @@ def score(
     done = 0
     device = next(model.parameters()).device
     most_tokens = tokens_per_batch(int(model.config.get_text_config().vocab_size))
-    for batch in _batches([len(ids) for ids, _ in examples], most_tokens):
+    for batch, counts in _shared_out(list(_batches([len(ids) for ids, _ in examples], most_tokens)), *share):
         width = len(examples[batch[0]][0])
         ids = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
         labels = torch.full((len(batch), width), IGNORED, dtype=torch.long)
@@ -76,8 +91,9 @@ def score(
                 losses = functional.cross_entropy(
                     logits[:, :-1].float().transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
                 )
-            result[batch, 0] = losses.double().sum(dim=1).cpu().numpy()
-            result[batch, 1] = scored.sum(dim=1).numpy()
+            if counts:
+                result[batch, 0] = losses.double().sum(dim=1).cpu().numpy()
+                result[batch, 1] = scored.sum(dim=1).numpy()
         done += len(batch)
         if on_batch is not None:
             on_batch(done)
