@@ -1,7 +1,7 @@
 """The forecast of GPU memory against every published figure we know, row by row: `python -m benchmarks.forecast_error`.
 
-It needs no GPU: the figures and their sources are in tests/decide/forecast/published.toml, the forecast is the planner's
-own, and `blind` rows had no part in fitting it.
+It needs no GPU: the figures and their sources are in tests/decide/forecast/published.toml, the forecast is the
+planner's own, and `blind` rows had no part in fitting it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from finetune_api.job.training import Training
 from finetune_api.stages import Progress, StageResults, TrainResult
+from finetune_runner.data.prepared import load_split
 from finetune_runner.evaluation.compare import System, values_of
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
@@ -68,7 +69,6 @@ def test_live_progress_has_them_and_counts_the_evaluations_to_come(
 def test_they_are_what_evaluate_would_say_of_the_kept_checkpoint(
     told: tuple[World, TrainResult, list[Progress]],
 ) -> None:
-    from finetune_runner.data.prepared import load_split
     from finetune_runner.evaluation.engines import Request, open_engine
     from finetune_runner.evaluation.serving import fetch_adapter
     from finetune_runner.evaluation.systems import Examinee, own_prompts
@@ -120,7 +120,13 @@ def test_two_processes_sum_to_what_one_measures(tmp_path: Path, tiny_model: Path
     model = AutoModelForCausalLM.from_pretrained(str(tiny_model))
     tokenizer, cpu = load_tokenizer(tiny_model), torch.device("cpu")
     context = world.context("train")
-    alone = Judge(context, tokenizer, Processes(), lambda: None).measures(model, cpu)
+    rows = load_split(context, "validation")
+
+    def measured(processes: Processes) -> dict[str, float]:
+        judge = Judge(context, tokenizer, rows, processes)
+        return judge.metrics(judge.answer(model.eval(), lambda: None), cpu)
+
+    alone = measured(Processes())
 
     sums: list[list[float]] = []
 
@@ -133,8 +139,8 @@ def test_two_processes_sum_to_what_one_measures(tmp_path: Path, tiny_model: Path
         def sum(self, values: Any, device: Any) -> list[float]:
             return [a + b for a, b in zip(sums.pop(0), values, strict=True)]
 
-    Judge(context, tokenizer, First(0, 2), lambda: None).measures(model, cpu)
-    assert Judge(context, tokenizer, Second(1, 2), lambda: None).measures(model, cpu) == alone
+    measured(First(0, 2))
+    assert measured(Second(1, 2)) == alone
     assert set(alone) >= {"exactMatch", "truncationRate", "repetitionRate"}
 
 
