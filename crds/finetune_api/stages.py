@@ -204,11 +204,15 @@ class JobIdentity(Contract):
     run: int
 
 
+Strategy = Literal["single", "ddp", "fsdp", "deepspeed"]
+Offload = Literal["none", "optimizer", "parameters"]
+
+
 class TrainPlan(Contract):
     """What Planned freezes for the GPU stages."""
 
     method: Annotated[Literal["lora", "qlora"], Field(description="lora or qlora.")]
-    strategy: Annotated[Literal["single", "ddp"], Field(description="single or ddp.")]
+    strategy: Annotated[Strategy, Field(description="single, ddp, fsdp or deepspeed.")]
     nodes: Annotated[int, Field(description="Pods of the gang.")]
     gpus_per_node: Annotated[int, Field(description="GPUs of each pod; 0 = CPU.")]
     total_steps: Annotated[int, Field(description="Optimiser steps planned.")]
@@ -221,6 +225,8 @@ class TrainPlan(Contract):
     packing: Annotated[bool, Field(description="Whether examples share rows.")] = False
     gradient_checkpointing: Annotated[bool, Field(description="Whether activations are recomputed.")] = False
     precision: Annotated[Literal["fp32", "bf16"], Field(description="Arithmetic of the forward pass.")] = "fp32"
+    zero_stage: Annotated[int, Field(description="ZeRO stage of deepspeed: 2 or 3.")] = 3
+    offload: Annotated[Offload, Field(description="What deepspeed keeps in host memory.")] = "none"
     time_budget_seconds: Annotated[int | None, Field(description="Training stops after this many seconds.")] = None
     forecast_gpu_memory_gib: Annotated[
         float | None, Field(description="Forecast of the GPU memory of training, in GiB.")

@@ -71,6 +71,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "spec.output.storage.secretRef.name: ada may not use Secret s;",
     ),
     (
+        "MLflow's",
+        {"tracking": {"mlflow": {"trackingUri": "https://mlflow.example.com", **secret("m")}}},
+        "spec.tracking.mlflow.secretRef.name: ada may not use Secret m;",
+    ),
+    (
+        "wandb's",
+        {"tracking": {"wandb": {"project": "triage", **secret("w")}}},
+        "spec.tracking.wandb.secretRef.name: ada may not use Secret w;",
+    ),
+    (
         "the eighth secret",
         {"data": train("own", "own", *(f"s{number}" for number in range(7)))},
         "spec.data.train[2].secretRef.name: ada may not use Secret s0;",
@@ -120,4 +130,6 @@ def test_an_edit_is_judged_by_who_makes_it_and_only_when_it_changes_what_runs(pe
     assert ada.patch("finetunejobs", "probe", {"spec": {"cancel": True}}) == ""
     assert ada.patch("finetunejobs", "probe", {"metadata": {"labels": {"a": "b"}}}) == ""
     assert "ada may not use Secret theirs" in ada.patch("finetunejobs", "probe", {"spec": {"training": {"epochs": 9}}})
+    tracked = {"tracking": {"wandb": {"project": "triage", **secret("theirs")}}}
     assert ada.patch("finetunejobs", "probe", {"spec": {"data": train("own")}}) == ""
+    assert "ada may not use Secret theirs" in ada.patch("finetunejobs", "probe", {"spec": tracked})

@@ -20,6 +20,7 @@ from finetune_operator.builders.job import stage_job
 from finetune_operator.builders.names import TASK_ANNOTATION, job_name
 from finetune_operator.builders.progress import ProgressEndpoint
 from finetune_operator.builders.service import gang_service
+from finetune_operator.builders.volumes import secret_names
 from finetune_operator.decide.types import StartStage
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,6 +71,21 @@ def test_golden(case: str, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--update-golden"):
         output.write_text(yaml.safe_dump_all(made, sort_keys=False, width=120))
     assert list(yaml.safe_load_all(output.read_text())) == made
+
+
+@pytest.mark.parametrize(
+    ("stage", "secrets"),
+    [
+        ("prepare", ["store"]),
+        ("baseline", ["store"]),
+        ("train", ["mlflow", "store", "wandb"]),
+        ("evaluate", ["mlflow", "store", "wandb"]),
+        ("publish", ["store"]),
+    ],
+)
+def test_only_stages_that_tell_a_tracker_something_get_its_secret(stage: str, secrets: list[str]) -> None:
+    given = yaml.safe_load((GOLDEN / "input" / "train-with-trackers.yaml").read_text())
+    assert secret_names(start_of({**given, "stage": stage}).task) == secrets
 
 
 def test_there_are_cases() -> None:

@@ -14,6 +14,7 @@ from finetune_api.stages import PrepareResult, TrainPlan
 from finetune_operator.decide.resolve import Refusal, resolve
 from finetune_operator.decide.types import Observed
 from finetune_operator.planner.forecast import forecast, refusal
+from finetune_operator.planner.options import Option, options, reason, recommended
 from finetune_operator.planner.plan import PlanError, make_plan
 
 ANYWHERE = Storage(uri="s3://estimate/estimate")
@@ -29,11 +30,22 @@ class PoolEstimate:
     forecast: Forecast | None = None
     why_not: str = ""
     remedy: str = ""
+    options: tuple[Option, ...] = ()
+    """The same job on other numbers of GPUs; empty for a pool without GPUs."""
+    advice: str = ""
+    """How many GPUs are recommended, and why."""
+    open_count: bool = False
+    """Whether the job leaves compute.gpusPerNode out."""
 
     @property
     def fits(self) -> bool:
         """Whether the job would be let through without a doubt."""
         return self.forecast is not None and self.forecast.fit == "Fits"
+
+    @property
+    def asks_more(self) -> bool:
+        """Whether the shown plan has more GPUs than a job gets that does not say how many."""
+        return self.plan is not None and self.plan.gpus_per_node > 1 and self.open_count
 
     @property
     def name(self) -> str:
@@ -57,10 +69,17 @@ def estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool) -> PoolEs
     except PlanError as error:
         return PoolEstimate(pool, why_not=str(error))
     expected = forecast(spec, outcome, prepared, plan)
+    found = tuple(options(spec, outcome, prepared)) if plan.gpus_per_node else ()
+    best = recommended(spec, found)
+    advice = reason(spec, found, best) if best is not None else ""
+    is_open = job.spec.compute.gpus_per_node is None
+    if best is not None and is_open:
+        # The job leaves the number open: the pool is shown, and compared, at its best.
+        plan, expected = best.plan, best.forecast
     if expected.fit == "DoesNotFit":
         why_not, remedy = refusal(spec, outcome, prepared, plan)
-        return PoolEstimate(pool, plan, expected, why_not, remedy)
-    return PoolEstimate(pool, plan, expected)
+        return PoolEstimate(pool, plan, expected, why_not, remedy, found, advice, is_open)
+    return PoolEstimate(pool, plan, expected, options=found, advice=advice, open_count=is_open)
 
 
 def _order(candidate: PoolEstimate) -> tuple[bool, float, float, float, str]:

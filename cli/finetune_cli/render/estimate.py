@@ -60,6 +60,25 @@ def pools_table(estimates: Sequence[PoolEstimate]) -> Table:
     return table
 
 
+def options_table(estimate: PoolEstimate) -> Table:
+    """A row per number of GPUs of one pool."""
+    titles = ("GPUS PER NODE", "FIT", "METHOD", "STRATEGY", "MICRO-BATCH", "RECOMPUTES", "TRAINING", "COST OF THE RUN")
+    table = _table(*titles)
+    for option in estimate.options:
+        plan, known = option.plan, option.forecast
+        table.add_row(
+            str(option.gpus_per_node),
+            Text(known.fit, style=FIT_STYLES[known.fit]),
+            plan.method,
+            plan.strategy,
+            f"{plan.micro_batch_size} x {plan.gradient_accumulation}",
+            "yes" if plan.gradient_checkpointing else "no",
+            "-" if known.fit == "DoesNotFit" else span(known.train_seconds_low, known.train_seconds_high),
+            "-" if known.fit == "DoesNotFit" else money(known),
+        )
+    return table
+
+
 def components_table(known: Forecast) -> Table:
     """GPU memory by component (rows) and stage (columns), in GiB."""
     table = _table("GIB ON ONE GPU", *(stage.stage for stage in known.stages))
@@ -87,6 +106,11 @@ def print_estimate(console: Console, facts: dict[str, str], estimates: Sequence[
         console.print(f"host memory about {known.host_memory_gib:.0f} GiB, scratch disk about {known.disk_gib:.0f} GiB")
         for note in known.notes:
             console.print(Text(f"- {note}"), soft_wrap=True)
+    if len(best.options) > 1:
+        console.print()
+        console.print(options_table(best))
+        if best.advice:
+            console.print(Text(f"recommended: {best.advice}"), soft_wrap=True)
     refused = [item for item in estimates if item.why_not]
     if refused:
         console.print()
@@ -106,4 +130,6 @@ def _verdict(best: PoolEstimate) -> str:
         return "memory cannot be forecast; see the notes"
     priced = "cheapest that fits" if known.cost_high is not None else "smallest GPU that fits"
     word = priced if known.fit == "Fits" else "nearest, but tight"
-    return f"{word}: {best.name} with {plan.method}"
+    gpus = f" on {plan.nodes * plan.gpus_per_node} GPUs ({plan.strategy})" if plan.gpus_per_node > 1 else ""
+    ask = f"; set compute.gpusPerNode: {plan.gpus_per_node}" if gpus and best.asks_more else ""
+    return f"{word}: {best.name} with {plan.method}{gpus}{ask}"

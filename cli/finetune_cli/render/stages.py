@@ -114,4 +114,5 @@ def progress_words(progress: Progress) -> str:
         parts.append(f"loss {progress.loss:.3f}")
     if progress.validation_loss is not None:
         parts.append(f"validation loss {progress.validation_loss:.3f}")
+    parts += [f"{name} {value:.3f}" for name, value in list(progress.validation_metrics.items())[:1]]
     return "  ".join(parts)

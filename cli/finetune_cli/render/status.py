@@ -13,6 +13,7 @@ from rich.text import Text
 
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.job.forecast import Forecast
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus, StageStatus
 from finetune_api.stages import STAGES, Progress
 from finetune_cli.render.costs import Costs
@@ -92,9 +93,17 @@ def _memory(status: FineTuneJobStatus) -> str:
     if known is None or known.gpu_memory_gib is None:
         return ""
     room = f" of {known.available_gpu_memory_gib:.1f}" if known.available_gpu_memory_gib is not None else ""
-    seen = known.measured_gpu_memory_gib
-    measured = f"; training reserved {seen:.1f} GiB at its peak" if seen is not None else ""
-    return f"{known.gpu_memory_gib:.1f}{room} GiB forecast on one GPU, {known.fit}{measured}"
+    return f"{known.gpu_memory_gib:.1f}{room} GiB forecast on one GPU, {known.fit}{_reserved(known)}"
+
+
+def _reserved(known: Forecast) -> str:
+    """What PyTorch reserved beside what was forecast that it would, stage by stage."""
+    pairs = [
+        f"{stage.stage} {stage.measured_gpu_memory_gib:.1f} of {stage.reserved_gpu_memory_gib:.1f}"
+        for stage in known.stages
+        if stage.measured_gpu_memory_gib is not None
+    ]
+    return f"; reserved at the peak, measured of forecast: {', '.join(pairs)} GiB" if pairs else ""
 
 
 def summary(view: StatusView) -> Iterator[RenderableType]:

@@ -81,6 +81,11 @@ def _wire(model: KnownModel, data: Counted, estimates: list[PoolEstimate]) -> di
                 "forecast": item.forecast.to_wire() if item.forecast else None,
                 "whyNot": item.why_not,
                 "remedy": item.remedy,
+                "recommended": item.advice,
+                "options": [
+                    {"gpusPerNode": o.gpus_per_node, "plan": o.plan.to_wire(), "forecast": o.forecast.to_wire()}
+                    for o in item.options
+                ],
             }
             for item in estimates
         ],

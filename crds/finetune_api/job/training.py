@@ -8,6 +8,9 @@ from pydantic import Field
 
 from finetune_api.base import Contract, Rule
 
+ANSWER_TOKENS, FEWEST_ANSWERS, MOST_ANSWERS = 4096, 8, 64
+"""What training.validationSamples is by default: by generated tokens of an evaluation, between so many rows."""
+
 
 class EarlyStopping(Contract):
     """When to stop because validation no longer improves."""
@@ -199,6 +202,12 @@ class Training(Contract):
     seed: Annotated[
         int, Field(description="Seed of split, order and initialisation. Default 42.", ge=0, le=2**31 - 1)
     ] = 42
+
+    def answered_rows(self, max_new_tokens: int) -> int:
+        """Validation rows that are answered at every evaluation, where there are so many."""
+        if self.validation_samples is not None:
+            return self.validation_samples
+        return max(FEWEST_ANSWERS, min(MOST_ANSWERS, ANSWER_TOKENS // max_new_tokens))
 
     RULES = (
         Rule(

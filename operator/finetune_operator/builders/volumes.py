@@ -39,11 +39,20 @@ def _inputs(task: StageTask) -> Iterator[tuple[str, SecretRef | None]]:
             yield general.source, general.secret_ref
 
 
+def _tracker_secrets(task: StageTask) -> list[SecretRef | None]:
+    """Credentials of the trackers, for the stages that tell them something."""
+    tracking = task.spec.tracking
+    if tracking is None or task.stage not in ("train", "evaluate"):
+        return []
+    return [tracker.secret_ref for tracker in (tracking.mlflow, tracking.wandb) if tracker is not None]
+
+
 def secret_names(task: StageTask) -> list[str]:
     """Secrets this stage needs, each once. Recovering a report needs only the storage."""
     references = [task.storage.secret_ref]
     if task.mode == "run":
         references += [secret for _, secret in _inputs(task)]
+        references += _tracker_secrets(task)
     return sorted({reference.name for reference in references if reference is not None})
 
 

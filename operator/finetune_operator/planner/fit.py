@@ -12,7 +12,12 @@ from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
 from finetune_operator.planner.memory.inference import InferenceSetup, inference_memory, merge_memory
 from finetune_operator.planner.memory.sharding import Strategy
-from finetune_operator.planner.memory.training import TrainingSetup, training_memory, validation_memory
+from finetune_operator.planner.memory.training import (
+    TrainingSetup,
+    answering_memory,
+    training_memory,
+    validation_memory,
+)
 from finetune_operator.planner.memory.weights import Quantisation
 from finetune_operator.planner.shape import ModelShape
 
@@ -51,6 +56,8 @@ class Demand:
     sequences: int = 1
     """Sequences of an example: 2 for dpo."""
     checkpointing: bool = True
+    answered_rows: int = 0
+    """Validation rows that are answered during training."""
 
     @property
     def quantisation(self) -> Quantisation:
@@ -78,7 +85,12 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
         sequences=demand.sequences,
         checkpointing=demand.checkpointing,
     )
-    peaks = (training_memory(setup), validation_memory(setup, demand.validation_rows, demand.longest_row))
+    answered = min(demand.answered_rows, demand.validation_rows)
+    peaks = [
+        training_memory(setup),
+        validation_memory(setup, demand.validation_rows, demand.longest_row),
+        answering_memory(setup, answered, demand.longest_row, demand.max_new_tokens),
+    ]
     return max(peaks, key=lambda peak: peak.device_bytes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_api.job.forecast import Forecast, MemoryShare, StageForecast
+from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, StageForecast
 from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
@@ -46,6 +46,7 @@ def demand_of(
         longest_prompt=prompt_tokens(spec, work, facts.context_length),
         max_new_tokens=spec.evaluation.max_new_tokens,
         validation_rows=work.validation_rows,
+        answered_rows=spec.training.answered_rows(spec.evaluation.max_new_tokens),
         test_rows=work.test_rows,
         packed=packed,
         serves_merged=spec.output.served_as == "merged",
@@ -153,6 +154,21 @@ def with_measurements(
     if peak_bytes:
         measured[where] = _gib(peak_bytes)
     return before.model_copy(update=measured)
+
+
+def with_stage_measurement(
+    before: Forecast | None, plan: TrainPlan | None, stage: ForecastStage, peak_bytes: int, seconds: float
+) -> Forecast | None:
+    """The forecast of one stage beside what it measured; 0 means that nothing was measured (a cached baseline)."""
+    if before is None or plan is None or not plan.gpus_per_node:
+        return before
+    measured: dict[str, Any] = {}
+    if peak_bytes:
+        measured["measured_gpu_memory_gib"] = _gib(peak_bytes)
+        if seconds:
+            measured["measured_seconds"] = round(seconds, 1)
+    stages = [known.model_copy(update=measured) if known.stage == stage else known for known in before.stages]
+    return before.model_copy(update={"stages": stages})
 
 
 def _gib(size: float) -> float:

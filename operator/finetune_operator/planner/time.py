@@ -32,6 +32,11 @@ class Timing:
     gpu: GPU
     work: Workload
 
+    @property
+    def answered_rows(self) -> int:
+        """Validation rows that are answered at every evaluation."""
+        return min(self.work.validation_rows, self.spec.training.answered_rows(self.spec.evaluation.max_new_tokens))
+
 
 def _loading(timing: Timing, times: int = 1) -> Range:
     slow, fast = loading_bytes_per_second()
@@ -83,15 +88,31 @@ def train_seconds(timing: Timing) -> Range:
         for steps in (plan.total_steps, plan.extend_to or plan.total_steps)
     )
     low, high = _loading(timing)
-    return low + least / fast, high + most / slow
+    answers = [
+        (math.ceil(steps / plan.eval_steps) + 1) * _answer_steps(timing, timing.answered_rows, gpus)
+        for steps in (plan.total_steps, plan.extend_to or plan.total_steps)
+    ]
+    step = decode_step_seconds(timing.shape, timing.gpu, plan.method)
+    return (
+        low + least / fast + answers[0] * SHORTEST_ANSWER_SHARE * step[0],
+        high + most / slow + answers[1] * step[1],
+    )
+
+
+def _answer_steps(timing: Timing, rows: int, processes: int) -> int:
+    """Decoding steps to answer rows to the full length: fixed batches, shared out between the processes."""
+    batches = math.ceil(rows / GENERATED_ROWS)
+    return math.ceil(batches / max(1, processes)) * timing.spec.evaluation.max_new_tokens
 
 
 def _answering(timing: Timing, sets: int, models: int) -> Range:
-    """Time to answer the test split `sets` times and score it, with `models` loads."""
-    work, spec = timing.work, timing.spec
+    """Time to answer the test split `sets` times and score it, with `models` loads, on all GPUs of one pod."""
+    work = timing.work
     step = decode_step_seconds(timing.shape, timing.gpu, timing.plan.method)
-    steps = math.ceil(work.test_rows / GENERATED_ROWS) * spec.evaluation.max_new_tokens * sets
-    slow, fast = _speed(timing, 1, 1)
+    processes = max(1, min(timing.plan.gpus_per_node, math.ceil(work.test_rows / GENERATED_ROWS)))
+    steps = _answer_steps(timing, work.test_rows, processes) * sets
+    # Replicas that send each other nothing: unlike in training, twice the processes are twice as fast.
+    slow, fast = (processes * speed for speed in _speed(timing, 1, 1))
     scored = (work.test_rows * sets + work.out_of_domain_rows * models) * work.mean_length / SCORING_SPEEDUP
     low, high = _loading(timing, models)
     return (

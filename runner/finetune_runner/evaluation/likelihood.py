@@ -50,8 +50,9 @@ def score(
 ) -> NDArray[np.float64]:
     """[rows, 2]: summed negative log-likelihood in nats and number of scored tokens of each example.
 
-    The model must be in eval mode. `on_batch` hears how many rows are done, and may raise to stop. Rows of other
-    processes' batches are zero: the sum over all processes has every row once.
+    The model must be in eval mode. `on_batch` hears how many rows are done, and may raise to stop.
+
+    Rows of other processes' batches are zero in the result of a `share`: the sum over all has every row once.
     """
     import torch
     from torch.nn import functional

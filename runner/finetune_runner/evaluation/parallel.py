@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,19 +17,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune_api.exit_codes import ExitCode
 from finetune_runner.context import StageContext
 from finetune_runner.data.rows import Row
-from finetune_runner.errors import StageError
 from finetune_runner.evaluation.generation import ROWS_PER_BATCH
 from finetune_runner.evaluation.outcomes import Outcome, joined
 from finetune_runner.evaluation.records import pack_systems, unpack_systems
 from finetune_runner.evaluation.share import WHOLE, Share
-from finetune_runner.training.strategies.ddp import processes_per_node
-
-FOLDER_VARIABLE = "FINETUNE_EVALUATION_FOLDER"
-TASK_FILE, STOP_FILE, FAILURE_FILE = "task.json", "stop", "failure.json"
-POLL_S = 0.2
+from finetune_runner.training.launch import (
+    FOLDER_VARIABLE,
+    POLL_S,
+    STOP_FILE,
+    TASK_FILE,
+    out_of_memory_kills,
+    outcome_of,
+    processes_per_node,
+)
 
 
 @dataclass
@@ -79,7 +82,7 @@ def measure(context: StageContext, measurement: Measurement, rows: Mapping[str, 
 
 
 def _run(context: StageContext, folder: Path, measurement: str, count: int) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1"]
+    command = [sys.executable, "-m", "finetune_runner.training.torchrun", "--standalone", "--nnodes=1"]
     command += [f"--nproc-per-node={count}", "--max-restarts=0"]
     command += ["-m", "finetune_runner.evaluation.worker", measurement]
     environment = {
@@ -91,6 +94,7 @@ def _run(context: StageContext, folder: Path, measurement: str, count: int) -> N
         "FINETUNE_EPOCH": str(context.fence.epoch),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
+    killed_before = out_of_memory_kills()
     # A session of its own: Ctrl-C at a terminal reaches the stage's process only.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
@@ -100,17 +104,9 @@ def _run(context: StageContext, folder: Path, measurement: str, count: int) -> N
             time.sleep(POLL_S)
     finally:
         if process.poll() is None:
-            process.kill()
-    failure = folder / FAILURE_FILE
-    if failure.is_file():
-        told = json.loads(failure.read_bytes())["failure"]
-        raise StageError(ExitCode(told["exitCode"]), told["message"], told["hint"], told["evidence"])
+            os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
-        raise StageError(
-            ExitCode.INTERNAL,
-            f"the processes that answer the test rows ended with {process.returncode}",
-            hint="the log above has the traceback of the one that failed first",
-        )
+        outcome_of(folder, process.returncode, out_of_memory_kills() - killed_before)
 
 
 def write_part(folder: Path, rank: int, part: Measured) -> None:

@@ -75,7 +75,9 @@ def load_plain(folder: Path, device: torch.device) -> Any:
     """A model in the precision in which it was saved."""
     from transformers import AutoModelForCausalLM
 
+    # Straight onto the GPU, weight by weight: a 70B model need not fit the host.
+    placed = {"device_map": {"": device}} if device.type == "cuda" else {}
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+        str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa", **placed
     )
     return model.to(device).eval()

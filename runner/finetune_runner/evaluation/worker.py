@@ -14,10 +14,11 @@ from pathlib import Path
 from finetune_api.stages import Progress, StageTask
 from finetune_runner.context import Environment, open_context
 from finetune_runner.errors import StageError, classify
-from finetune_runner.evaluation.parallel import FAILURE_FILE, FOLDER_VARIABLE, STOP_FILE, TASK_FILE, write_part
+from finetune_runner.evaluation.parallel import write_part
 from finetune_runner.evaluation.share import Share
 from finetune_runner.progress_push import progress_push
 from finetune_runner.reporting import progress_writer, set_up_logging
+from finetune_runner.training.launch import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
 from finetune_runner.training.worker import StopFile, as_failure, write_outcome
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def main() -> int:
     except Exception as error:
         cause: StageError = classify(error)
         log.exception("process %d: %s", share.rank, cause.message)
-        write_outcome(folder / FAILURE_FILE, as_failure(cause))
+        write_outcome(folder / OUTCOME_FILE, as_failure(cause))
         return int(cause.exit_code)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,20 @@ def saved_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def wanted_shapes(model: Any) -> dict[str, list[int]]:
-    """What a file of this model's adapter must hold."""
+    """What a file of this model's adapter must hold. The model must not be spread out yet."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: list(tensor.shape) for name, tensor in state.items()}
 
 
-def misfits(model: Any, folder: Path) -> str:
-    """What is wrong with a folder's adapter for this model: tensors missing, too many or of another shape."""
-    saved, wanted = saved_shapes(folder / ADAPTER_FILE), wanted_shapes(model)
+def misfits(wanted: Mapping[str, Sequence[int]], folder: Path) -> str:
+    """What is wrong with a folder's adapter: tensors missing, too many or not of the shape in `wanted_shapes`."""
+    saved = saved_shapes(folder / ADAPTER_FILE)
     problems = [
         ("lacks", [name for name in wanted if name not in saved]),
         ("has besides", [name for name in saved if name not in wanted]),
-        ("has in another shape", [name for name in wanted if name in saved and saved[name] != wanted[name]]),
+        ("has in another shape", [name for name in wanted if name in saved and saved[name] != list(wanted[name])]),
     ]
     said = []
     for words, names in problems:
@@ -57,7 +58,7 @@ def load_adapter(model: Any, folder: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    problem = misfits(model, folder)
+    problem = misfits(wanted_shapes(model), folder)
     if problem:
         raise StageError(ExitCode.INTERNAL, "a saved adapter is not this model's", evidence=f"it {problem}"[:500])
     set_peft_model_state_dict(model, load_file(str(folder / ADAPTER_FILE)))

@@ -24,7 +24,7 @@ class Selection:
         best_by: str = spec.training.best_by
         if best_by == "metric":
             best_by = spec.evaluation.metrics[0].name
-        return cls(VALIDATION_LOSS if best_by == "loss" else best_by, lower=best_by in LOWER_IS_BETTER)
+        return cls() if best_by in ("loss", VALIDATION_LOSS) else cls(best_by, lower=best_by in LOWER_IS_BETTER)
 
     def badness(self, loss: float, measures: Mapping[str, float]) -> float:
         """What early stopping watches: lower is better. What is not known is taken to be the worst."""

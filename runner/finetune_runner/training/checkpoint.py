@@ -1,7 +1,8 @@
 """Checkpoints in storage: files first, checkpoint.json with their sha256 last, newest verified one wins.
 
 A checkpoint without checkpoint.json does not exist. Everything that is a pure function of the step (order of examples,
-learning rate, random numbers of dropout) is not saved.
+learning rate, random numbers of dropout) is not saved. Every rank uploads a share of the files, but each holds whole
+tensors by name: a checkpoint of any strategy and number of processes resumes under any other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from finetune_runner.errors import StageError
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
+    from finetune_runner.training.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +83,8 @@ def sha256_of(path: Path) -> str:
 def training_digest(task: StageTask) -> str:
     """Identity of what is trained: a checkpoint of anything else must not be resumed from.
 
-    Micro-batch, accumulation, packing and the number of processes are left out on purpose: they do not change the
-    examples of a step, and a retry after running out of memory changes them. A warm start counts by its digest.
+    Micro-batch, accumulation, packing, strategy and the number of processes are left out on purpose: they do not change
+    the examples of a step, and a retry after running out of memory changes them. A warm start counts by its digest.
     """
     if task.plan is None or task.results.prepare is None:
         raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan and the result of prepare")
@@ -113,16 +115,22 @@ class CheckpointStore:
         """Folder of the checkpoint of a step."""
         return f"{self._root}/step-{step}"
 
-    def save(self, folder: Path, state: TrainingState) -> Checkpoint:
-        """Upload the files of `folder` as the checkpoint of `state.step`, its manifest last."""
-        uri = self.uri(state.step)
-        storage = self._context.storage
-        # An earlier attempt may have left this step half-written or corrupt: unmake it before its files change.
-        storage.delete(f"{uri}/{MANIFEST}")
+    def begin(self, step: int, world: World) -> None:
+        """Unmake what an earlier attempt may have left of this step, half-written or corrupt, before files change."""
+        if world.main:
+            self._context.storage.delete(f"{self.uri(step)}/{MANIFEST}")
+        world.barrier()
+
+    def upload(self, folder: Path, step: int) -> dict[str, dict[str, Any]]:
+        """Upload this rank's files of the checkpoint; what the manifest has to say about them."""
         files = {}
         for path in sorted(folder.iterdir()):
             files[path.name] = {"sha256": sha256_of(path), "size": path.stat().st_size}
-            storage.upload_file(path, f"{uri}/{path.name}")
+            self._context.storage.upload_file(path, f"{self.uri(step)}/{path.name}")
+        return files
+
+    def commit(self, state: TrainingState, files: dict[str, dict[str, Any]]) -> None:
+        """Write the manifest over the files of all ranks: only now the checkpoint exists."""
         manifest = {
             "format": FORMAT,
             "training": self._digest,
@@ -131,8 +139,7 @@ class CheckpointStore:
             "state": asdict(state),
         }
         self._context.fence.check()
-        storage.write_bytes(f"{uri}/{MANIFEST}", json.dumps(manifest).encode())
-        return Checkpoint(state.step, uri, files, _copy(state))
+        self._context.storage.write_bytes(f"{self.uri(state.step)}/{MANIFEST}", json.dumps(manifest).encode())
 
     def steps(self) -> list[int]:
         """Steps that have a manifest, ascending; not yet verified."""
@@ -192,7 +199,3 @@ class CheckpointStore:
             storage.delete(f"{self.uri(step)}/{MANIFEST}")
             for item in storage.list(f"{self.uri(step)}/"):
                 storage.delete(item.uri)
-
-
-def _copy(state: TrainingState) -> TrainingState:
-    return replace(state, history=list(state.history), recent_losses=list(state.recent_losses))

@@ -49,6 +49,16 @@ class World:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        from torch import distributed
+
+        box = [None] * self.size
+        distributed.all_gather_object(box, value)
+        return box
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:

@@ -8,7 +8,7 @@ that compute something else (bitsandbytes#1945).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,6 @@ from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import Encoded, mean_loss, score
 from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
-from finetune_runner.training.distributed import World
-from finetune_runner.training.optimizer import trainable
 
 if TYPE_CHECKING:
     import torch
@@ -109,17 +107,15 @@ class FirstStep:
     def __init__(self) -> None:
         self._before: dict[str, torch.Tensor] = {}
 
-    def remember(self, model: Any) -> None:
-        """Keep the values of this process on the host; a sharded parameter counts with its part."""
-        self._before = {name: local(p).clone() for name, p in trainable(model).items() if "lora_B" in name}
+    def remember(self, adapter: Mapping[str, torch.Tensor]) -> None:
+        """Take the adapter's whole weights by name, on the host."""
+        self._before = {name: tensor.clone() for name, tensor in adapter.items() if "lora_B" in name}
 
-    def refuse_unmoved(self, model: Any, world: World, device: torch.device) -> None:
-        """Compare; a parameter that moved in any process moved. Raises StageError naming those that did not."""
+    def refuse_unmoved(self, adapter: Mapping[str, torch.Tensor]) -> None:
+        """Compare with the weights after the step. Raises StageError naming those that did not move."""
         import torch
 
-        now = trainable(model)
-        moved = [float(not torch.equal(before, local(now[name]))) for name, before in self._before.items()]
-        still = [n for n, count in zip(self._before, world.sum(moved, device), strict=True) if not count]
+        still = [name for name, before in self._before.items() if torch.equal(before, adapter[name])]
         total = len(self._before)
         self._before = {}
         if not still:
@@ -138,23 +134,16 @@ class FirstStep:
         )
 
 
-def local(parameter: Any) -> torch.Tensor:
-    """This process's part of a parameter, on the CPU."""
-    tensor = parameter.detach()
-    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return tensor.cpu()
-
-
-def refuse_empty_adapter(model: Any, folder: Path) -> None:
+def refuse_empty_adapter(wanted: Mapping[str, Sequence[int]], folder: Path) -> None:
     """What was saved must be this model's adapter, whole, and change something. Raises StageError saying what is not.
 
     Args:
-        model: with the adapter that the file is for.
+        wanted: shape of every tensor of the adapter by its key in the file (`wanted_shapes`).
         folder: with adapter_model.safetensors as it was read back from storage.
     """
     from safetensors.torch import load_file
 
-    problem = misfits(model, folder)
+    problem = misfits(wanted, folder)
     if problem:
         raise StageError(
             ExitCode.INTERNAL,

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from finetune_runner.data.rows import Row
 from finetune_runner.evaluation.generation import generate, settings_for
 from finetune_runner.evaluation.metrics import Settings, metric
@@ -23,14 +25,7 @@ if TYPE_CHECKING:
     from finetune_runner.context import StageContext
     from finetune_runner.training.distributed import World
 
-GENERATED_TOKENS = 4096
-FEWEST, MOST = 8, 64
 ALWAYS = ("truncationRate", "repetitionRate")
-
-
-def answered_rows(asked: int | None, max_new_tokens: int) -> int:
-    """How many validation rows are answered: as asked, else what 4,096 generated tokens allow, between 8 and 64."""
-    return asked if asked is not None else max(FEWEST, min(MOST, GENERATED_TOKENS // max_new_tokens))
 
 
 def chosen(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
@@ -43,50 +38,51 @@ def chosen(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 
 
 class Judge:
-    """Asks the chosen validation rows. `alive` hears that it goes on, after every batch."""
+    """Asks the chosen validation rows: those that have a prompt and a wanted answer."""
 
-    def __init__(self, context: StageContext, tokenizer: Any, world: World, alive: Callable[[], None]) -> None:
-        from finetune_runner.data.prepared import load_split
+    def __init__(self, context: StageContext, tokenizer: Any, validation: Sequence[Row], world: World) -> None:
         from finetune_runner.evaluation.systems import own_prompts
         from finetune_runner.text import encode_prompt
 
         spec = context.task.spec
         self._evaluation, self._seed = spec.evaluation, spec.training.seed
-        count = answered_rows(spec.training.validation_samples, spec.evaluation.max_new_tokens)
-        self._rows = chosen(load_split(context, "validation"), count, self._seed) if count else []
+        count = spec.training.answered_rows(spec.evaluation.max_new_tokens)
+        askable = [row for row in validation if row.prompt and row.label is not False]
+        self._rows = chosen(askable, count, self._seed)
         self._prompts = [encode_prompt(tokenizer, prompt) for prompt in own_prompts(tokenizer, self._rows)]
-        self._tokenizer, self._world, self._alive = tokenizer, world, alive
+        self._tokenizer, self._world = tokenizer, world
         classes = classes_of([row.answer for row in self._rows], spec.evaluation.task.label_path)
         self._settings = Settings.of(spec.evaluation, classes)
         names = dict.fromkeys([*(m.name for m in spec.evaluation.metrics), *ALWAYS])
         self._metrics = [metric(name) for name in names if metric(name).needs == "answers"]
 
-    def measures(self, model: Any, device: torch.device, *, lockstep: bool = False) -> dict[str, float]:
-        """Metrics by name, the same in every process: each sums its rows, and the sums are added up.
+    def answer(self, model: Any, alive: Callable[[], None], *, lockstep: bool = False) -> list[Outcome]:
+        """Answers to this process's part of the rows. The model must be in eval mode.
 
-        The model is left in eval mode. `lockstep`: its weights are spread over the processes (see `Share`).
+        `alive` hears after every batch that it goes on. `lockstep`: the weights are spread over the processes (see
+        `Share`).
         """
         if not self._rows:
-            return {}
-        model.eval()
+            return []
         evaluation = self._evaluation
         settings = settings_for(model, self._tokenizer, evaluation.max_new_tokens, evaluation.generation, self._seed)
         share = Share(self._world.rank, self._world.size, lockstep)
-        answers = generate(model, self._prompts, self._tokenizer, settings, lambda _: self._alive(), share)
-        own = sorted(answers)
-        outcomes = [Outcome(self._rows[i].id, self._rows[i].answer, answers[i].text, answers[i].truncated) for i in own]
+        answers = generate(model, self._prompts, self._tokenizer, settings, lambda _: alive(), share)
+        return [
+            Outcome(self._rows[i].id, self._rows[i].answer, answers[i].text, answers[i].truncated)
+            for i in sorted(answers)
+        ]
+
+    def metrics(self, outcomes: Sequence[Outcome], device: torch.device) -> dict[str, float]:
+        """Metrics by name, the same in every process: each sums its rows, and the sums are added up."""
+        if not self._rows:
+            return {}
         found = {}
         for measure in self._metrics:
-            sums = measure.rows(outcomes, self._settings).sum(axis=0) if outcomes else None
             width = measure.rows([Outcome("", "", "")], self._settings).shape[1]
-            total = self._world.sum([0.0] * width if sums is None else sums.tolist(), device)
-            value = float(measure.value(_array(total), self._settings))
-            if value == value:  # NaN: not defined on these rows
+            own = measure.rows(outcomes, self._settings).sum(axis=0) if outcomes else np.zeros(width)
+            total = np.array(self._world.sum(own.tolist(), device))
+            value = float(measure.value(total, self._settings))
+            if not np.isnan(value):  # else it is not defined on these rows
                 found[measure.name] = value
         return found
-
-
-def _array(values: Sequence[float]) -> Any:
-    import numpy as np
-
-    return np.array(values, dtype=np.float64)

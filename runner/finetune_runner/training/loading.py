@@ -49,6 +49,11 @@ def base_dtype(method: MethodType, device: torch.device, plan: TrainPlan | None)
     return torch.bfloat16 if method != "lora" or wants_bf16 else torch.float32
 
 
+def shards_weights(plan: TrainPlan | None) -> bool:
+    """Whether each process keeps only a part of the base's weights."""
+    return plan is not None and (plan.strategy == "fsdp" or (plan.strategy == "deepspeed" and plan.zero_stage == 3))
+
+
 def load_base(model_path: Path, method: MethodType, device: torch.device, plan: TrainPlan | None) -> Any:
     """The base model, frozen, in eval mode. Raises StageError when transformers cannot load it."""
     from transformers import AutoModelForCausalLM
@@ -60,7 +65,7 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
         "attn_implementation": "sdpa",
     }
     if method != "lora":
-        options["quantization_config"] = _quantisation(method)
+        options["quantization_config"] = _quantisation(method, plan)
         # One replica per process; "auto" would spread it over all GPUs of the pod (transformers#31557).
         options["device_map"] = {"": device}
     try:
@@ -80,7 +85,7 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
     return model.eval()
 
 
-def _quantisation(method: MethodType) -> Any:
+def _quantisation(method: MethodType, plan: TrainPlan | None) -> Any:
     """What bitsandbytes is told of a quantised base."""
     import torch
     from transformers import BitsAndBytesConfig
@@ -94,6 +99,8 @@ def _quantisation(method: MethodType) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        # FSDP and ZeRO-3 cut and send floating-point tensors only; the bytes are the same.
+        bnb_4bit_quant_storage=torch.bfloat16 if shards_weights(plan) else torch.uint8,
     )
 
 
@@ -136,6 +143,16 @@ def new_adapter(base: Any, method: Method, seed: int) -> Any:
 
     torch.manual_seed(seed)
     return get_peft_model(base, lora_config(base, method))
+
+
+def saved_names(model: Any) -> dict[str, str]:
+    """The key in adapter_model.safetensors of every trainable parameter, by its name."""
+    from peft import get_peft_model_state_dict
+
+    keys = {
+        tensor.data_ptr(): key for key, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    return {name: keys[p.data_ptr()] for name, p in model.named_parameters() if p.requires_grad}
 
 
 def with_adapter(base: Any, folder: Path) -> Any:

@@ -1,9 +1,8 @@
-"""Optimisers over the adapter, their schedule, and their state as safetensors (never a pickle of writable content)."""
+"""Optimisers over the adapter, their schedule, and the state they keep."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.job.training import Optimizer, Training
@@ -75,21 +74,47 @@ def new_optimizer(model: Any, training: Training, horizon: Horizon, first_step: 
     return optimizer, schedule
 
 
-def parameter_state(optimizer: Any, parameter: Any) -> State:
-    """Every tensor and number that the optimiser keeps for a parameter, in its own type, on the CPU."""
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _to_device_of(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(parameter.device)
+
+
+def parameter_state(optimizer: Any, parameter: Any, whole: Callable[[torch.Tensor], torch.Tensor] = _as_it_is) -> State:
+    """Every tensor and number that the optimiser keeps for a parameter, in its own type, on the CPU.
+
+    Args:
+        optimizer: of any kind.
+        parameter: one that it has updated.
+        whole: puts the parts of a sharded tensor together.
+    """
     import torch
 
     found: State = {}
     for field, value in optimizer.state[parameter].items():
         if isinstance(value, torch.Tensor):
-            found[field] = value.detach().cpu().contiguous().clone()
+            found[field] = whole(value.detach()).cpu().contiguous().clone()
         elif isinstance(value, int | float):
             found[field] = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
     return found
 
 
-def restore_parameter_state(optimizer: Any, parameter: Any, state: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of `parameter_state`: 8-bit states stay 8-bit, paged ones go into memory that can be paged."""
+def restore_parameter_state(
+    optimizer: Any,
+    parameter: Any,
+    state: Mapping[str, torch.Tensor],
+    part: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _to_device_of,
+) -> None:
+    """The inverse of `parameter_state`: 8-bit states stay 8-bit, paged ones go into memory that can be paged.
+
+    Args:
+        optimizer: of the same kind.
+        parameter: the same one.
+        state: as `parameter_state` returned it.
+        part: (parameter, whole tensor) -> what this process keeps of it, on the parameter's device.
+    """
     import torch
 
     fused = bool(optimizer.defaults.get("fused"))
@@ -97,37 +122,14 @@ def restore_parameter_state(optimizer: Any, parameter: Any, state: Mapping[str, 
     for field, tensor in state.items():
         if tensor.dim() == 0 and tensor.dtype in (torch.int64, torch.float64):
             restored[field] = tensor.item()
-        elif tensor.dim() == 0 and not fused:
-            restored[field] = tensor.clone()  # step counts of unfused optimisers stay on the CPU
+        elif tensor.dim() == 0:
+            # Step counts of unfused optimisers stay on the CPU.
+            restored[field] = tensor.to(parameter.device if fused else "cpu", copy=True)
         elif getattr(optimizer, "is_paged", False) and tensor.shape == parameter.shape:
             restored[field] = optimizer.get_state_buffer(parameter, dtype=tensor.dtype)
             restored[field].copy_(tensor)
+        elif tensor.shape == parameter.shape:
+            restored[field] = part(parameter, tensor)
         else:
             restored[field] = tensor.to(parameter.device)
     optimizer.state[parameter] = restored
-
-
-def save_optimizer(optimizer: Any, model: Any, path: Path) -> None:
-    """The state of every parameter, by the parameter's name."""
-    from safetensors.torch import save_file
-
-    # accelerate wraps the optimiser; the state is the inner one's.
-    inner = getattr(optimizer, "optimizer", optimizer)
-    tensors = {
-        f"{name}.{field}": tensor
-        for name, parameter in trainable(model).items()
-        for field, tensor in parameter_state(inner, parameter).items()
-    }
-    save_file(tensors, str(path))
-
-
-def load_optimizer(optimizer: Any, model: Any, path: Path) -> None:
-    """The inverse of `save_optimizer`. Raises KeyError when the file is of another model."""
-    from safetensors.torch import load_file
-
-    states: dict[str, State] = {}
-    for key, tensor in load_file(str(path)).items():
-        name, _, field = key.rpartition(".")
-        states.setdefault(name, {})[field] = tensor
-    for name, parameter in trainable(model).items():
-        restore_parameter_state(optimizer, parameter, states[name])

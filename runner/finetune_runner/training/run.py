@@ -11,15 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Progress, TrainPlan, TrainResult
+from finetune_runner.data.rows import Row
 from finetune_runner.errors import StageError
-from finetune_runner.evaluation.likelihood import Encoded, score
-from finetune_runner.evaluation.share import Share
 from finetune_runner.tracking import Tracking, open_tracking
-from finetune_runner.training.adapter_file import load_adapter
+from finetune_runner.training.adapter_file import wanted_shapes
 from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
 from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
@@ -27,22 +27,31 @@ from finetune_runner.training.distributed import World
 from finetune_runner.training.guards import FirstStep, first_batch, refuse_changed_start, refuse_empty_adapter
 from finetune_runner.training.horizon import Horizon, still_falls
 from finetune_runner.training.judge import Judge
-from finetune_runner.training.loading import ADAPTER_FILE, load_base, load_tokenizer, method_of, new_adapter
-from finetune_runner.training.optimizer import load_optimizer, new_optimizer, save_optimizer, trainable
+from finetune_runner.training.loading import (
+    ADAPTER_FILE,
+    load_base,
+    load_tokenizer,
+    method_of,
+    new_adapter,
+    saved_names,
+)
+from finetune_runner.training.objectives.base import Start
+from finetune_runner.training.optimizer import trainable
+from finetune_runner.training.optimizer_files import read_optimizer, write_optimizer
 from finetune_runner.training.order import example_stream, micro_batches
 from finetune_runner.training.rates import decay_steps, warmup_steps
 from finetune_runner.training.remaining import remaining_s
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
+from finetune_runner.training.timing import Stopwatch
 from finetune_runner.training.warm_start import start_warm
 from finetune_runner.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
-    from finetune_runner.data.rows import Row
+    from finetune_runner.training.objectives.base import Sums
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY = "train/history.json"
 PROGRESS_EVERY_S = 1.0
 RECENT_STEPS = 5
@@ -50,12 +59,10 @@ RECENT_STEPS = 5
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows of the training mix and of validation."""
+    """Rows of the training mix and of validation."""
 
-    ids: list[str]
-    weights: list[float]
-    train: list[Encoded]
-    validation: list[Encoded]
+    train: list[Row]
+    validation: list[Row]
 
 
 def _finite(value: float) -> float | None:
@@ -63,25 +70,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def load_rows(context: StageContext, tokenizer: Any) -> Rows:
-    """Train, replay and validation, tokenised and cut as prepare counted them."""
+def load_rows(context: StageContext) -> Rows:
+    """Train with replay, and validation."""
     from finetune_runner.data.prepared import load_split
-    from finetune_runner.text import encode_row
 
-    max_length, loss = context.task.spec.training.max_length, context.task.spec.data.loss
-
-    def encoded(row: Row) -> Encoded:
-        example = encode_row(tokenizer, row.messages, max_length, loss)
-        return example.input_ids, example.labels
-
-    mix = load_split(context, "train") + load_split(context, "replay")
-    validation = load_split(context, "validation")
-    return Rows(
-        ids=[row.id for row in mix],
-        weights=[row.weight for row in mix],
-        train=[encoded(row) for row in mix],
-        validation=[encoded(row) for row in validation],
-    )
+    return Rows(load_split(context, "train") + load_split(context, "replay"), load_split(context, "validation"))
 
 
 class TrainingRun:
@@ -101,14 +94,17 @@ class TrainingRun:
         self.resumed_from: int | None = None  # not known before the checkpoints are looked at
         self._interrupted = False
         self._in_steps_s = 0.0
-        self._tokens = 0
+        self._tokens = self._labelled = 0
+        self.stopwatch = Stopwatch()
         self._steps_s: deque[float] = deque(maxlen=50)
+        self._watchdog = Watchdog(on_hang)
+        self._first_step = FirstStep()
+        self._selection = Selection.of(context.task.spec)
         self._rate = 0.0
         self.tracking = open_tracking(context) if world.main else Tracking([])
         self._lost_trackers: list[str] = []
-        self._watchdog = Watchdog(on_hang)
-        self._first_step = FirstStep()
-        self.selection = Selection.of(context.task.spec)
+        planned = self.plan.total_steps
+        self.horizon = Horizon(planned, self.plan.extend_to, decay_steps(self.training, planned))
         self._said_at = -math.inf
 
     def run(self) -> TrainResult:
@@ -149,28 +145,20 @@ class TrainingRun:
         self._say("loading the model")
         model_path = fetch_model(self.context).path
         self.tokenizer = load_tokenizer(model_path, self.context.task.spec.model.chat_template)
-        self.rows = load_rows(self.context, self.tokenizer)
-        self.judge = Judge(self.context, self.tokenizer, self.world, self._watchdog.alive)
+        self.rows = load_rows(self.context)
+        self.judge = Judge(self.context, self.tokenizer, self.rows.validation, self.world)
         base = load_base(model_path, method_of(self.context.task), self.device, self.plan)
-        method = self.context.task.spec.method
-        self.model = new_adapter(base, method, self.training.seed)
-        self._warm = start_warm(self.context, self.model, self.folder / "warm-start")
+        self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)
+        warm = start_warm(self.context, self.model, self.folder / "warm-start")
 
         checkpoint = self._newest_checkpoint()
         self.resumed_from = checkpoint.step if checkpoint is not None else 0
         if checkpoint is not None:
             self.state = checkpoint.state
             log.info("resuming from checkpoint step-%d", checkpoint.step)
-        self.horizon = Horizon(
-            self.plan.total_steps,
-            self.plan.extend_to,
-            decay_steps(self.training, self.plan.total_steps),
-            self.state.end,
-        )
-        self._make_trainer()
-        if checkpoint is not None:
-            load_adapter(self.model, self.folder / "resume")
-            load_optimizer(self.trainer.optimizer, self.model, self.folder / "resume" / OPTIMIZER_FILE)
+        self.horizon.end = self.state.end or self.horizon.end
+        self._make_trainer(self.folder / "resume" if checkpoint is not None else None)
+        self._prepare_objective(Start(untouched=checkpoint is None, fresh=not warm))
         self.early_stop = EarlyStop(
             patience=self.training.early_stopping.patience,
             minimum_delta=self.training.early_stopping.minimum_delta,
@@ -191,89 +179,107 @@ class TrainingRun:
             return found
         return self.store.fetch(step, folder)
 
-    def _make_trainer(self) -> None:
+    def _make_trainer(self, resume: Path | None) -> None:
+        """Adapter and optimiser as they are in the checkpoint in `resume`, spread out as the strategy does."""
         import torch
-        from transformers import PrinterCallback
 
-        from finetune_runner.training.trainer import AdapterTrainer, StepWatch, as_dataset, trainer_settings
+        from finetune_runner.training import memory_saving
+        from finetune_runner.training.objectives.making import make_objective
+        from finetune_runner.training.strategies import new_engine
+        from finetune_runner.training.strategies.base import Setup
+        from finetune_runner.training.trainer import AdapterTrainer
 
-        first = self.state.step
-        remaining = max(1, self.horizon.most - first)
-        self.trainer = AdapterTrainer(
-            batches=self._batches(first),
-            model=self.model,
-            args=trainer_settings(self.plan, self.training, remaining, self.device, self.folder / "trainer"),
-            train_dataset=as_dataset(self.rows.train),
-            processing_class=self.tokenizer,
-            callbacks=[StepWatch(first, self._before_step, self._after_step)],
-        )
-        self.trainer.remove_callback(PrinterCallback)  # stdout stays free
-        # TRL rounds a QLoRA adapter to bf16 and keeps no fp32 master: at small learning rates updates would vanish.
+        # bf16 adapters without an fp32 master lose their updates at small learning rates.
         for parameter in trainable(self.model).values():
             parameter.data = parameter.data.to(torch.float32)
-        self.trainer.optimizer, self.trainer.lr_scheduler = new_optimizer(
-            self.model, self.training, self.horizon, first
+        self.trainable_parameters = sum(p.numel() for p in trainable(self.model).values())
+        self.adapter_keys, self.adapter_shapes = saved_names(self.model), wanted_shapes(self.model)
+        if resume is not None:
+            self._load_adapter(resume)
+        memory_saving.apply(self.model, self.plan)
+        rows, first = self.rows, self.state.step
+        self.objective = make_objective(self.context, self.tokenizer, rows.train, rows.validation, self.device)
+        self.engine = new_engine(
+            Setup(self.model, self.objective, self.plan, self.training, self.device, self.world, first, self.horizon),
+            self.plan.strategy,
+        )
+        if resume is not None:
+            self.engine.load_optimizer_state(read_optimizer(resume))
+        size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
+        ids, weights = [row.id for row in rows.train], [row.weight for row in rows.train]
+        self._stream = example_stream(ids, weights, self.training.seed, self.horizon.most * size).reshape(-1, size)
+        self.trainer = AdapterTrainer(
+            self.engine,
+            self.objective,
+            self._step_batches,
+            packed=self.plan.packing,
+            device=self.device,
+            stopwatch=self.stopwatch,
         )
 
-    def _batches(self, first_step: int) -> list[list[int]]:
-        """Micro-batches of this rank for the steps after `first_step`."""
-        size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
-        stream = example_stream(self.rows.ids, self.rows.weights, self.training.seed, self.horizon.most * size)
-        lengths = [len(ids) for ids, _ in self.rows.train]
-        batches: list[list[int]] = []
-        for step in range(first_step, self.horizon.most):
-            examples = stream[step * size : (step + 1) * size].tolist()
-            batches += micro_batches(
-                examples, lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
+    def _prepare_objective(self, start: Start) -> None:
+        """Let the objective ask the model that training starts from; prove that a fresh adapter is the base."""
+        from finetune_runner.text import encode_example
+
+        self._say("asking the model before training")
+        self.engine.call(
+            lambda model: self.objective.prepare(model, self.world, lambda _: self._watchdog.alive(), start)
+        )
+        if start.untouched and start.fresh:
+            max_length = self.training.max_length
+            examples = first_batch(
+                [encode_example(self.tokenizer, row.messages, max_length) for row in self.rows.validation]
             )
-        self._step_tokens = [
-            sum(lengths[i] for i in stream[s * size : (s + 1) * size]) for s in range(self.horizon.most)
-        ]
-        return batches
+            dora, pad = self.context.task.spec.method.use_dora, self.tokenizer.pad_token_id
+            self.engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
+
+    def _step_batches(self, step: int) -> tuple[list[list[int]], int]:
+        """This rank's micro-batches of a step (from 1), and the count of all examples of the step on all ranks."""
+        examples = self._stream[step - 1].tolist()
+        parts = micro_batches(
+            examples, self.objective.lengths, self.plan.gradient_accumulation, self.world.size, self.world.rank
+        )
+        return parts, sum(self.objective.counts[index] for index in examples)
 
     # -- loop --------------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         if self.state.initial_validation_loss is None:
             self._say("validating the untuned model")
-            loss, measures = self._validate()
+            loss, measures = self._measure()
             self.state.initial_validation_loss = loss
             self._note_validation(Point(0, loss, measures=measures))
-            self.early_stop.observe(self.selection.badness(loss, measures))
-            if not self._warm:
-                dora = self.context.task.spec.method.use_dora
-                refuse_changed_start(
-                    self.model, first_batch(self.rows.validation), self.tokenizer.pad_token_id, dora=dora
-                )
-        if self.state.step == 0:
-            self._first_step.remember(self.model)
-        self.trainer.train()
+            self.early_stop.observe(self._selection.badness(loss, measures))
+        self.trainer.train(range(self.state.step + 1, self.horizon.most + 1), self._before_step, self._after_step)
 
     def _before_step(self, step: int) -> None:
         import torch
 
         # Random numbers (dropout) are a function of seed, step and rank: nothing to save, nothing to restore.
-        torch.manual_seed((self.training.seed * 1_000_003 + step) * 4_099 + self.world.rank)
-        optimizer = self.trainer.optimizer
-        self._rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else 0.0
+        torch.manual_seed((self.training.seed * 1_000_003 + step - 1) * 4_099 + self.world.rank)
+        self._rate = float(self.engine.optimizer.param_groups[0]["lr"])
         self._step_started = time.monotonic()
+        if step == 1:
+            self._first_step.remember(self.engine.adapter())
+        examples = self._stream[step - 1].tolist()
+        self.engine.call(lambda model: self.objective.begin_step(model, examples, self.world))
 
     def _after_step(self, step: int) -> bool:
         """Everything that happens between two optimiser steps. Returns whether training ends here."""
-        local_loss = float(self.trainer.take_step_loss())
+        with self.stopwatch.measure("compute"):
+            local_loss = float(self.trainer.take_step_loss())
         took_s = time.monotonic() - self._step_started
         budget_s = self.plan.time_budget_seconds
         over_budget = budget_s is not None and self.state.elapsed_s + took_s >= budget_s
-        loss_sum, stop, budget = self.world.sum(
+        loss, stop, budget = self.world.sum(
             [local_loss, float(self.context.stop.is_set()), float(over_budget)], self.device
         )
-        loss = loss_sum / self.world.size
         self._note_step(step, loss, took_s)
         self.tracking.log(step, {"train/loss": loss, "train/learning_rate": self._rate, "train/step_seconds": took_s})
         self._watchdog.beat()
         self._refuse_divergence(step, loss)
         if step == 1:
-            self._first_step.refuse_unmoved(self.model, self.world, self.device)
+            self._first_step.refuse_unmoved(self.engine.adapter())
 
         last = step == self.horizon.end
         if stop and not last:
@@ -294,7 +300,9 @@ class TrainingRun:
         self.state.step = step
         self.state.elapsed_s += took_s
         self._in_steps_s += took_s
-        self._tokens += self._step_tokens[step - 1]
+        examples = self._stream[step - 1].tolist()
+        self._tokens += sum(self.objective.lengths[index] for index in examples)
+        self._labelled += sum(self.objective.counts[index] for index in examples)
         self._steps_s.append(took_s)
         self.state.recent_losses = [*self.state.recent_losses, loss][-max(RECENT_STEPS, self._last_tenth) :]
 
@@ -319,16 +327,16 @@ class TrainingRun:
     def _evaluate(self, step: int, *, over_budget: bool) -> None:
         self._say("validating")
         began = time.monotonic()
-        loss, measures = self._validate()
+        loss, measures = self._measure()
         if not math.isfinite(loss):
             self._refuse_divergence(step, loss)
         state = self.state
         since = self.plan.eval_steps
         train_loss = statistics.fmean(state.recent_losses[-since:])
         self._note_validation(Point(step, loss, train_loss, measures))
-        if self.selection.better(loss, measures, state.best_validation_loss, state.best_measures):
+        if self._selection.better(loss, measures, state.best_validation_loss, state.best_measures):
             state.best_step, state.best_validation_loss, state.best_measures = step, loss, measures
-        wait_is_over = self.early_stop.observe(self.selection.badness(loss, measures))
+        wait_is_over = self.early_stop.observe(self._selection.badness(loss, measures))
         losses = [point.validation_loss for point in state.history]
         self.horizon.observe(step, falls=still_falls(losses, self.training.early_stopping.minimum_delta))
         state.end = self.horizon.end
@@ -343,11 +351,14 @@ class TrainingRun:
         state.elapsed_s += time.monotonic() - began
         self._save()
 
-    def _validate(self) -> tuple[float, dict[str, float]]:
-        """Loss of all validation rows, and the measures of those that are answered."""
+    def _measure(self) -> tuple[float, dict[str, float]]:
+        """Loss and measures of all validation rows, and the metrics of those that are answered."""
         began = time.monotonic()
-        loss = self._validation_loss()
-        measures = self.judge.measures(self.model, self.device)
+        loss, measures = self._validate()
+        with self.stopwatch.measure("validation"):
+            lockstep, alive = self.engine.lockstep, self._watchdog.alive
+            answers = self.engine.call(lambda model: self.judge.answer(model, alive, lockstep=lockstep))
+            measures |= self.judge.metrics(answers, self.device)
         self.state.validation_s = time.monotonic() - began
         return loss, measures
 
@@ -356,20 +367,21 @@ class TrainingRun:
         measured = {f"validation/{name}": value for name, value in point.measures.items()}
         self.tracking.log(point.step, {"validation/loss": point.validation_loss, **measured})
 
-    def _validation_loss(self) -> float:
-        """Token-weighted mean over all validation rows; each process scores its share of the fixed batches."""
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """Mean loss over all validation rows (sft: by token) and the objective's measures; each process has a share."""
         self.model.eval()
-        share = Share(self.world.rank, self.world.size)
-        pad = self.tokenizer.pad_token_id
-        scores = score(self.model, self.rows.validation, pad, lambda _: self._watchdog.alive(), share)
-        nll, tokens = self.world.sum([float(scores[:, 0].sum()), float(scores[:, 1].sum())], self.device)
-        if tokens == 0:
+        with self.stopwatch.measure("validation"):
+            local: Sums = self.engine.call(
+                lambda model: self.objective.validation(model, self.world, lambda _: self._watchdog.alive())
+            )
+            loss, count, *measures = self.world.sum([local.loss, local.count, *local.measures.values()], self.device)
+        if count == 0:
             raise StageError(
                 ExitCode.INVALID_DATA,
                 "no validation row has an answer within training.maxLength",
                 hint="raise training.maxLength or data.validation.fraction",
             )
-        return nll / tokens
+        return loss / count, {name: value / count for name, value in zip(local.measures, measures, strict=True)}
 
     def _say(self, phase: str) -> None:
         """Live progress; the main process speaks for all."""
@@ -398,15 +410,43 @@ class TrainingRun:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.world.main:
+        """A checkpoint: every rank uploads its share of the files, the main process commits the manifest last."""
+        with self.stopwatch.measure("checkpoint"):
             folder = self.folder / "save"
             shutil.rmtree(folder, ignore_errors=True)
-            self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)
-            save_optimizer(self.trainer.optimizer, self.model, folder / OPTIMIZER_FILE)
-            self.store.save(folder, self.state)
-            self.store.prune(self.state.best_step)
-        self.world.barrier()
+            folder.mkdir(parents=True)
+            adapter, states = self.engine.adapter(), self.engine.optimizer_state()
+            if self.world.main:
+                self.model.save_pretrained(
+                    str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=adapter
+                )
+                (folder / "README.md").unlink(missing_ok=True)
+            write_optimizer(states, folder, self.world)
+            self.store.begin(self.state.step, self.world)
+            files = self.world.gather(self.store.upload(folder, self.state.step))
+            if self.world.main:
+                self.store.commit(self.state, {name: facts for part in files for name, facts in part.items()})
+                self.store.prune(self.state.best_step)
+            self.world.barrier()
+
+    def _load_adapter(self, folder: Path) -> None:
+        """Overwrite every adapter weight of the not yet spread out model with the file's."""
+        refuse_empty_adapter(self.adapter_shapes, folder)
+        tensors = self._saved_adapter(folder)
+        for name, parameter in trainable(self.model).items():
+            parameter.data.copy_(tensors[name])
+
+    def _saved_adapter(self, folder: Path) -> dict[str, Any]:
+        """Weights of a saved adapter by parameter name. Raises StageError when it does not hold all of them."""
+        from safetensors.torch import load_file
+
+        saved = load_file(str(folder / ADAPTER_FILE))
+        missing = [key for key in self.adapter_keys.values() if key not in saved]
+        if missing:
+            raise StageError(
+                ExitCode.INTERNAL, "a saved adapter does not hold every weight", evidence=", ".join(missing)[:500]
+            )
+        return {name: saved[key] for name, key in self.adapter_keys.items()}
 
     def _prove_best(self) -> Checkpoint:
         """Load the kept checkpoint back from storage and measure it again: what is handed on is what was measured."""
@@ -420,9 +460,9 @@ class TrainingRun:
                 f"the kept checkpoint of step {self.state.best_step} cannot be read back: {error}",
                 hint="check that nothing else writes to the run's folder",
             ) from error
-        refuse_empty_adapter(self.model, folder)
-        load_adapter(self.model, folder)
-        again = self._validation_loss()
+        tensors = self._saved_adapter(folder)
+        self.engine.load_adapter(tensors)
+        again, _ = self._validate()
         recorded = self.state.best_validation_loss or 0.0
         tolerance = 1e-5 if self.device.type == "cpu" else 1e-3
         if not math.isclose(again, recorded, rel_tol=tolerance):
@@ -454,9 +494,11 @@ class TrainingRun:
             train_loss=statistics.fmean(self.state.recent_losses[-self._last_tenth :]),
             initial_validation_loss=self.state.initial_validation_loss or 0.0,
             best_validation_loss=self.state.best_validation_loss or 0.0,
+            reward_accuracy=self.state.best_measures.get("rewardAccuracy"),
+            reward_margin=self.state.best_measures.get("rewardMargin"),
             checkpoint_uri=best.uri,
             checkpoint_digest=adapter["sha256"],
-            trainable_parameters=sum(p.numel() for p in trainable(self.model).values()),
+            trainable_parameters=self.trainable_parameters,
             adapter_bytes=adapter["size"],
             peak_memory_bytes=peak_memory_bytes(self.device),
             tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,

@@ -1,117 +1,129 @@
-"""TRL's SFTTrainer with a fixed order of examples, and a callback that watches every step.
-
-Imported only inside the train stage: trl takes seconds to import.
-"""
+"""The training loop, the same for every strategy: micro-batches forward and backward, then one update."""
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
-from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
-from finetune_api.job.training import Training
-from finetune_api.stages import TrainPlan
-from finetune_runner.evaluation.likelihood import Encoded
+from finetune_runner.training.timing import Stopwatch
 
+if TYPE_CHECKING:
+    from finetune_runner.training.objectives.base import Batch, Objective
+    from finetune_runner.training.strategies.base import Engine
 
-class _FixedBatches(Sampler[list[int]]):
-    """Yields the given micro-batches, in order."""
-
-    def __init__(self, batches: Sequence[list[int]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
+MicroBatches = Sequence[Sequence[int]]
+PREFETCHED = 4
+"""Micro-batches collated ahead: rows are already tokenised, so one thread is far ahead of any forward pass."""
 
 
-class AdapterTrainer(SFTTrainer):
-    """SFTTrainer whose data order, optimiser and schedule are given, and which remembers the loss of the step."""
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on the device; on a GPU without waiting for the copy."""
+    if device.type != "cuda":
+        return batch
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
 
-    def __init__(self, *, batches: Sequence[list[int]], **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._batches = batches
-        self._step_loss = torch.zeros((), device=self.args.device)
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """The remaining micro-batches of this rank, each example list exactly as planned."""
-        rows: Any = self.train_dataset
-        return DataLoader(rows, batch_sampler=_FixedBatches(self._batches), collate_fn=self.data_collator)
+class Prefetcher:
+    """Batches made by a thread while the model computes, in order."""
 
-    def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        """One micro-batch; its share of the step's loss is kept for `take_step_loss`."""
-        loss: torch.Tensor = super().training_step(*arguments, **keywords)  # type: ignore[no-untyped-call]
-        self._step_loss += loss
-        return loss
+    def __init__(self, make: Callable[[Sequence[int]], Batch], parts: Iterator[Sequence[int]]) -> None:
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCHED)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(make, parts), name="batches", daemon=True)
+        self._thread.start()
+
+    def _fill(self, make: Callable[[Sequence[int]], Batch], parts: Iterator[Sequence[int]]) -> None:
+        try:
+            for indices in parts:
+                if not self._put(make(indices)):
+                    return
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever takes the batch
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException) -> bool:
+        while not self._end.is_set():
+            try:
+                self._queue.put(item, timeout=0.5)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def take(self) -> Batch:
+        """The next batch. Raises what making it raised."""
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """End the thread."""
+        self._end.set()
+        self._thread.join()
+
+
+class AdapterTrainer:
+    """Optimiser steps over a fixed order of examples.
+
+    Args:
+        engine: the model as its strategy spreads it.
+        objective: makes batches of examples and losses of batches.
+        step_batches: this rank's micro-batches of a step, and the count its loss is divided by: that of all examples
+            of the step, on all ranks.
+        packed: whether the examples of a micro-batch share one row.
+        device: of this rank.
+        stopwatch: hears where the time goes.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        objective: Objective,
+        step_batches: Callable[[int], tuple[MicroBatches, int]],
+        *,
+        packed: bool,
+        device: torch.device,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.engine = engine
+        self._objective = objective
+        self._step_batches = step_batches
+        self._packed = packed
+        self._device = device
+        self._stopwatch = stopwatch
+        self._step_loss = torch.zeros((), device=device)
+
+    def train(self, steps: range, before: Callable[[int], None], after: Callable[[int], bool]) -> None:
+        """Do the steps; `before` and `after` hear their numbers, and training ends where `after` returns True."""
+        parts = (part for step in steps for part in self._step_batches(step)[0])
+        prefetcher = Prefetcher(lambda indices: self._objective.collate(indices, packed=self._packed), parts)
+        try:
+            for step in steps:
+                before(step)
+                micro_batches, count = self._step_batches(step)
+                self.step(lambda _: prefetcher.take(), micro_batches, count)
+                if after(step):
+                    return
+        finally:
+            prefetcher.close()
+
+    def step(self, take: Callable[[Sequence[int]], Batch], micro_batches: MicroBatches, count: int) -> None:
+        """One optimiser step: the mean loss over `count`, which all ranks and micro-batches add up to."""
+        watch, engine = self._stopwatch, self.engine
+        engine.model.train()
+        for number, indices in enumerate(micro_batches, start=1):
+            with watch.measure("data"):
+                batch = to_device(take(indices), self._device)
+            with watch.measure("compute"):
+                self._step_loss += engine.backward(batch, 1 / max(1, count), last=number == len(micro_batches))
+        with watch.measure("optimizer"):
+            engine.step()
 
     def take_step_loss(self) -> torch.Tensor:
-        """Loss of the optimiser step that just ended, on this rank; starts counting anew."""
+        """This rank's part of the mean loss of the optimiser step that just ended; starts counting anew."""
         loss, self._step_loss = self._step_loss, torch.zeros_like(self._step_loss)
         return loss
-
-
-class StepWatch(TrainerCallback):
-    """Calls `before(step)` and `after(step)` with steps counted over all attempts; `after` returns whether to stop."""
-
-    def __init__(self, first_step: int, before: Callable[[int], None], after: Callable[[int], bool]) -> None:
-        self._first_step = first_step
-        self._before = before
-        self._after = after
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Before the forward passes of an optimiser step."""
-        self._before(self._first_step + state.global_step)
-        return control
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """After an optimiser step."""
-        if self._after(self._first_step + state.global_step):
-            control.should_training_stop = True
-        return control
-
-
-def trainer_settings(plan: TrainPlan, training: Training, steps: int, device: torch.device, folder: Path) -> SFTConfig:
-    """SFTConfig with everything off that this project does itself: evaluation, logging, saving, order, schedule.
-
-    TRL's defaults would cut at 1,024 tokens and compute in bf16 with gradient checkpointing.
-    """
-    on_gpu = device.type == "cuda"
-    return SFTConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=plan.gradient_accumulation,
-        max_steps=steps,
-        max_grad_norm=training.max_grad_norm,
-        max_length=None,
-        packing=False,
-        padding_free=plan.packing,
-        bf16=on_gpu and plan.precision == "bf16",
-        gradient_checkpointing=plan.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
-        use_cpu=not on_gpu,
-        seed=training.seed,
-        average_tokens_across_devices=True,
-        ddp_find_unused_parameters=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_num_workers=0,
-        dataloader_pin_memory=on_gpu,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
-def as_dataset(examples: Sequence[Encoded]) -> Dataset:
-    """Pre-tokenised rows in the columns SFTTrainer uses as they are."""
-    return Dataset.from_dict({"input_ids": [ids for ids, _ in examples], "labels": [labels for _, labels in examples]})

@@ -14,7 +14,7 @@ from finetune_api.stages import WarmStartVersion
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.version import MANIFEST, download_version
 from finetune_runner.storage import join
-from finetune_runner.training.adapter_file import load_adapter, misfits
+from finetune_runner.training.adapter_file import load_adapter, misfits, wanted_shapes
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
@@ -38,7 +38,7 @@ def start_warm(context: StageContext, model: Any, folder: Path) -> bool:
         raise _differs(start, "model.source", manifest["base"]["source"], "is another base model")
     download_version(context.storage, start.uri, manifest, folder)
     check_settings(start, json.loads((folder / CONFIG).read_bytes()), context.task.spec.method)
-    problem = misfits(model, folder)
+    problem = misfits(wanted_shapes(model), folder)
     if problem:
         raise _differs(start, "method.targetModules", str(manifest["hyperparameters"]["targetModules"]), problem)
     load_adapter(model, folder)

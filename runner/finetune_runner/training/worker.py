@@ -17,7 +17,7 @@ from finetune_runner.errors import StageError, classify
 from finetune_runner.progress_push import progress_push
 from finetune_runner.reporting import progress_writer, set_up_logging
 from finetune_runner.training.distributed import World
-from finetune_runner.training.strategies.ddp import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
+from finetune_runner.training.launch import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
 
 log = logging.getLogger(__name__)
 

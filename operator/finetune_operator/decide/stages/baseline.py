@@ -6,6 +6,7 @@ from finetune_api.job.evaluation import Gate
 from finetune_api.stages import BaselineResult
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.stages.base import StageKind
+from finetune_operator.planner.forecast import with_stage_measurement
 
 
 def _suffices(result: BaselineResult, gates: list[Gate]) -> bool:
@@ -25,6 +26,9 @@ def _after(draft: Draft) -> None:
     result = draft.status.results.baseline
     if result is None:
         raise RuntimeError("baseline has no result")
+    status = draft.status
+    peak, seconds = result.peak_memory_bytes, result.duration_seconds
+    draft.set(forecast=with_stage_measurement(status.forecast, status.plan, "baseline", peak, seconds))
     evaluation = draft.observed.job.spec.evaluation
     primary = evaluation.metrics[0].name
     value = result.baselines.get(result.best, result.base).get(primary)

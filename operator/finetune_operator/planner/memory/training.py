@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from finetune_api.job.training import Optimizer
 from finetune_operator.planner.memory.activations import checkpoint_bytes, recomputation_factor, saved_bytes_per_token
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
-from finetune_operator.planner.memory.attention import mask_bytes
+from finetune_operator.planner.memory.attention import cache_bytes, mask_bytes
 from finetune_operator.planner.memory.breakdown import (
     CONTEXT_BYTES,
     FRAGMENTATION_SHARE,
@@ -20,7 +20,7 @@ from finetune_operator.planner.memory.dora import (
     dora_saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
-from finetune_operator.planner.memory.inference import SCORED_TOKENS
+from finetune_operator.planner.memory.inference import GENERATED_ROWS, SCORED_TOKENS
 from finetune_operator.planner.memory.sharding import (
     Strategy,
     communication_bytes,
@@ -114,9 +114,24 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
 
 def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Breakdown:
     """Peak of validation between steps: the step's activations are gone, the optimiser's states are not."""
-    shape = setup.shape
-    kept = {"weights", "adapter", "gradients", "optimiser", "communication", "dequantisation"}
-    parts = {name: size for name, size in training_memory(setup).allocated.items() if name in kept}
+    shape, parts = setup.shape, _between_steps(setup)
     wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * min(SCORED_TOKENS, max(1, min(rows, 16)) * longest_row)
     parts |= {"head": evaluated_logits_bytes(shape, rows, longest_row), "activations": wide}
     return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
+
+
+def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_new_tokens: int) -> Breakdown:
+    """Peak of answering validation rows between steps: their keys and values beside the optimiser's states."""
+    shape, parts, batch = setup.shape, _between_steps(setup), min(rows, GENERATED_ROWS)
+    parts |= {
+        "keyValueCache": cache_bytes(shape, batch, longest_prompt + max_new_tokens) if batch else 0.0,
+        "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * batch * longest_prompt,
+    }
+    outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
+    return Breakdown({name: size for name, size in parts.items() if size > 0}, outside)
+
+
+def _between_steps(setup: TrainingSetup) -> dict[str, float]:
+    """What stays when a step's activations are gone."""
+    kept = {"weights", "adapter", "gradients", "optimiser", "communication", "dequantisation"}
+    return {name: size for name, size in training_memory(setup).allocated.items() if name in kept}

@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional
 
 from finetune_runner.evaluation.likelihood import Encoded
-from finetune_runner.training.objectives.base import Batch, Sums
+from finetune_runner.training.objectives.base import Batch, Start, Sums
 from finetune_runner.training.objectives.preference import (
-    Call,
     ReferenceStore,
     Scorer,
     reference_log_probabilities,
@@ -53,15 +52,15 @@ class DirectPreference:
         """[train pairs, 2] log-probabilities under the reference, better first."""
         self._validation_reference = torch.empty(0)
 
-    def prepare(self, call: Call, world: World, on_batch: Callable[[int], None]) -> None:
+    def prepare(self, model: Any, world: World, on_batch: Callable[[int], None], start: Start) -> None:
         """Ask the model for its log-probabilities before its first step."""
         pairs = [*self._train, *self._validation]
-        values = reference_log_probabilities(self._scorer, self._store, call, _flat(pairs), world, on_batch)
+        values = reference_log_probabilities(self._scorer, self._store, model, _flat(pairs), world, on_batch, start)
         values = values.reshape(-1, 2)
         self._reference = values[: len(self._train)]
         self._validation_reference = values[len(self._train) :]
 
-    def begin_step(self, call: Call, indices: Sequence[int], world: World) -> None:
+    def begin_step(self, model: Any, indices: Sequence[int], world: World) -> None:
         """Nothing: a pair is compared with itself."""
 
     def collate(self, indices: Sequence[int], *, packed: bool) -> Batch:
@@ -80,9 +79,9 @@ class DirectPreference:
         margins = (better - reference[:, 0]) - (worse - reference[:, 1])
         return pair_losses(margins, self._beta).sum()
 
-    def validation(self, call: Call, world: World, on_batch: Callable[[int], None]) -> Sums:
+    def validation(self, model: Any, world: World, on_batch: Callable[[int], None]) -> Sums:
         """Loss, reward accuracy and reward margin over the validation pairs."""
-        found = self._scorer.score(call, _flat(self._validation), world, on_batch).reshape(-1, 2)
+        found = self._scorer.score(model, _flat(self._validation), world, on_batch).reshape(-1, 2)
         gained = found - self._validation_reference
         margins = gained[:, 0] - gained[:, 1]
         return Sums(

@@ -17,9 +17,8 @@ import torch
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import Encoded
-from finetune_runner.training.objectives.base import Batch, Sums
+from finetune_runner.training.objectives.base import Batch, Start, Sums
 from finetune_runner.training.objectives.preference import (
-    Call,
     ReferenceStore,
     Scorer,
     reference_log_probabilities,
@@ -86,6 +85,18 @@ def judged_losses(
     return weight * (1 - torch.sigmoid(beta * away))
 
 
+def ranking_accuracy(gains: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Share of (wanted, unwanted) pairs in which the wanted answer gained more; ties count half (Mann-Whitney U).
+
+    0.5 where there is no pair.
+    """
+    better, worse = gains[wanted], gains[~wanted].sort().values
+    if not len(better) or not len(worse):
+        return 0.5
+    below, up_to = (torch.searchsorted(worse, better, right=right).double() for right in (False, True))
+    return float((below + up_to).mean()) / (2 * len(worse))
+
+
 class KahnemanTversky:
     """Objective `kto` (objectives/base.py). An example is a list of judged answers: one, or the two of a pair."""
 
@@ -114,18 +125,18 @@ class KahnemanTversky:
         """[answers, 2] log-probabilities under the reference: of the answer, and of the mismatched one."""
         self._point = 0.0
 
-    def prepare(self, call: Call, world: World, on_batch: Callable[[int], None]) -> None:
+    def prepare(self, model: Any, world: World, on_batch: Callable[[int], None], start: Start) -> None:
         """Ask the model for its log-probabilities before its first step."""
         answers = [*self._train, *self._validation]
-        values = reference_log_probabilities(self._scorer, self._store, call, _flat(answers), world, on_batch)
+        values = reference_log_probabilities(self._scorer, self._store, model, _flat(answers), world, on_batch, start)
         values = values.reshape(-1, 2)
         self._reference = values[: len(self._train)]
         self._validation_reference = values[len(self._train) :]
 
-    def begin_step(self, call: Call, indices: Sequence[int], world: World) -> None:
+    def begin_step(self, model: Any, indices: Sequence[int], world: World) -> None:
         """Take the common point of a step. `indices` are the examples of all its micro-batches in all processes."""
         answers = self._answers(indices)
-        found = self._scorer.score(call, [self._train[answer].mismatched for answer in answers], world)
+        found = self._scorer.score(model, [self._train[answer].mismatched for answer in answers], world)
         self._point = _point(found - self._reference[answers, 1])
 
     def collate(self, indices: Sequence[int], *, packed: bool) -> Batch:
@@ -144,25 +155,24 @@ class KahnemanTversky:
         gains = found - batch["reference"].to(found.dtype)
         return judged_losses(gains, batch["wanted"], self._point, self._beta, self._weights).sum()
 
-    def validation(self, call: Call, world: World, on_batch: Callable[[int], None]) -> Sums:
+    def validation(self, model: Any, world: World, on_batch: Callable[[int], None]) -> Sums:
         """Loss, reward accuracy and reward margin over the validation answers.
 
-        An answer counts as right when its reward lies on its side of the common point; the margin is the mean reward of
-        wanted minus that of unwanted answers.
+        The accuracy is that of pairs, drawn at random: how often the wanted answer has the higher reward. The margin is
+        the mean reward of wanted minus that of unwanted answers.
         """
-        found = self._scorer.score(call, _flat(self._validation), world, on_batch).reshape(-1, 2)
+        found = self._scorer.score(model, _flat(self._validation), world, on_batch).reshape(-1, 2)
         gained = found - self._validation_reference
         gains, point = gained[:, 0], _point(gained[:, 1])
         wanted = torch.tensor([judged.wanted for judged in self._validation])
         count = float(len(gains))
-        right = torch.where(wanted, gains > point, gains < point)
         # A share of each class, so that the sum over all answers divided by their number is a difference of means.
         share = torch.where(wanted, count / max(1, int(wanted.sum())), -count / max(1, int((~wanted).sum())))
         return Sums(
             loss=float(judged_losses(gains, wanted, point, self._beta, self._weights).sum()),
             count=count,
             measures={
-                "rewardAccuracy": float(right.sum()),
+                "rewardAccuracy": ranking_accuracy(gains, wanted) * count,
                 "rewardMargin": float((self._beta * gains * share).sum()),
             },
         )

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from finetune_api.exit_codes import ExitCode
+from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded
 from finetune_runner.training.label_only import label_losses
+from finetune_runner.training.objectives.base import Batch, Start
 from finetune_runner.training.objectives.sft import pad
 
 if TYPE_CHECKING:
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Call = Callable[[Callable[[Any], Any]], Any]
-"""`Engine.call`: runs a function of the model as a forward pass of the strategy."""
 ROWS_PER_BATCH = 8
 REFERENCE = "train/reference"
 LOG_PROBABILITIES = "log_probabilities"
@@ -60,36 +61,33 @@ class Scorer:
     """Whether a step computes in bf16 under autocast."""
 
     def score(
-        self, call: Call, examples: Sequence[Encoded], world: World, on_batch: Callable[[int], None] | None = None
+        self, model: Any, examples: Sequence[Encoded], world: World, on_batch: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         """[examples] log-probabilities in nats, float64 on the CPU, the same in every process.
 
-        Every process makes the same number of forward passes: a sharded model needs all of them for each.
+        The model is in eval mode meanwhile. Every process makes the same number of forward passes: a sharded model
+        needs all of them for each.
         """
+        training = model.training
+        model.eval()
         found = torch.zeros(len(examples), dtype=torch.float64)
         batches = list(_batches([len(ids) for ids, _ in examples]))
         for start in range(0, len(batches), world.size):
             mine = start + world.rank
             indices = batches[min(mine, len(batches) - 1)]
             batch = pad([examples[index] for index in indices], self.pad_token_id)
-            values = call(lambda model, batch=batch: self._ask(model, batch))
+            values = self._ask(model, batch)
             if mine < len(batches):
                 found[indices] = values.double().cpu()
             if on_batch is not None:
                 on_batch(mine)
+        model.train(training)
         return torch.tensor(world.sum(found.tolist(), self.device), dtype=torch.float64)
 
-    def _ask(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        training = model.training
-        model.eval()
-        with torch.no_grad(), self._precision():
-            inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
-            found = sequence_log_probabilities(model, inputs["input_ids"], inputs["labels"])
-        model.train(training)
-        return found
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast("cuda", torch.bfloat16) if self.autocast else contextlib.nullcontext()
+    def _ask(self, model: Any, batch: Batch) -> torch.Tensor:
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16) if self.autocast else contextlib.nullcontext():
+            return sequence_log_probabilities(model, inputs["input_ids"], inputs["labels"])
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -104,16 +102,16 @@ class ReferenceStore:
 
     def __init__(self, context: StageContext, training_digest: str) -> None:
         self._context = context
-        self._uri = f"{context.task.run_uri}/{REFERENCE}-{training_digest[:16]}.safetensors"
+        self.uri = f"{context.task.run_uri}/{REFERENCE}-{training_digest[:16]}.safetensors"
 
     def load(self, examples: Sequence[Encoded]) -> torch.Tensor | None:
         """What an earlier attempt kept for exactly these examples; None when there is nothing usable."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        if not self._context.storage.exists(self._uri):
+        if not self._context.storage.exists(self.uri):
             return None
-        content = self._context.storage.read_bytes(self._uri)
+        content = self._context.storage.read_bytes(self.uri)
         head, _, body = content.partition(b"\n")
         try:
             facts = json.loads(head)
@@ -121,7 +119,7 @@ class ReferenceStore:
                 raise ValueError("it is of other examples, or was changed")
             return load(body)[LOG_PROBABILITIES]
         except (ValueError, KeyError, SafetensorError) as error:
-            log.warning("%s is not used: %s", self._uri, error)
+            log.warning("%s is not used: %s", self.uri, error)
             return None
 
     def save(self, examples: Sequence[Encoded], values: torch.Tensor) -> None:
@@ -130,7 +128,7 @@ class ReferenceStore:
 
         body = save({LOG_PROBABILITIES: values})
         self._context.fence.check()
-        self._context.storage.write_bytes(self._uri, json.dumps(_facts(examples, body)).encode() + b"\n" + body)
+        self._context.storage.write_bytes(self.uri, json.dumps(_facts(examples, body)).encode() + b"\n" + body)
 
 
 def _facts(examples: Sequence[Encoded], body: bytes) -> dict[str, str]:
@@ -143,17 +141,31 @@ def _facts(examples: Sequence[Encoded], body: bytes) -> dict[str, str]:
 def reference_log_probabilities(
     scorer: Scorer,
     store: ReferenceStore,
-    call: Call,
+    model: Any,
     examples: Sequence[Encoded],
     world: World,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None],
+    start: Start,
 ) -> torch.Tensor:
-    """[examples] under the model as it is now, or as an earlier attempt found it before its first step."""
+    """[examples] under the model that training starts from: as an earlier attempt kept them, or asked now.
+
+    Raises StageError when they are lost and the model that could be asked again is not at hand.
+    """
     kept = store.load(examples) if world.main else None
     kept = world.from_main(None if kept is None else kept.tolist())
     if kept is not None:
         return torch.tensor(kept, dtype=torch.float64)
-    values = scorer.score(call, examples, world, on_batch)
+    if start.untouched:
+        values = scorer.score(model, examples, world, on_batch)
+    elif start.fresh:
+        with model.disable_adapter():
+            values = scorer.score(model, examples, world, on_batch)
+    else:
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"{store.uri} is gone: a resumed training cannot ask the version it started from any more",
+            hint="nobody may write below runs/; start a new run",
+        )
     if world.main:
         store.save(examples, values)
     world.barrier()

@@ -15,6 +15,7 @@ from finetune_runner.training.distributed import World
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
+    from finetune_runner.training.strategies.base import Engine, Setup
 
 
 def train(context: StageContext) -> TrainResult:
@@ -22,6 +23,13 @@ def train(context: StageContext) -> TrainResult:
     from finetune_runner.training.run import TrainingRun
 
     return TrainingRun(context, World(), end_process(context)).run()
+
+
+def engine(setup: Setup) -> Engine:
+    """The model as it is."""
+    from finetune_runner.training.strategies.base import Engine
+
+    return Engine(setup)
 
 
 def end_process(context: StageContext) -> Callable[[StageError], None]:

@@ -1,0 +1,1 @@
+"""What training minimises: one module per objective (base.py says what an objective is)."""

@@ -1,0 +1,150 @@
+"""deepspeed: ZeRO-2 (gradients and optimiser in parts) or ZeRO-3 (weights too), with offload to host memory.
+
+`deepspeed.initialize` itself, without accelerate's plugin: the loop stays the same for every strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.stages import TrainPlan, TrainResult
+from finetune_runner.training.launch import launch
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune_runner.context import StageContext
+    from finetune_runner.training.strategies.base import Engine, Setup
+
+
+def train(context: StageContext) -> TrainResult:
+    """Train in one process per GPU."""
+    return launch(context)
+
+
+def deepspeed_config(plan: TrainPlan, max_gradient_norm: float) -> dict[str, Any]:
+    """DeepSpeed's configuration of a plan."""
+    zero: dict[str, Any] = {"stage": plan.zero_stage, "contiguous_gradients": True}
+    if plan.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": plan.gpus_per_node > 0}
+    if plan.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": plan.gpus_per_node > 0}
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation,
+        "gradient_clipping": max_gradient_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        # DeepSpeed's own CPU Adam is compiled at first use, and the image has no compiler.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 60,
+    }
+
+
+def engine(setup: Setup) -> Engine:
+    """The model in the parts of a ZeRO stage."""
+    import deepspeed
+    import deepspeed.ops
+    import torch
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import (
+        safe_get_full_optimizer_state,
+        safe_set_full_optimizer_state,
+        safe_set_local_optimizer_state,
+    )
+
+    from finetune_runner.training.objectives.base import Batch
+    from finetune_runner.training.optimizer import new_optimizer, trainable
+    from finetune_runner.training.strategies.base import Engine, InForward
+
+    # A shared-memory all-reduce for CPUs, compiled at first use: gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    whole_weights = setup.plan.zero_stage < 3
+
+    class Zero(Engine):
+        """Gradients and optimiser states in parts, with stage 3 the weights too."""
+
+        lockstep = not whole_weights
+
+        def wrap(self, module: InForward) -> Any:
+            setup = self.setup
+            self._inner, self._inner_schedule = new_optimizer(
+                self.model, setup.training, setup.horizon, setup.first_step
+            )
+            made, self._zero, _, _ = deepspeed.initialize(
+                model=module,
+                optimizer=self._inner,
+                config=deepspeed_config(setup.plan, setup.training.max_grad_norm),
+                dist_init_required=False,
+            )
+            return made
+
+        def make_optimizer(self) -> tuple[Any, Any]:
+            return self._inner, self._inner_schedule
+
+        def backward(self, batch: Batch, scale: float, *, last: bool) -> torch.Tensor:
+            loss = self.loss(batch) * (scale * self.setup.world.size)  # ZeRO averages; a sum is wanted
+            self.module.backward(loss, scale_wrt_gas=False)
+            if not last:
+                self.module.step()  # counts the micro-batch; the update is `step`
+            return loss.detach() / self.setup.world.size
+
+        def step(self) -> None:
+            self.module.step()
+            self.schedule.step()
+
+        def zero_gradients(self) -> None:
+            self.module.zero_grad()
+
+        def adapter(self) -> dict[str, torch.Tensor]:
+            parameters = trainable(self.model)
+            with GatheredParameters(list(parameters.values()), enabled=not whole_weights):
+                return {name: p.detach().cpu().clone() for name, p in parameters.items()}
+
+        def load_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
+            parameters = trainable(self.model)
+            with GatheredParameters(list(parameters.values()), modifier_rank=0, enabled=not whole_weights):
+                for name, parameter in parameters.items():
+                    parameter.data.copy_(tensors[name])
+
+        def _flat(self) -> list[torch.Tensor]:
+            """This rank's flat parts of the parameters in fp32, which the optimiser's state belongs to."""
+            zero = self._zero
+            return zero.single_partition_of_fp32_groups if whole_weights else zero.fp32_partitioned_groups_flat
+
+        def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
+            state = self._inner.state[self._flat()[0]]
+            fields = [field for field, value in state.items() if torch.as_tensor(value).dim()]
+            single = {field: torch.as_tensor(value).cpu() for field, value in state.items() if field not in fields}
+            return {
+                name: single | {field: safe_get_full_optimizer_state(p, field).cpu() for field in fields}
+                for name, p in trainable(self.model).items()
+            }
+
+        def load_optimizer_state(self, states: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+            fields = next(iter(states.values()))
+            for flat in self._flat():
+                self._inner.state[flat] = {
+                    field: torch.zeros_like(flat) if tensor.dim() else tensor.clone()
+                    for field, tensor in fields.items()
+                }
+            if whole_weights:
+                self._zero._lazy_init_hp_params_optimizer_state()
+            for name, parameter in trainable(self.model).items():
+                for field, tensor in states[name].items():
+                    if not tensor.dim():
+                        continue
+                    if whole_weights:
+                        safe_set_full_optimizer_state(parameter, tensor, field)
+                    else:
+                        safe_set_local_optimizer_state(parameter, self._local(parameter, tensor), field)
+
+        def _local(self, parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+            """This rank's piece of a tensor that ZeRO-3 cuts into equal ones, the last padded."""
+            size: int = parameter.partition_numel()  # type: ignore[attr-defined]
+            flat = whole.reshape(-1)
+            padded = torch.nn.functional.pad(flat, (0, size * self.setup.world.size - flat.numel()))
+            return padded[self.setup.world.rank * size :][:size].to(self.setup.device)
+
+    return Zero(setup)
