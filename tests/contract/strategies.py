@@ -104,8 +104,14 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
     if "objective" in spec.get("method", {}):
         spec["method"]["objective"] = "sft"
     compute = spec.get("compute", {})
-    if compute.get("strategy") in ("fsdp", "deepspeed", "single"):
+    if compute.get("strategy") == "single":
         compute["strategy"] = "ddp"
+    if compute.get("strategy") != "deepspeed":
+        compute.pop("deepspeed", None)
+    if compute.get("deepspeed", {}).get("offload") == "parameters":
+        compute["deepspeed"]["stage"] = 3
+    if spec["model"].get("dtype") == "fp32" and spec.get("method", {}).get("type") == "qlora":
+        del spec["model"]["dtype"]
     if "queue" not in compute:
         compute.pop("priorityClass", None)
     output = spec["output"]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Contract
+from finetune_api.base import Contract, Rule
 from finetune_api.common import Name
 from finetune_api.job.compute import Compute
 from finetune_api.job.data import Data
@@ -45,6 +45,16 @@ class FineTuneJobSpec(Contract):
             le=31_536_000,
         ),
     ] = 3600
+
+    RULES = (
+        Rule(
+            cel="self.model.dtype != 'fp32' || self.method.type != 'qlora'",
+            message="model.dtype fp32 cannot be had with method.type qlora, whose 4-bit weights are computed in bf16; "
+            "use dtype: auto, or type: lora",
+            holds=lambda s: s.model.dtype != "fp32" or s.method.type != "qlora",
+            field_path="model",
+        ),
+    )
 
 
 MUTABLE_WHILE_RUNNING = frozenset({"suspend", "cancel", "ttlSecondsAfterFinished"})

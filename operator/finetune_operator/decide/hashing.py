@@ -27,6 +27,7 @@ def fingerprint(spec: FineTuneJobSpec, prepared: PrepareResult, plan: TrainPlan)
     return _digest(
         {
             "model": prepared.model_digest,
+            "dtype": spec.model.dtype,
             "data": prepared.data_digest,
             "method": wire["method"] | {"type": plan.method},
             "training": wire["training"] | {"totalSteps": plan.total_steps},

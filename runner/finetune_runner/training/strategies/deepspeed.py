@@ -47,12 +47,12 @@ def engine(setup: Setup) -> Engine:
     import deepspeed
     import deepspeed.ops
     import torch
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import (
         safe_get_full_optimizer_state,
         safe_set_full_optimizer_state,
         safe_set_local_optimizer_state,
     )
-    from deepspeed.runtime.zero import GatheredParameters
 
     from finetune_runner.training.objectives.base import Batch
     from finetune_runner.training.optimizer import new_optimizer, trainable

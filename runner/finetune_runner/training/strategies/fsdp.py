@@ -44,7 +44,6 @@ def blocks(model: Any) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _fsdp2(setup: Setup) -> Engine:
-    import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor, distribute_tensor
