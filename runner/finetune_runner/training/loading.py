@@ -43,11 +43,13 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from finetune_runner.training.attention import implementation
+
     options: dict[str, Any] = {
         "dtype": base_dtype(method, device, plan),
         "trust_remote_code": False,
         "use_safetensors": True,
-        "attn_implementation": "sdpa",
+        "attn_implementation": implementation(plan.attention if plan is not None else "sdpa"),
     }
     if method == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(
