@@ -78,6 +78,20 @@ class FineTuneJobSpec(Contract):
             holds=lambda s: s.training.precision != "fp32" or s.method.type != "qlora",
             field_path="training.precision",
         ),
+        Rule(
+            cel="self.model.dtype != 'fp32' || self.method.type != 'qlora'",
+            message="model.dtype fp32 cannot be had with method.type qlora, whose 4-bit weights are computed in bf16; "
+            "use dtype: auto, or type: lora",
+            holds=lambda s: s.model.dtype != "fp32" or s.method.type != "qlora",
+            field_path="model",
+        ),
+        Rule(
+            cel="self.training.precision == 'auto' || self.model.dtype == 'auto' || self.training.precision == "
+            "self.model.dtype",
+            message="training.precision and model.dtype differ; set one of them and leave the other auto",
+            holds=lambda s: "auto" in (s.training.precision, s.model.dtype) or s.training.precision == s.model.dtype,
+            field_path="training.precision",
+        ),
     )
 
 

@@ -121,8 +121,9 @@ class KahnemanTversky:
         self.counts = [len(example) for example in train]
         wanted = sum(judged.wanted for judged in self._train)
         self._weights = class_weights(wanted, len(self._train) - wanted)
-        self._reference = self._validation_reference = torch.empty(0)
+        self._reference = torch.zeros(len(self._train), 2)
         """[answers, 2] log-probabilities under the reference: of the answer, and of the mismatched one."""
+        self._validation_reference = torch.zeros(len(self._validation), 2)
         self._point = 0.0
 
     def prepare(self, model: Any, world: World, on_batch: Callable[[int], None], start: Start) -> None:
