@@ -88,8 +88,11 @@ def test_train_pods_need_not_read_test(world: PrepareWorld) -> None:
     *_, context = run(world, {"train": [{"source": world.write("a.jsonl", varied(200))}]})
     below = [item.uri.removeprefix(context.task.run_uri) for item in context.storage.list(context.task.run_uri + "/")]
     assert sorted(below) == [
+        "/prepare/data-report.html",
+        "/prepare/data-report.json",
         "/prepare/lineage.json",
         "/prepare/manifest.json",
+        "/prepare/row-hashes.dat",
         "/prepare/train.jsonl.gz",
         "/prepare/validation.jsonl.gz",
         "/test/test.jsonl.gz",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -66,6 +66,8 @@ class Wanted:
     columns: Columns = field(default_factory=Columns)
     secret_ref: SecretRef | None = None
     group_by: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the spec says about where the rows come from, for the lineage."""
 
 
 @dataclass(frozen=True)
