@@ -81,6 +81,10 @@ class PrepareResult(Contract):
     data_digest: Annotated[str, Field(description="sha256 over all prepared splits and their settings.")]
     test_digest: Annotated[str, Field(description="sha256 over the test split.")]
     detected_format: Annotated[str, Field(description="Layout of the rows as detected or given.")] = ""
+    report_uri: Annotated[str, Field(description="Where the data report for people is.")] = ""
+    cached: Annotated[bool, Field(description="Whether the data were prepared by an earlier run in the same way.")] = (
+        False
+    )
 
 
 class BaselineResult(Contract):

@@ -63,6 +63,10 @@ def source_rules(hf: str = _HF_DATASET, *, optional: bool = False) -> tuple[Rule
     )
 
 
+CHAT_TEMPLATES = ("tokenizer", "chatml", "gemma", "llama3", "mistral", "plain")
+"""Names that model.chatTemplate knows besides a template of its own."""
+
+
 class BaseModelSource(Contract):
     """The model to tune."""
 
@@ -102,9 +106,29 @@ class BaseModelSource(Contract):
             "(default): flash where examples share rows on a GPU in 16 bit, else sdpa."
         ),
     ] = "auto"
+    chat_template: Annotated[
+        str,
+        Field(
+            description="How a conversation becomes text: `tokenizer` (default) the template beside the tokenizer, a "
+            "built-in one (`chatml`, `gemma`, `llama3`, `mistral`, `plain`; `plain` needs no special token but the "
+            "end), or a Jinja template. It is saved with the adapter: serve with it. At most 32,768 characters.",
+            min_length=1,
+            max_length=32_768,
+        ),
+    ] = "tokenizer"
 
     RULES = (
         *source_rules(_HF_MODEL),
+        Rule(
+            cel="self.chatTemplate in ["
+            + ", ".join(f"'{name}'" for name in CHAT_TEMPLATES)
+            + "] || self.chatTemplate.contains('{')",
+            message="model.chatTemplate is neither a known name nor a Jinja template; use "
+            + ", ".join(CHAT_TEMPLATES)
+            + ", or write the template itself",
+            holds=lambda m: m.chat_template in CHAT_TEMPLATES or "{" in m.chat_template,
+            field_path="chatTemplate",
+        ),
         Rule(
             cel="self.revision == 'main' || self.source.startsWith('hf://')",
             message="model.revision belongs to hf:// sources; leave it out, the files' digest pins the model",

@@ -92,6 +92,20 @@ class FineTuneJobSpec(Contract):
             holds=lambda s: "auto" in (s.training.precision, s.model.dtype) or s.training.precision == s.model.dtype,
             field_path="training.precision",
         ),
+        Rule(
+            cel="self.method.objective != 'sft' || self.data.train.all(d, !has(d.format) || d.format != 'preference')",
+            message="format preference has a better and a worse answer, objective sft learns from one; set "
+            "method.objective: dpo, or use chat, alpaca or promptCompletion",
+            holds=lambda s: s.method.objective != "sft" or all(d.format != "preference" for d in s.data.train),
+            field_path="method.objective",
+        ),
+        Rule(
+            cel="self.data.loss == 'all' || self.data.train.all(d, !has(d.format) || d.format != 'text')",
+            message="format text has no answer that data.loss could pick; set data.loss: all, or name prompt and "
+            "completion with columns",
+            holds=lambda s: s.data.loss == "all" or all(d.format != "text" for d in s.data.train),
+            field_path="data.loss",
+        ),
     )
 
 

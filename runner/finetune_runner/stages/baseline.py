@@ -57,7 +57,7 @@ def run(context: StageContext) -> StageResults:
     model_path = fetch_model(context).path
     from finetune_runner.training.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, context.task.spec.model.chat_template)
     train = load_split(context, "train")
     prompts = _prompts(context, tokenizer, train, test)
     cache = _cache_uri(context, tokenizer, prompts, test, out_of_domain)

@@ -133,7 +133,7 @@ def _examine_forms(context: StageContext, splits: Splits) -> dict[str, list[Outc
     deterministic(spec.training.seed)
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, context.task.spec.model.chat_template)
     adapter = fetch_adapter(context, context.scratch / "evaluate" / "adapter")
     method = method_of(context.task)
     forms: list[Form] = [spec.output.served_as]

@@ -131,7 +131,7 @@ class TrainingRun:
         deterministic(self.training.seed)
         self._say("loading the model")
         model_path = fetch_model(self.context).path
-        self.tokenizer = load_tokenizer(model_path)
+        self.tokenizer = load_tokenizer(model_path, self.context.task.spec.model.chat_template)
         self.rows = load_rows(self.context)
         # What is cut into parts goes to the GPUs part by part: the whole may not fit on one.
         place = torch.device("cpu") if shards_weights(self.plan) else self.device

@@ -117,8 +117,8 @@ class KahnemanTversky:
         self._beta = beta
         self._scorer = scorer
         self._store = store
-        self.lengths = [sum(len(judged.answer[0]) for judged in example) for example in train]
-        self.counts = [len(example) for example in train]
+        self.lengths: Sequence[int] = [sum(len(judged.answer[0]) for judged in example) for example in train]
+        self.counts: Sequence[int] = [len(example) for example in train]
         wanted = sum(judged.wanted for judged in self._train)
         self._weights = class_weights(wanted, len(self._train) - wanted)
         self._reference = torch.zeros(len(self._train), 2)
