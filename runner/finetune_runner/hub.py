@@ -82,6 +82,14 @@ def list_files(repo: str, commit: str, repo_type: RepoType, account: Account) ->
     )
 
 
+def dataset_licence(repo: str, commit: str, account: Account) -> str:
+    """The licence that a data set's card states, several joined by commas; empty = none. Raises StageError."""
+    with _typed(repo, commit, "dataset"):
+        card = account.api().dataset_info(repo, revision=commit, timeout=_TIMEOUT_S).card_data
+    stated = card.get("license") if card is not None else None
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
+
+
 def download_files(
     repo: str,
     commit: str,

@@ -106,8 +106,14 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
             split["fraction"] = 0.25
     _repair_method(spec)
     compute = spec.get("compute", {})
-    if compute.get("strategy") in ("fsdp", "deepspeed", "single"):
+    if compute.get("strategy") == "single":
         compute["strategy"] = "ddp"
+    if compute.get("strategy") != "deepspeed":
+        compute.pop("deepspeed", None)
+    if compute.get("deepspeed", {}).get("offload") == "parameters":
+        compute["deepspeed"]["stage"] = 3
+    if spec["model"].get("dtype") == "fp32" and spec.get("method", {}).get("type") == "qlora":
+        del spec["model"]["dtype"]
     if "queue" not in compute:
         compute.pop("priorityClass", None)
     output = spec["output"]
@@ -137,6 +143,8 @@ def _repair_method(spec: dict[str, Any]) -> None:
         method.pop("targetModules")
     if method.get("type") == "qlora" and training.get("precision") == "fp32":
         training.pop("precision")
+    if training.get("precision", "auto") != "auto":
+        spec["model"].pop("dtype", None)
     if "extendTo" in training:
         training["maxSteps"] = min(training.get("maxSteps", 1), training["extendTo"] - 1)
         training["scheduler"] = "wsd"

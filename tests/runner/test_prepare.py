@@ -88,8 +88,11 @@ def test_train_pods_need_not_read_test(world: PrepareWorld) -> None:
     *_, context = run(world, {"train": [{"source": world.write("a.jsonl", varied(200))}]})
     below = [item.uri.removeprefix(context.task.run_uri) for item in context.storage.list(context.task.run_uri + "/")]
     assert sorted(below) == [
+        "/prepare/data-report.html",
+        "/prepare/data-report.json",
         "/prepare/lineage.json",
         "/prepare/manifest.json",
+        "/prepare/row-hashes.dat",
         "/prepare/train.jsonl.gz",
         "/prepare/validation.jsonl.gz",
         "/test/test.jsonl.gz",
@@ -386,7 +389,7 @@ def test_a_test_that_an_earlier_version_learned_is_told(world: PrepareWorld) -> 
     test = {"source": world.write("test.jsonl", [*asked, *varied(50, 5000)])}
     moved = {"train": [{"source": world.write("b.jsonl", varied(160, 9000))}], "test": test}
     (message,) = next_run(world, moved)
-    assert "v1 was trained on 2 rows that now judge (test): test.jsonl line 1, test.jsonl line 2" in message
+    assert "v1 was trained on 2 rows that now judge (test): test row " in message
     with pytest.raises(StageError, match="v1 was trained on 2 rows") as caught:
         next_run(world, {**moved, "checks": {"seenBefore": "fail"}})
     assert caught.value.exit_code == ExitCode.INVALID_DATA

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -100,6 +100,21 @@ class BaseModelSource(Contract):
         ),
     ] = None
 
+    dtype: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        Field(
+            description="What the weights are loaded in and computed with. `auto` (default): bf16 on a GPU, fp32 on a "
+            "CPU. fp32 takes twice the memory and is not for qlora, whose 4-bit weights are computed in bf16."
+        ),
+    ] = "auto"
+    attention: Annotated[
+        Literal["auto", "sdpa", "flash", "eager"],
+        Field(
+            description="How attention is computed. `sdpa`: PyTorch's own. `flash`: PyTorch's kernel for rows of "
+            "several examples, on a GPU in 16 bit. `eager`: plain products, for models that need it; slow. `auto` "
+            "(default): flash where examples share rows on a GPU in 16 bit, else sdpa."
+        ),
+    ] = "auto"
     chat_template: Annotated[
         str,
         Field(

@@ -23,8 +23,8 @@ from finetune_runner.data.rows import Row
 from finetune_runner.data.wanted import POOL
 from finetune_runner.errors import StageError
 
-Phase = Literal["rows", "splits", "tokens"]
-"""rows: before the split; splits: after it; tokens: with lengths."""
+Phase = Literal["rows", "splits", "tokens", "versions"]
+"""rows: before the split; splits: after it; tokens: with lengths; versions: what judges, against earlier versions."""
 Mode = Literal["off", "warn", "fail", "fix"]
 """off: not run; warn: a finding; fail: the job ends with InvalidData; fix: rows are dropped or replaced."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -74,8 +74,8 @@ class Wanted:
     """Subset and split."""
     system_prompt: str | None = None
     """For rows without a system message of their own."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    """What the spec says about origin and licence, for the lineage."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the spec says about where the rows come from, for the lineage."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from finetune_runner.errors import StageError
 from finetune_runner.storage import join
 
 Split = Literal["train", "validation", "test", "replay", "out_of_domain"]
+ROW_HASHES_PATH = "prepare/row-hashes.dat"
+"""Path of the salted row hashes below the run's root."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 

@@ -5,25 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from finetune_api.stages import Finding, PrepareResult, RowCounts, StageResults, TokenLengths
+from finetune_api.stages import Finding, ModelFacts, PrepareResult, RowCounts, StageResults, TokenLengths
 from finetune_runner.context import StageContext
 from finetune_runner.data.checking import CheckRun, Phase, Remark, run_checks
-from finetune_runner.data.earlier_versions import keep_seen_inputs
-from finetune_runner.data.loading import fetch, load
+from finetune_runner.data.earlier_versions import with_earlier_versions
+from finetune_runner.data.lineage import described_source, lineage_document
+from finetune_runner.data.loading import Fetched, fetch, load
 from finetune_runner.data.measuring import Measured
 from finetune_runner.data.near_duplicates import NearDuplicates
+from finetune_runner.data.outcome import Prepared, check_to_wire, length_buckets, remark_to_wire, token_lengths
 from finetune_runner.data.pool import Step, mix_replay, split_pool, weigh
-from finetune_runner.data.prepared import SPLITS, Split, split_path
+from finetune_runner.data.prepared import ROW_HASHES_PATH, SPLITS, split_path
+from finetune_runner.data.prepared_cache import PreparedCache, data_key, model_key
+from finetune_runner.data.row_hashes import adapter_salt, write_row_hashes
 from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row, write_rows_to
 from finetune_runner.data.wanted import SplitSource, split_sources
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
+from finetune_runner.report.data_document import data_document
+from finetune_runner.report.data_page import render_data_report
 from finetune_runner.storage import join, probe_conditional_writes
 from finetune_runner.template_check import check_chat_template
 from finetune_runner.text import load_tokenizer
@@ -32,9 +38,9 @@ log = logging.getLogger("finetune_runner.prepare")
 
 MANIFEST_VERSION = 1
 _AT_ONCE = 500
-_LIBRARIES = ("finetune-operator", "transformers", "tokenizers", "datasketch")
-_SEVERITIES = ("error", "warning", "info")
 _TRAINED_ON = ("train", "replay")
+
+Sources = list[tuple[SplitSource, Fetched]]
 
 
 @dataclass
@@ -60,31 +66,62 @@ class _Work:
             self.transformations.append(step.lineage)
             self.say(step.remarks)
 
-    def check(self, runs: Iterator[CheckRun]) -> None:
+    def check(self, runs: Iterable[CheckRun]) -> None:
         """Remember what checks said, dropped and replaced."""
         for run in runs:
             self.checks.append(run)
-            self.say(run.remarks)
+            self.findings.extend(remark.finding for remark in run.remarks)
             self.dropped += sum(run.dropped.values())
             for what, rows in (("dropped", run.dropped), ("replaced", run.replaced)):
                 if rows:
                     self.transformations.append({"check": run.check, what: dict(rows)})
 
 
+@dataclass(frozen=True)
+class _Model:
+    """The base model, as far as prepare needs it."""
+
+    fetched: FetchedModel
+    facts: ModelFacts
+    tokenizer: Any
+    template_remarks: list[Remark]
+
+
 def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
-    """Resolve the model, read, check, split and count the data, and write the splits; the manifest comes last."""
+    """Resolve the model, read, check, split and count the data, and write the splits; the manifest comes last.
+
+    Data that an earlier run of the adapter prepared in the same way are taken over instead.
+    """
     task = context.task
     probe_conditional_writes(context.storage, join(task.run_uri, "prepare"))
+    context.report_progress("reading the data")
+    sources = _fetch_sources(context)
+    cache = PreparedCache(context, data_key(context, sources))
+    model: _Model | None = None
+    if cache.may_have():
+        model = _fetch_model(context)
+        context.report_progress("taking over prepared data")
+        restored = cache.restore(model_key(context, model.fetched.path))
+        if restored is not None:
+            prepared, origin = restored
+            log.info("the prepared data are those of %s", origin)
+            return _commit(context, with_earlier_versions(context, prepared), model, origin)
     with RowStore(context.scratch / "prepare" / "rows.sqlite") as store:
-        return _prepare(context, store)
+        prepared, paths, model = _prepare(context, store, sources, model)
+    # Apart from what is cached: which versions there are changes while the data stay.
+    results = _commit(context, with_earlier_versions(context, prepared), model, "")
+    cache.keep(model_key(context, model.fetched.path), prepared, paths)
+    return results
 
 
-def _prepare(context: StageContext, store: RowStore) -> tuple[StageResults, list[Finding]]:
+def _prepare(
+    context: StageContext, store: RowStore, sources: Sources, model: _Model | None
+) -> tuple[Prepared, dict[str, Path], _Model]:
+    """Make the splits, and upload them."""
     spec = context.task.spec
     work = _Work()
-    context.report_progress("reading the data")
-    for named in split_sources(spec):
-        _read(context, store, work, named)
+    for named, fetched in sources:
+        _read(context, store, work, named, fetched)
 
     def check(phase: Phase, context_length: int = 0, near: NearDuplicates | None = None) -> None:
         context.report_progress(f"checking the {phase}")
@@ -92,8 +129,6 @@ def _prepare(context: StageContext, store: RowStore) -> tuple[StageResults, list
         context.check_stop()
 
     check("rows")
-    if spec.data.checks.seen_before != "ignore":
-        work.say(keep_seen_inputs(context, store))
     context.report_progress("looking for near-duplicates")
     with NearDuplicates(store, context.check_stop) as near:
         work.step(split_pool(store, near, spec))
@@ -101,73 +136,59 @@ def _prepare(context: StageContext, store: RowStore) -> tuple[StageResults, list
     work.step(weigh(store, spec.training.seed))
     work.step(mix_replay(store, spec))
     # The model comes second: it is the larger download, and bad rows are found without it.
-    context.report_progress("fetching the model")
-    model = fetch_model(context)
-    facts = model_facts(model.path, spec.model.source)
-    tokenizer = load_tokenizer(model.path, spec.model.chat_template)
-    work.say([Remark("chatTemplate", "warning", said) for said in check_chat_template(tokenizer, spec.model.source)])
-    _measure(context, tokenizer, store, work)
-    check("tokens", facts.context_length)
+    model = model or _fetch_model(context)
+    work.say(model.template_remarks)
+    _measure(context, model.tokenizer, store, work)
+    check("tokens", model.facts.context_length)
 
     context.report_progress("writing the splits")
-    digests, data_digest = _write(context, store, work, model, tokenizer.chat_template)
-    lengths = store.histogram(*_TRAINED_ON)
-    result = PrepareResult(
-        revision=model.revision,
-        model_digest=model.digest,
-        model=facts,
-        rows=RowCounts(dropped=work.dropped, **store.copies()),
-        train_tokens=sum(min(total, spec.training.max_length) * rows for total, rows in lengths),
-        lengths=token_lengths(lengths, spec.training.max_length),
-        data_digest=data_digest,
-        test_digest=digests["test"],
-        detected_format=", ".join(work.formats),
+    files, splits, paths = _write(context, store)
+    histogram = store.histogram(*_TRAINED_ON)
+    most = spec.training.max_length
+    prepared = Prepared(
+        files=files,
+        splits=splits,
+        rows=store.copies(),
+        dropped=work.dropped,
+        train_tokens=sum(min(total, most) * rows for total, rows in histogram),
+        lengths=token_lengths(histogram, most).to_wire(),
+        buckets=length_buckets(histogram),
+        formats=list(work.formats),
+        sources=work.sources,
+        transformations=work.transformations,
+        checks=[check_to_wire(run) for run in work.checks],
+        remarks=[remark_to_wire(remark) for remark in work.remarks],
+        findings=[finding.to_wire() for finding in work.findings],
     )
-    findings = sorted(work.findings, key=lambda finding: _SEVERITIES.index(finding.severity))
-    return StageResults(prepare=result), findings
+    return prepared, paths, model
 
 
-def token_lengths(histogram: list[tuple[int, int]], maximum: int) -> TokenLengths:
-    """Quantiles of a histogram of lengths: (tokens, rows), shortest first."""
-    rows = sum(count for _, count in histogram)
-
-    def quantile(share: float) -> int:
-        before, position = 0, min(int(share * rows), rows - 1)
-        for total, count in histogram:
-            before += count
-            if position < before:
-                return total
-        return 0
-
-    return TokenLengths(
-        p50=quantile(0.5),
-        p95=quantile(0.95),
-        maximum=histogram[-1][0] if histogram else 0,
-        over_maximum=sum(count for total, count in histogram if total > maximum),
-    )
+def _fetch_sources(context: StageContext) -> Sources:
+    sources = []
+    for named in split_sources(context.task.spec):
+        context.check_stop()
+        folder = context.scratch / "sources" / named.wanted.place.replace("[", "-").rstrip("]")
+        sources.append((named, fetch(context, named.wanted, folder)))
+    return sources
 
 
-def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSource) -> None:
+def _fetch_model(context: StageContext) -> _Model:
+    context.report_progress("fetching the model")
+    source = context.task.spec.model.source
+    fetched = fetch_model(context)
+    facts = model_facts(fetched.path, source)
+    tokenizer = load_tokenizer(fetched.path, context.task.spec.model.chat_template)
+    said = [Remark("chatTemplate", "warning", words) for words in check_chat_template(tokenizer, source)]
+    return _Model(fetched, facts, tokenizer, said)
+
+
+def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSource, fetched: Fetched) -> None:
     """Read one source into its split."""
-    context.check_stop()
-    wanted = named.wanted
-    fetched = fetch(context, wanted, context.scratch / "sources" / wanted.place.replace("[", "-").rstrip("]"))
     loaded = load(context, fetched, lambda row, origin: store.add(named.split, row, origin, named.weight))
-    log.info("%s: %d rows from %s", wanted.place, loaded.rows, wanted.source)
+    log.info("%s: %d rows from %s", named.wanted.place, loaded.rows, named.wanted.source)
     work.findings.append(loaded.finding)
     work.formats[loaded.format] = None
-    work.sources.append(
-        {
-            "field": wanted.place,
-            "source": wanted.source,
-            "format": loaded.format,
-            "rows": loaded.rows,
-            "files": fetched.files,
-            **({"revision": fetched.revision} if fetched.revision else {}),
-            **({"systemPromptAdded": loaded.system_prompts_added} if loaded.system_prompts_added else {}),
-            **({"provenance": wanted.provenance} if wanted.provenance else {}),
-        }
-    )
+    work.sources.append(described_source(context, named, fetched, loaded))
 
 
 def _measure(context: StageContext, tokenizer: Any, store: RowStore, work: _Work) -> None:
@@ -184,58 +205,85 @@ def _measure(context: StageContext, tokenizer: Any, store: RowStore, work: _Work
     work.say(measured.remarks())
 
 
-def _write(
-    context: StageContext, store: RowStore, work: _Work, model: FetchedModel, chat_template: str
-) -> tuple[dict[Split, str], str]:
-    """Splits, lineage, and last the manifest that makes them count. Returns the digests of the splits and of all."""
+def _write(context: StageContext, store: RowStore) -> tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, Path]]:
+    """Write and upload the splits and the row hashes: what is said of the files, the splits' digests, the copies."""
     task = context.task
     files: dict[str, dict[str, Any]] = {}
-    digests: dict[Split, str] = {}
-    for name in SPLITS:
-        if name not in store.splits():
+    digests: dict[str, str] = {}
+    paths: dict[str, Path] = {}
+    for split in SPLITS:
+        if split not in store.splits():
             continue
         context.check_stop()
-        path = context.scratch / "prepare" / f"{name}.jsonl.gz"
+        path = context.scratch / "prepare" / f"{split}.jsonl.gz"
         with path.open("wb") as target:
-            written = write_rows_to(target, _epoch(store, name))
-        context.storage.upload_file(path, join(task.run_uri, split_path(name)))
+            written = write_rows_to(target, _epoch(store, split))
+        digests[split] = written.digest
+        paths[split_path(split)] = path
+        files[split_path(split)] = {"rows": written.rows}
+    paths[ROW_HASHES_PATH] = context.scratch / "prepare" / "row-hashes"
+    write_row_hashes(store, adapter_salt(context.storage, task.adapter_uri), paths[ROW_HASHES_PATH])
+    for name, path in paths.items():
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        files[split_path(name)] = {"sha256": digest, "bytes": path.stat().st_size, "rows": written.rows}
-        digests[name] = written.digest
-        path.unlink()
+        files[name] = {"sha256": digest, "bytes": path.stat().st_size, **files.get(name, {})}
+        context.storage.upload_file(path, join(task.run_uri, name))
+    return files, digests, paths
+
+
+def _commit(
+    context: StageContext, prepared: Prepared, model: _Model, origin: str
+) -> tuple[StageResults, list[Finding]]:
+    """Write lineage and data report, and last the manifest that makes the splits count.
+
+    Args:
+        context: of the stage.
+        prepared: the data; their files are in the run already.
+        model: the base model.
+        origin: the run that prepared them; empty = this one.
+    """
+    task, spec = context.task, context.task.spec
     # What decides which tokens are trained: a checkpoint or a version of anything else is another one.
-    identity = {
-        "splits": digests,
-        "maxLength": task.spec.training.max_length,
-        "loss": task.spec.data.loss,
-        "chatTemplate": hashlib.sha256(chat_template.encode()).hexdigest(),
+    tokens = {
+        "maxLength": spec.training.max_length,
+        "loss": spec.data.loss,
+        "chatTemplate": hashlib.sha256(model.tokenizer.chat_template.encode()).hexdigest(),
     }
-    data_digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    lineage = {
-        "model": {"source": task.spec.model.source, "revision": model.revision, "digest": model.digest},
-        "sources": work.sources,
-        "transformations": work.transformations,
-        "rows": store.copies(),
-        "dropped": work.dropped,
-        "seed": task.spec.training.seed,
-        "image": task.image,
-        "versions": {name: version(name) for name in _LIBRARIES},
+    data_digest = hashlib.sha256(json.dumps({"splits": prepared.splits, **tokens}, sort_keys=True).encode()).hexdigest()
+    report = data_document(task, prepared, data_digest, origin)
+    documents = {
+        "prepare/lineage.json": _json(lineage_document(task, prepared, model.fetched, data_digest, origin)),
+        "prepare/data-report.json": _json(report),
+        "prepare/data-report.html": render_data_report(report).encode(),
     }
-    data = _json(lineage)
-    context.storage.write_bytes(join(task.run_uri, "prepare/lineage.json"), data)
-    files["prepare/lineage.json"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    files = dict(prepared.files)
+    for name, data in documents.items():
+        context.storage.write_bytes(join(task.run_uri, name), data)
+        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     manifest = {
         "version": MANIFEST_VERSION,
         "files": files,
-        "splits": digests,
+        "splits": prepared.splits,
         "dataDigest": data_digest,
-        "testDigest": digests["test"],
-        **{name: identity[name] for name in ("maxLength", "loss", "chatTemplate")},
+        "testDigest": prepared.splits["test"],
+        **tokens,
     }
     context.fence.check()
     context.storage.write_bytes(join(task.run_uri, "prepare/manifest.json"), _json(manifest))
-    return digests, data_digest
+    result = PrepareResult(
+        revision=model.fetched.revision,
+        model_digest=model.fetched.digest,
+        model=model.facts,
+        rows=RowCounts(dropped=prepared.dropped, **prepared.rows),
+        train_tokens=prepared.train_tokens,
+        lengths=TokenLengths.from_wire(prepared.lengths),
+        data_digest=data_digest,
+        test_digest=prepared.splits["test"],
+        detected_format=", ".join(prepared.formats),
+        report_uri=join(task.run_uri, "prepare/data-report.html"),
+        cached=bool(origin),
+    )
+    return StageResults(prepare=result), prepared.sorted_findings
 
 
 def _epoch(store: RowStore, split: str) -> Iterator[Row]:

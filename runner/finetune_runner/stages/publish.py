@@ -13,6 +13,8 @@ from typing import Any
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import EvaluateResult, PrepareResult, PublishResult, StageResults, StageTask, TrainResult
 from finetune_runner.context import StageContext
+from finetune_runner.data.prepared import ROW_HASHES_PATH
+from finetune_runner.data.row_hashes import ROW_HASHES
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.serving import ADAPTER_FILES, fetch_adapter
 from finetune_runner.evaluation.version import MANIFEST
@@ -135,6 +137,7 @@ def _collect(context: StageContext, evaluated: EvaluateResult) -> Path:
         tokenizer.save_pretrained(str(folder))
     for name in REPORTS:
         context.storage.download_file(join(context.task.run_uri, "evaluate", name), folder / name)
+    context.storage.download_file(join(context.task.run_uri, ROW_HASHES_PATH), folder / ROW_HASHES)
     return folder
 
 

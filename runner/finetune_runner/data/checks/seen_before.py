@@ -11,14 +11,15 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.near_duplicates import input_text, normal_form
+from finetune_runner.data.prepared import Split
 from finetune_runner.data.rows import Row
 from finetune_runner.errors import StageError
 
-PHASE: Phase = "splits"
-ORDER = 80
+PHASE: Phase = "versions"
+ORDER = 10
 
 SEEN_TABLE = "CREATE TABLE IF NOT EXISTS seen(input BLOB, version TEXT, PRIMARY KEY (input, version)) WITHOUT ROWID"
-_JUDGED_ON = ("test", "out_of_domain")
+JUDGED_ON: tuple[Split, ...] = ("test", "out_of_domain")
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
@@ -36,7 +37,7 @@ def check(given: Given) -> list[Remark]:
     database = given.store.database
     database.execute(SEEN_TABLE)
     found: dict[str, Found] = {}
-    for example in given.rows(*_JUDGED_ON):
+    for example in given.rows(*JUDGED_ON):
         seen = database.execute("SELECT version FROM seen WHERE input = ?", (input_digest(example.row),))
         for (version,) in seen.fetchall():
             found.setdefault(version, Found()).add(example)

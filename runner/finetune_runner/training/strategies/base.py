@@ -50,6 +50,10 @@ class Engine:
     """
 
     lockstep = False
+    shards_weights = False
+    """Whether each process holds a part of the weights: then its forward pass is proved before step 1."""
+    can_probe = True
+    """Whether a backward pass can be taken back."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -95,6 +99,13 @@ class Engine:
     def zero_gradients(self) -> None:
         """Forget the gradient."""
         self.optimizer.zero_grad(set_to_none=True)
+
+    def missing_state_bytes(self, bytes_per_parameter: int) -> int:
+        """What the optimiser's state will take on this rank once the first step has made it."""
+        if self.optimizer.state:
+            return 0
+        local = (p.to_local() if hasattr(p, "to_local") else p for p in trainable(self.model).values())
+        return bytes_per_parameter * sum(p.numel() for p in local)
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """The whole of a parameter or of its optimiser state. All ranks call it."""

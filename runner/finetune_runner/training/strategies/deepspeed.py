@@ -65,7 +65,8 @@ def engine(setup: Setup) -> Engine:
     class Zero(Engine):
         """Gradients and optimiser states in parts, with stage 3 the weights too."""
 
-        lockstep = not whole_weights
+        lockstep = shards_weights = not whole_weights
+        can_probe = False  # its micro-batch and accumulation are counted from the start
 
         def wrap(self, module: InForward) -> Any:
             setup = self.setup
