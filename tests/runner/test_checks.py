@@ -433,6 +433,15 @@ def test_a_leak_between_any_two_splits_is_found(split: str, other: str) -> None:
         }
 
 
+@pytest.mark.parametrize(("text", "leaking"), [("a manual of the third car", 0), ("a recipe for apple pie", 1)])
+def test_plain_text_leaks_where_it_is_the_same_text(text: str, leaking: int) -> None:
+    texts = [make_row([{"role": "assistant", "content": each}]) for each in (text, "a Recipe for apple pie!")]
+    with store_of({"train": texts[:1], "test": texts[1:]}) as store, NearDuplicates(store) as near:
+        remarks, left = run(leaks, store, spec(data={"loss": "all"}), near)
+    assert len(remarks) == leaking
+    assert left.get("train", 0) == 1 - leaking
+
+
 def test_what_only_resembles_is_no_leak() -> None:
     other = "please look at the contract of last year for the second house since the date on page one seems to be right"
     with (
