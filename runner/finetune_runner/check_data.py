@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune_api.common import Storage
 from finetune_api.exit_codes import ExitCode
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_api.stages import Finding, JobIdentity, StageTask
-from finetune_runner.context import Environment, StageContext, open_context
+from finetune_api.stages import Finding
+from finetune_runner.command_context import command_context
+from finetune_runner.context import StageContext
 from finetune_runner.data.checking import Remark, run_checks
 from finetune_runner.data.loading import fetch, load
 from finetune_runner.data.near_duplicates import NearDuplicates
@@ -110,27 +107,6 @@ def _check(spec: FineTuneJobSpec, store: RowStore, report: DataReport) -> None:
             say(run.remarks)
 
 
-def _context(job: FineTuneJob, scratch: Path) -> StageContext:
-    now = datetime.now(UTC)
-    metadata = job.metadata
-    task = StageTask(
-        stage="prepare",
-        job=JobIdentity(namespace=metadata.namespace or "default", name=metadata.name, uid="check", run=1),
-        adapter=job.spec.output.adapter_ref.name,
-        attempt=1,
-        storage=Storage(uri=f"{FILE_SCHEME}{scratch}"),
-        spec=job.spec,
-        created_at=now,
-    )
-    return open_context(
-        task,
-        Environment.of({**os.environ, "FINETUNE_SCRATCH": str(scratch)}, str(scratch)),
-        clock=lambda: now,
-        progress=lambda _progress: None,
-        stop=threading.Event(),
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the job's data and print the report."""
     parser = argparse.ArgumentParser(prog="finetune_runner.check_data", description=(__doc__ or "").splitlines()[0])
@@ -138,7 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     job = FineTuneJob.from_wire(json.loads(args.job.read_text(encoding="utf-8")))
     with tempfile.TemporaryDirectory(prefix="finetune-check-") as scratch:
-        report = check(job, _context(job, Path(scratch)))
+        context = command_context(
+            job.spec, Path(scratch), namespace=job.metadata.namespace or "default", name=job.metadata.name
+        )
+        report = check(job, context)
     print(json.dumps(report.to_wire(), ensure_ascii=False))
     return report.problems[0].exit_code if report.problems else int(ExitCode.SUCCEEDED)
 

@@ -126,6 +126,8 @@ def summary(view: StatusView) -> Iterator[RenderableType]:
         rows.append(("version", f"{spec.output.adapter_ref.name}@v{status.version.number}  {status.version.uri}"))
     if status.results.evaluate is not None:
         rows.append(("report", status.results.evaluate.report_uri))
+    if prepared is not None and prepared.report_uri:
+        rows.append(("data", prepared.report_uri + (" (taken over from an earlier run)" if prepared.cached else "")))
     rows.append(("started", _moment(status.started_at, view.now)))
     rows.append(("ended", _moment(status.completed_at, view.now)))
     yield from _facts([("state", standing), *rows])

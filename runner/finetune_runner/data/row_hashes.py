@@ -51,16 +51,17 @@ def row_hash(salt: bytes, content_key: str) -> bytes:
 
 def write_row_hashes(store: RowStore, salt: bytes, path: Path) -> None:
     """Write the hashes of the store's rows; the same rows and salt give the same bytes."""
+    store.flush()
     database = store.database
     database.create_function("row_hash", 1, lambda key: row_hash(salt, key), deterministic=True)
     database.execute("DROP TABLE IF EXISTS hashes")
     database.execute("CREATE TABLE hashes(split TEXT, hash BLOB)")
     database.execute("INSERT INTO hashes SELECT DISTINCT split, row_hash(key) FROM rows WHERE split IS NOT NULL")
     counts = dict(database.execute("SELECT split, count(*) FROM hashes GROUP BY split"))
-    head = {"format": _FORMAT, "algorithm": _ALGORITHM, "splits": {s: counts[s] for s in HASHED_SPLITS if s in counts}}
+    kept = {split: counts[split] for split in HASHED_SPLITS if split in counts}
     with path.open("wb") as target:
-        target.write(json.dumps(head).encode() + b"\n")
-        for split in head["splits"]:  # type: ignore[attr-defined]
+        target.write(json.dumps({"format": _FORMAT, "algorithm": _ALGORITHM, "splits": kept}).encode() + b"\n")
+        for split in kept:
             for (hashed,) in database.execute("SELECT hash FROM hashes WHERE split = ? ORDER BY hash", (split,)):
                 target.write(hashed)
 

@@ -13,7 +13,7 @@ from typing import Any
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import EvaluateResult, PrepareResult, PublishResult, StageResults, StageTask, TrainResult
 from finetune_runner.context import StageContext
-from finetune_runner.data.prepared import ROW_HASHES_PATH
+from finetune_runner.data.prepared import ROW_HASHES_PATH, load_manifest
 from finetune_runner.data.row_hashes import ROW_HASHES
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.serving import ADAPTER_FILES, fetch_adapter
@@ -137,8 +137,22 @@ def _collect(context: StageContext, evaluated: EvaluateResult) -> Path:
         tokenizer.save_pretrained(str(folder))
     for name in REPORTS:
         context.storage.download_file(join(context.task.run_uri, "evaluate", name), folder / name)
-    context.storage.download_file(join(context.task.run_uri, ROW_HASHES_PATH), folder / ROW_HASHES)
+    _fetch_row_hashes(context, folder / ROW_HASHES)
     return folder
+
+
+def _fetch_row_hashes(context: StageContext, path: Path) -> None:
+    """What tells which rows the version was trained on. A run prepared by an older runner has none."""
+    facts = load_manifest(context)["files"].get(ROW_HASHES_PATH)
+    if facts is None:
+        return
+    context.storage.download_file(join(context.task.run_uri, ROW_HASHES_PATH), path)
+    if sha256_of(path) != facts["sha256"]:
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"{ROW_HASHES_PATH} of run {context.task.job.run} was changed after stage prepare",
+            hint="nobody may write below runs/; start a new run",
+        )
 
 
 def _point_to_base(config: Path, task: StageTask, revision: str) -> None:
