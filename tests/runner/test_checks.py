@@ -433,6 +433,15 @@ def test_a_leak_between_any_two_splits_is_found(split: str, other: str) -> None:
         }
 
 
+@pytest.mark.parametrize(("text", "leaking"), [("a manual of the third car", 0), ("a recipe for apple pie", 1)])
+def test_plain_text_leaks_where_it_is_the_same_text(text: str, leaking: int) -> None:
+    texts = [make_row([{"role": "assistant", "content": each}]) for each in (text, "a Recipe for apple pie!")]
+    with store_of({"train": texts[:1], "test": texts[1:]}) as store, NearDuplicates(store) as near:
+        remarks, left = run(leaks, store, spec(data={"loss": "all"}), near)
+    assert len(remarks) == leaking
+    assert left.get("train", 0) == 1 - leaking
+
+
 def test_what_only_resembles_is_no_leak() -> None:
     other = "please look at the contract of last year for the second house since the date on page one seems to be right"
     with (
@@ -476,6 +485,33 @@ def test_redaction_keeps_all_else_and_is_done_once() -> None:
     assert redacted(redacted(text)) == redacted(text)
     first = personal_data(text)[0]
     assert (text[first.start : first.end], first.kind) == ("jane.doe@example.com", "EMAIL_ADDRESS")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("AB 12 34 56 C", "UK_NINO"),
+        ("943 476 5919", "UK_NHS"),
+        ("12345678Z", "ES_NIF"),
+        ("RSSMRA85T10A562S", "IT_FISCAL_CODE"),
+        ("44051401359", "PL_PESEL"),
+        ("131052-308T", "FI_PERSONAL_IDENTITY_CODE"),
+        ("65929970489", "DE_TAX_ID"),
+        ("ABCPE1234F", "IN_PAN"),
+        ("FR76 3000 6000 0112 3456 7890 189", "IBAN_CODE"),
+        ("2001:db8::ff00:42:8329", "IP_ADDRESS"),
+        ("+49 30 901820", "PHONE_NUMBER"),
+        ("12345678A", None),
+        ("44051401358", None),
+        ("RSSMRA85T10A562X", None),
+        ("978-3-16-148410-0", None),
+        ("2024-05-01T10:30:00", None),
+        ("order no. 4711-0815-2024", None),
+        ("commit 9053cff1a2b3", None),
+    ],
+)
+def test_ids_count_with_the_right_check_digit_only(text: str, kind: str | None) -> None:
+    assert [span.kind for span in personal_data(f"It is {text}, he said.")] == ([kind] if kind else [])
 
 
 @given(st.lists(st.builds(lambda a, n: Span(a, a + n, "X"), st.integers(0, 30), st.integers(1, 9)), max_size=8))

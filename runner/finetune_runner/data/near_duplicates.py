@@ -59,7 +59,9 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
 def input_text(row: Row) -> str:
-    """What a row asks: its prompt without system messages, which are usually the same everywhere."""
+    """What a row asks: its prompt without system messages, which are usually the same everywhere. Plain text: all."""
+    if not row.prompt:
+        return row.answer
     return "\n".join(message["content"] for message in row.prompt if message["role"] != "system")
 
 

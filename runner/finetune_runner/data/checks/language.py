@@ -23,7 +23,8 @@ SHORTEST_LETTERS = 40
 SUREST = 0.95
 ACCIDENT_SHARE = 0.2
 """A language of more rows than this is meant; one of fewer is reported."""
-_JUDGED_CHARACTERS = 1000
+_JUDGED_CHARACTERS = 400
+_TABLE = "CREATE TABLE IF NOT EXISTS languages(number INTEGER PRIMARY KEY, code TEXT)"
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -54,9 +55,14 @@ def _language(row: Row) -> str:
 
 def check(given: Given) -> list[Remark]:
     """Tell the languages; report, drop or refuse rows of rare ones. Raises StageError (INVALID_DATA) in mode fail."""
+    database = given.store.database
+    database.execute(_TABLE)
+    database.execute("DELETE FROM languages")
     counts: Counter[str] = Counter()
     for example in given.rows(*TASK_SPLITS):
-        counts[_language(example.row)] += 1
+        code = _language(example.row)
+        counts[code] += 1
+        database.execute("INSERT INTO languages VALUES (?, ?)", (example.number, code))
     unsure = counts.pop("", 0)
     judged_rows = counts.total()
     if not judged_rows:
@@ -67,12 +73,13 @@ def check(given: Given) -> list[Remark]:
     if not rare:
         return [Remark("language", "info", f"languages: {main}; {unsure} rows not judged", judged_rows, facts=facts)]
     found = Found()
-    for example in given.rows(*TASK_SPLITS):
-        code = _language(example.row)
-        if code in rare:
-            found.add(example, f"({code})")
-            if given.mode == "fix":
-                given.drop(example)
+    marks = ", ".join("?" * len(rare))
+    odd = f"SELECT number, code FROM languages WHERE code IN ({marks}) ORDER BY number"  # noqa: S608 - marks only
+    for number, code in database.execute(odd, sorted(rare)):
+        example = given.store.example(number)
+        found.add(example, f"({code})")
+        if given.mode == "fix":
+            given.drop(example)
     hint = "remove them, or add more rows of that language when they are meant"
     what = f"rows are in another language than most ({main})"
     return [replace(r, facts=facts) for r in judged("language", given, found, what=what, hint=hint)]

@@ -20,8 +20,13 @@ _TRUSTED = ("train", "validation", "test")
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
-    """As data.checks.nearDuplicates says; groups of data.groupBy are clusters of another kind and are let be."""
-    return mode_of(spec.data.checks.near_duplicates) if spec.data.group_by is None else "off"
+    """As data.checks.nearDuplicates says.
+
+    Groups of data.groupBy are clusters of another kind, and where answers are compared or judged a prompt comes several
+    times on purpose: both are let be.
+    """
+    grouped = spec.data.group_by is not None
+    return "off" if grouped or spec.method.objective != "sft" else mode_of(spec.data.checks.near_duplicates)
 
 
 def check(given: Given) -> list[Remark]:

@@ -55,7 +55,7 @@ def check(given: Given) -> list[Remark]:
                 break
     rows = given.count("train")
     wanted, why = wanted_rows(task, len(labels))
-    facts = {"trainRows": rows, "wantedRows": wanted, "classes": len(labels)}
+    facts = {"trainRows": rows, "wantedRows": wanted, "labels": len(labels)}
     if rows >= wanted:
         return [Remark("size", "info", f"{rows} train rows; {wanted} are wanted: {why}", rows, facts=facts)]
     message = f"{rows} train rows; {wanted} are wanted: {why}"
