@@ -70,7 +70,7 @@ def _asked(
     if manifest["servedAs"] == "merged":
         model = load_plain(folder, device)
     else:
-        model = with_adapter(load_base(base_of(context, manifest).path, manifest["method"], device, plan), folder)
+        model = with_adapter(load_base(_base(context, manifest).path, manifest["method"], device, plan), folder)
     tokenizer = load_tokenizer(folder)
     examinee = Examinee(context, model, tokenizer, context.task.spec.training.max_length)
     outcomes = {"candidate": examinee.examine(test, own_prompts(tokenizer, test), incumbent.version)}
@@ -81,8 +81,8 @@ def _asked(
     return outcomes
 
 
-def base_of(context: StageContext, manifest: dict[str, Any]) -> FetchedModel:
-    """The base the incumbent was made for, which need not be this job's. Raises StageError as `fetch_model` does."""
+def _base(context: StageContext, manifest: dict[str, Any]) -> FetchedModel:
+    """The base the incumbent was made for, which need not be this job's."""
     task, base = context.task, manifest["base"]
     if task.results.prepare is None or base["digest"] == task.results.prepare.model_digest:
         return fetch_model(context)
