@@ -91,7 +91,7 @@ def _in_place(context: StageContext, source: str) -> FetchedModel:
     names = [item.name for item in model_files(path)]
     check_names([item.name for item in path.iterdir()], source)
     context.report_progress("hashing the model's files")
-    digest = _memory(context).digest(path, names, context.check_stop)
+    digest = _memory(context).digest(path, names, lambda _count: context.check_stop())
     return FetchedModel(path, digest, digest)
 
 

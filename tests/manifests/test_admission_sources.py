@@ -38,6 +38,40 @@ CASES: list[tuple[str, dict[str, str], dict[str, Any], str]] = [
     ("no files as storage", {}, writes("file:///out"), "spec.output.storage.uri" + FILE),
     ("a list cannot allow files", {SOURCES: "file:///"}, reads("file:///x", model="file:///m"), "spec.model.source"),
     ("below a prefix", TEAM, reads("s3://team-a/deep/er.jsonl", "s3://shared/x", model="hf://org/model"), ""),
+    (
+        "any revision of a data set, any tag or digest of an image",
+        {SOURCES: "s3://team-a, hf://datasets/o/n, oci://ghcr.io/team/rows, oci://host:5000/img"},
+        reads(
+            "hf://datasets/o/n@v1/x.csv", "oci://ghcr.io/team/rows:v1/x", "oci://ghcr.io/team/rows@sha256:" + "a" * 64
+        )
+        | {"model": {"source": "oci://host:5000/img:v2/model"}},
+        "",
+    ),
+    ("another port", {SOURCES: "oci://host, s3://team-a"}, reads("oci://host:5000/img"), "oci://host:5000/img is not"),
+    (
+        "an image whose name begins alike",
+        {SOURCES: "oci://host/img, s3://team-a"},
+        reads("oci://host/img2:v1"),
+        "oci://host/img2:v1 is not allowed",
+    ),
+    (
+        "another tag than the one of the list",
+        {SOURCES: "oci://host/img:v1, s3://team-a"},
+        reads("oci://host/img:v1/x", "oci://host/img:v11"),
+        "oci://host/img:v11 is not allowed",
+    ),
+    (
+        "a folder of a data set that begins alike",
+        {SOURCES: "hf://datasets/o/n/dir, s3://team-a"},
+        reads("hf://datasets/o/n/dir@x"),
+        "hf://datasets/o/n/dir@x is not allowed",
+    ),
+    (
+        "a key that goes on with an at sign",
+        {SOURCES: "s3://team-a/dir"},
+        reads("s3://team-a/dir@x"),
+        "s3://team-a/model is not allowed",
+    ),
     ("the prefix itself", TEAM, reads("s3://shared", "s3://team-a"), ""),
     (
         "another bucket",

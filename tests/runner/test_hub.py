@@ -17,7 +17,7 @@ from finetune_api.stages import PrepareResult, StageResults
 from finetune_runner import hub
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
-from finetune_runner.evaluation.incumbent import base_of as incumbent_base
+from finetune_runner.evaluation.incumbent import _base as incumbent_base
 from finetune_runner.hub import Account
 from finetune_runner.model_source import FetchedModel, fetch_model, model_digest
 from finetune_runner.stages import prepare
@@ -231,6 +231,19 @@ def test_a_disk_too_small_is_told_before_the_first_byte(
     assert caught.value.exit_code == ExitCode.DISK_FULL
     assert "scratchSize" in caught.value.hint
     assert not server.gets("/cdn/")
+
+
+def test_a_model_larger_than_the_pods_scratch_is_told_before_the_first_byte(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    """What the kubelet would answer with an eviction after hours of downloading."""
+    server.model(OFFICIAL, tiny_model)
+    context = replace(context_of(world, server), scratch_limit_bytes=64 << 20)
+    with pytest.raises(StageError, match=r"has room for 0 bytes") as caught:
+        fetch_model(context)
+    assert caught.value.exit_code == ExitCode.DISK_FULL
+    assert not server.gets("/cdn/")
+    assert fetch_model(replace(context, scratch_limit_bytes=80 << 20)).digest == model_digest(tiny_model)
 
 
 def test_the_download_is_told_with_amounts_and_percent(

@@ -182,14 +182,16 @@ def test_a_model_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     assert all(item.stat().st_mode & 0o444 == 0o444 for item in made.path.iterdir()), "other pods read it"
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "removed", "unreadable"])
 def test_a_corrupt_file_is_found_and_only_it_is_fetched_again(tmp_path: Path, damage: str) -> None:
     source = Source(FILES)
     made = cache_in(tmp_path).ensure("s3/k", "s3://b/m", source.wanted, source)
     weights = made.path / "model.safetensors"
-    if damage == "removed":
+    if damage in ("removed", "unreadable"):
         weights.unlink()
-    else:
+    if damage == "unreadable":
+        weights.mkdir()
+    elif damage != "removed":
         weights.write_bytes(WEIGHTS[:-1] + (b"x" if damage == "changed" else b""))
     source.fetched.clear()
     assert cache_in(tmp_path).find_digest(DIGEST) is None
@@ -282,6 +284,17 @@ def test_amounts_percent_and_time_left_are_told(tmp_path: Path) -> None:
     # The clock of this test moves 10 s per look: a third of the rest was fetched by then.
     assert eta_s == pytest.approx(3 * 10 * len(fetching[:-1]), rel=0.5)
     assert fetching[-1][:2] == ("fetching s3://b/m 4.0 of 4.0 MB", 100.0)
+
+
+def test_the_check_of_a_large_model_is_told_too(tmp_path: Path) -> None:
+    source = Source({"config.json": b"{}", "a.safetensors": b"a" * 9_000_000})
+    cache_in(tmp_path).ensure("s3/k", "s3://b/m", source.wanted, source)
+    said: list[tuple[str, float, float | None]] = []
+    cache_in(tmp_path, said).ensure("s3/k", "s3://b/m", source.wanted, source)
+    percents = [percent for phase, percent, _ in said if phase.startswith("verifying s3://b/m ")]
+    assert len(percents) >= 3
+    assert percents == sorted(percents)
+    assert said[-1][0] == "verifying s3://b/m 9.0 of 9.0 MB"
 
 
 def test_a_manifest_that_is_no_manifest_is_no_model(tmp_path: Path) -> None:
@@ -439,19 +452,19 @@ def test_a_digest_is_remembered_until_a_file_changes(tmp_path: Path) -> None:
     (folder / "a.safetensors").write_bytes(b"one")
     reads = 0
 
-    def on_block() -> None:
+    def on_block(count: int) -> None:
         nonlocal reads
-        reads += 1
+        reads += count
 
     memory = DigestMemory(tmp_path / "memory")
     first = memory.digest(folder, ["a.safetensors"], on_block)
     assert DigestMemory(tmp_path / "memory").digest(folder, ["a.safetensors"], on_block) == first
-    assert reads == 1
+    assert reads == 3
     status = (folder / "a.safetensors").stat()
     (folder / "a.safetensors").write_bytes(b"two")
     os.utime(folder / "a.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert memory.digest(folder, ["a.safetensors"], on_block) != first
-    assert reads == 2
+    assert reads == 6
 
 
 @pytest.mark.parametrize(

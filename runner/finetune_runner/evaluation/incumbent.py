@@ -101,7 +101,7 @@ def _folder(context: StageContext) -> Path:
 
 
 def base_of(context: StageContext, manifest: dict[str, Any]) -> FetchedModel:
-    """The base the incumbent was made for, which need not be this job's. Raises StageError as `fetch_model` does."""
+    """The base the incumbent was made for, which need not be this job's."""
     task, base = context.task, manifest["base"]
     if task.results.prepare is None or base["digest"] == task.results.prepare.model_digest:
         return fetch_model(context)

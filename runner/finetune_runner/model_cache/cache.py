@@ -63,6 +63,11 @@ class _Manifest:
     files: dict[str, dict[str, Any]]
     """Bytes and sha256 by name."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(int(facts["bytes"]) for facts in self.files.values())
+
 
 @dataclass(frozen=True)
 class Hooks:
@@ -119,7 +124,7 @@ class ModelCache:
                 continue
             names = sorted(manifest.files)
             try:
-                found = self._memory.digest(path, names, self._hooks.check_stop)
+                found = self._memory.digest(path, names, self._verifying(manifest.source, manifest.size))
             except OSError:
                 found = ""
             if found == digest:
@@ -163,9 +168,14 @@ class ModelCache:
     def _fill_or_wait(self, key: str, source: str, wanted: Sequence[ModelFile], fetch: Fetch) -> CachedModel | None:
         """Fill the cache; None when somebody else did, or took over."""
         before = self._stamp(key)
+        told: tuple[int, datetime] | None = None
 
         def waiting(holder: Holder) -> None:
-            self._tell(f"waiting for {holder.host}: {_short(source)}", holder.done, holder.total)
+            nonlocal told
+            now = self._hooks.clock()
+            if told is None or holder.done != told[0] or (now - told[1]).total_seconds() >= _REPORT_EVERY_S:
+                told = (holder.done, now)
+                self._tell(f"waiting for {holder.host}: {_short(source)}", holder.done, holder.total)
 
         lock = FolderLock(self._folder / "locks" / _flat(key), self._timing)
         held = lock.acquire(
@@ -187,18 +197,16 @@ class ModelCache:
     def _fill(self, held: Held, key: str, source: str, wanted: Sequence[ModelFile], fetch: Fetch) -> CachedModel:
         ready, staging = self.path_of(key), self._folder / "filling" / f"{_flat(key)}.{held.number}"
         self._take_over(staging, ready, held.number)
-        self._tell(f"checking what is there of {_short(source)}")
-        hashes = self._keep_good(staging, wanted)
+        hashes = self._keep_good(staging, source, wanted)
         missing = [file for file in wanted if hashes.get(file.name) is None]
         self._check_room(source, missing)
         total = sum(file.size for file in wanted)
         there = total - sum(file.size for file in missing)
-        meter = _Meter(self._hooks, self._tell, held, f"fetching {_short(source)}", there, total)
         if missing:
+            meter = _Meter(self._hooks, self._tell, f"fetching {_short(source)}", there, total, held)
             meter.add(0)
             fetch(missing, staging, meter.add)
-            self._tell(f"verifying {_short(source)}", total, total)
-        hashes |= hash_files(staging, [file.name for file in missing], self._hooks.check_stop)
+            hashes |= hash_files(staging, [file.name for file in missing], self._verifying(source, total - there))
         wrong = [file for file in missing if not fits(file, hashes[file.name])]
         for file in wrong:
             (staging / file.name).unlink(missing_ok=True)
@@ -237,7 +245,11 @@ class ModelCache:
                 shutil.rmtree(item, ignore_errors=True)
         staging.mkdir(exist_ok=True)
 
-    def _keep_good(self, staging: Path, wanted: Sequence[ModelFile]) -> dict[str, Hashes | None]:
+    def _verifying(self, source: str, total: int) -> Callable[[int], None]:
+        """Counts bytes that are hashed, and tells them: of a large model it takes minutes."""
+        return _Meter(self._hooks, self._tell, f"verifying {_short(source)}", 0, total).add
+
+    def _keep_good(self, staging: Path, source: str, wanted: Sequence[ModelFile]) -> dict[str, Hashes | None]:
         """Hashes of the files that are already what they must be; all others are removed."""
         names = {file.name for file in wanted}
         # A model that turned out corrupt still says what its files were: the only word where the source tells no hash.
@@ -248,7 +260,9 @@ class ModelCache:
                 shutil.rmtree(item)
             elif item.name not in names or not item.is_file():
                 item.unlink()
-        hashes = hash_files(staging, [file.name for file in wanted], self._hooks.check_stop)
+        there = [file.name for file in wanted if (staging / file.name).is_file()]
+        size = sum((staging / name).stat().st_size for name in there)
+        hashes = dict.fromkeys(names) | hash_files(staging, there, self._verifying(source, size))
         for file in wanted:
             if not fits(replace(file, sha256=file.sha256 or filled.get(file.name, "")), hashes[file.name]):
                 hashes[file.name] = None
@@ -260,8 +274,9 @@ class ModelCache:
             if item.name not in hashes:
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
         for name in hashes:
-            # The hub's client makes files private to their owner; other pods of the cache must read them.
-            (staging / name).chmod(0o644)
+            # Some clients make files private to their owner; other pods of the cache must read them.
+            if (staging / name).stat().st_mode & 0o444 != 0o444:
+                (staging / name).chmod(0o644)
             _sync(staging / name)
         files = {name: {"bytes": found.size, "sha256": found.sha256} for name, found in sorted(hashes.items())}
         manifest = _Manifest(source, digest, uuid4().hex, files)
@@ -277,8 +292,7 @@ class ModelCache:
         names = sorted(file.name for file in wanted)
         if manifest is None or sorted(manifest.files) != names:
             return None
-        self._tell(f"verifying {_short(manifest.source)} in the cache")
-        hashes = hash_files(path, names, self._hooks.check_stop)
+        hashes = hash_files(path, names, self._verifying(manifest.source, manifest.size))
         filled = {name: facts["sha256"] for name, facts in manifest.files.items()}
         found = {name: each.sha256 for name, each in hashes.items() if each is not None}
         corrupt = [file.name for file in wanted if not fits(file, hashes[file.name])]
@@ -287,7 +301,10 @@ class ModelCache:
             log.warning("%s: corrupt in the model cache: %s", path, ", ".join(corrupt))
             return None
         digest = digest_of(found)
-        self._memory.remember(path, names, digest)
+        try:
+            self._memory.remember(path, names, digest)
+        except FileNotFoundError:  # somebody else found it corrupt meanwhile, and repairs it
+            return None
         return CachedModel(path, digest)
 
     def _check_room(self, source: str, missing: Sequence[ModelFile]) -> None:
@@ -298,10 +315,7 @@ class ModelCache:
             free = min(free, self._room_bytes - _SPARE_BYTES)
         if needed <= free:
             return
-        held = ", ".join(
-            f"{manifest.source} ({size_text(sum(f['bytes'] for f in manifest.files.values()))})"
-            for _, manifest in self._models()
-        )
+        held = ", ".join(f"{manifest.source} ({size_text(manifest.size)})" for _, manifest in self._models())
         raise StageError(
             ExitCode.DISK_FULL,
             f"model.source {source} needs {size_text(needed)} more, {self._folder} has room for "
@@ -349,12 +363,17 @@ def not_whole(source: str) -> StageError:
 
 
 class _Meter:
-    """Counts the bytes of all threads of a download, tells them, and stops it."""
+    """Counts the bytes of all threads of a download or of hashing, tells them, and stops it."""
 
     def __init__(
-        self, hooks: Hooks, tell: Callable[[str, int, int, float | None], None], held: Held, phase: str, there: int,
+        self,
+        hooks: Hooks,
+        tell: Callable[[str, int, int, float | None], None],
+        phase: str,
+        there: int,
         total: int,
-    ) -> None:  # fmt: skip
+        held: Held | None = None,
+    ) -> None:
         self._hooks = hooks
         self._tell = tell
         self._held = held
@@ -378,9 +397,10 @@ class _Meter:
                 if percent == told_percent and (now - told_at).total_seconds() < _REPORT_EVERY_S:
                     return
             self._told = (percent, now)
-            self._held.tell(self._done, self._total)
+            if self._held is not None:
+                self._held.tell(self._done, self._total)
             self._tell(self._phase, self._done, self._total, self._eta_s(now))
-        if self._held.lost:
+        if self._held is not None and self._held.lost:
             raise StageError(
                 ExitCode.STORAGE_UNAVAILABLE, "another process took over the download", "nothing: it goes on there"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from uuid import uuid4
 
+log = logging.getLogger(__name__)
+
+OnBlock = Callable[[int], None]
+"""Is called with the bytes that were read, every few MiB and from several threads; may raise to stop."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """What of a model is used. Code and pickles are not fetched."""
 _SECOND_COPY = "consolidated*.safetensors"
@@ -54,30 +59,32 @@ def used_names(names: Iterable[str]) -> list[str]:
     return [name for name in used if not fnmatch(name, _SECOND_COPY)]
 
 
-def hash_file(path: Path, on_block: Callable[[], None] = lambda: None) -> Hashes:
-    """Hashes of a file, in one pass; `on_block` is called every few MiB and may raise to stop."""
+def hash_file(path: Path, on_block: OnBlock = lambda _count: None) -> Hashes:
+    """Hashes of a file, in one pass. Raises OSError."""
     size = path.stat().st_size
     content = hashlib.sha256()
     # Git's own name for the content, not a protection; what the hub lists by it is small.
     blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False) if size <= _GIT_BYTES else None
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
-            on_block()
+            on_block(len(block))
             content.update(block)
             if blob is not None:
                 blob.update(block)
     return Hashes(size, content.hexdigest(), "" if blob is None else blob.hexdigest())
 
 
-def hash_files(
-    folder: Path, names: Sequence[str], on_block: Callable[[], None] = lambda: None
-) -> dict[str, Hashes | None]:
-    """Hashes of files by name, several at once (hashing leaves the interpreter's lock); None for one not there."""
+def hash_files(folder: Path, names: Sequence[str], on_block: OnBlock = lambda _count: None) -> dict[str, Hashes | None]:
+    """Hashes of files by name, several at once (hashing leaves the interpreter's lock).
+
+    None for a file that is not there, or that its disk cannot give back.
+    """
 
     def one(name: str) -> Hashes | None:
         try:
             return hash_file(folder / name, on_block)
-        except FileNotFoundError:
+        except OSError as error:
+            log.warning("%s cannot be read: %s", folder / name, error)
             return None
 
     with ThreadPoolExecutor(_READERS) as pool:
@@ -111,7 +118,7 @@ class DigestMemory:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def digest(self, folder: Path, names: Sequence[str], on_block: Callable[[], None] = lambda: None) -> str:
+    def digest(self, folder: Path, names: Sequence[str], on_block: OnBlock = lambda _count: None) -> str:
         """Digest of the files in a folder. Raises OSError when one cannot be read."""
         facts = self._facts(folder, names)
         note = self._folder / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
