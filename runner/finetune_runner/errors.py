@@ -8,6 +8,9 @@ from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
 
 FULL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+_FULL_DISK_WORDS = ("No space left on device", "database or disk is full")
+"""The system's words, and SQLite's."""
+
 
 class StageError(Exception):
     """A failure with a typed cause.
@@ -56,7 +59,9 @@ def classify(error: BaseException) -> StageError:
             "raise the memory of the pool's pods",
             evidence,
         )
-    if (isinstance(error, OSError) and error.errno in FULL_DISK_ERRNOS) or "No space left on device" in text:
+    if (isinstance(error, OSError) and error.errno in FULL_DISK_ERRNOS) or any(
+        words in text for words in _FULL_DISK_WORDS
+    ):
         return disk_full(getattr(error, "filename", None) or "the working folder", evidence)
     return StageError(
         ExitCode.INTERNAL,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from finetune_api.stages import Finding, JobIdentity, PrepareResult
 from finetune_cli.main import main as finetune
 from finetune_runner import trained_on
 from finetune_runner.context import StageContext
+from finetune_runner.data.licences import licence_of
 from finetune_runner.data.outcome import length_buckets, token_lengths
 from finetune_runner.data.prepared import ROW_HASHES_PATH, load_manifest, load_split
 from finetune_runner.data.row_hashes import ROW_HASHES, adapter_salt, find_hashes, row_hash, write_row_hashes
@@ -317,6 +320,59 @@ def test_lineage_names_everything_that_was_done(world: PrepareWorld) -> None:
         "prepare/data-report.json",
         "prepare/data-report.html",
     }
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The hub's answer about a data set."""
+
+    card: ClassVar[dict[str, Any] | None] = None
+
+    def do_GET(self) -> None:
+        """Answer about owner/name; nothing else is there."""
+        known = self.path.split("?")[0] == "/api/datasets/owner/name"
+        body = {"id": "owner/name", "sha": "a" * 40, "siblings": [], "tags": [], "private": False}
+        data = json.dumps(body | ({"cardData": self.card} if self.card is not None else {})).encode()
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    """A server that the hub's own client asks."""
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield Hub
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ({"license": "cc-by-4.0"}, "cc-by-4.0"),
+        ({"license": ["mit", "odc-by"]}, "mit, odc-by"),
+        ({"language": "en"}, ""),
+        (None, ""),
+    ],
+    ids=["one", "two", "a card without", "no card"],
+)
+def test_the_licence_is_what_the_card_on_the_hub_says(
+    world: PrepareWorld, hub: type[Hub], card: dict[str, Any] | None, licence: str
+) -> None:
+    hub.card = card
+    context = world.open(world.task({"train": [{"source": "file:///none"}]}))
+    assert licence_of(context, "hf://datasets/owner/name/data/train.jsonl", None) == licence
+    with pytest.raises(StageError) as caught:
+        licence_of(context, "hf://datasets/owner/other/train.jsonl", None)
+    assert caught.value.exit_code == ExitCode.SOURCE_NOT_FOUND
+    assert licence_of(context, "s3://bucket/owner/name", None) == ""
 
 
 class Tags(HTMLParser):

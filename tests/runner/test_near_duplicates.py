@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.exit_codes import ExitCode
 from finetune_runner.data import near_duplicates
 from finetune_runner.data.near_duplicates import SIMILARITY, NearDuplicates, input_text, jaccard, normal_form
 from finetune_runner.data.rows import Row, make_row
+from finetune_runner.errors import classify
 from tests.runner.stores import cluster_keys, leaking, store_of
 
 WORDS = [f"{start}{end}" for start in ("ta", "mo", "ki", "re", "lu", "so") for end in ("ne", "la", "vi", "po", "du")]
@@ -197,3 +200,12 @@ def test_changes_are_seen_only_when_applied(keep: Callable[[int], bool]) -> None
         assert changed.dropped.get("train", 0) == 10 - len(left)
         assert changed.replaced.get("train", 0) == len(left)
         assert store.counts()["test"] == 1
+
+
+def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
+    with store_of({}, tmp_path / "rows.sqlite") as store:
+        store.database.execute("PRAGMA max_page_count = 20")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            for number in range(20_000):
+                store.add("train", ask(f"{number} " * 20), "a.jsonl line 1")
+    assert classify(caught.value).exit_code == ExitCode.DISK_FULL

@@ -17,7 +17,7 @@ from typing import Self
 from finetune_runner.data.groups import Groups
 from finetune_runner.data.rows import Row
 
-_CACHE_KIB = 32 * 1024
+_CACHE_KIB = 16 * 1024
 _BUFFERED_ROWS = 1000
 _BUFFERED_CHARACTERS = 4 << 20
 _SCHEMA = """
