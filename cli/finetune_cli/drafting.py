@@ -55,6 +55,9 @@ def layout_of(rows: list[dict[str, Any]], label: str | None, text: str | None) -
         messages = [row.get("messages") for row in rows]
         answers = [str(turns[-1].get("content", "")) for turns in messages if isinstance(turns, list) and turns]
         return Layout("chat", {}, answers)
+    if "conversations" in names:  # ShareGPT
+        talks = [row.get("conversations") for row in rows]
+        return Layout("chat", {}, [str(t[-1].get("value", "")) for t in talks if isinstance(t, list) and t])
     if {"instruction", "output"} <= set(names):
         return Layout("alpaca", {}, _texts(rows, "output"))
     if {"prompt", "completion"} <= set(names) and label not in names:

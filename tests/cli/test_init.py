@@ -132,6 +132,12 @@ def test_rows_that_do_not_fit_are_refused_with_the_columns(
         draft_yaml(draft(task, label, text), rows)
 
 
+def test_sharegpt_is_chat() -> None:
+    talk = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    layout = layout_of([{"conversations": talk}], None, None)
+    assert (layout.format, layout.answers) == ("chat", ["Hello"])
+
+
 @given(
     st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), min_size=1, max_size=4), min_size=1, max_size=4)
 )

@@ -285,6 +285,38 @@ def test_rows_of_another_kind_are_refused(wrong: Row, says: str, fix: str) -> No
     assert fix in caught.value.hint
 
 
+def with_objective(name: str) -> FineTuneJobSpec:
+    base = spec()
+    return base.model_copy(update={"method": base.method.model_copy(update={"objective": name})})
+
+
+@pytest.mark.parametrize(
+    ("objective", "learned", "refused"),
+    [
+        ("dpo", [PAIR], [GOOD[0], row("q", "a", label=True), TEXT]),
+        ("kto", [PAIR, row("q", "a", label=True), row("q", "b", label=False)], [GOOD[0], TEXT]),
+    ],
+)
+def test_preference_objectives_learn_from_their_own_rows(
+    objective: str, learned: list[Row], refused: list[Row]
+) -> None:
+    wanted = with_objective(objective)
+    assert run(kinds, {"pool": learned, "test": GOOD, "replay": learned}, wanted)[0] == []
+    for wrong in refused:
+        with pytest.raises(StageError, match=f"method.objective {objective} does not learn from") as caught:
+            run(kinds, {"pool": learned, "replay": [wrong]}, wanted)
+        with pytest.raises(StageError):
+            run(kinds, {"pool": [*learned, wrong]}, wanted)
+        assert "method.objective: sft" in caught.value.hint
+
+
+def test_models_are_not_judged_on_answers_that_nobody_wants() -> None:
+    content = {"pool": [PAIR], "test": [row("q", "good", label=True), row("q", "bad", label=False)]}
+    remarks, left = run(kinds, content, with_objective("kto"))
+    assert left == {"pool": 1, "test": 1}
+    assert "1 answers that are not wanted left out" in said(remarks)
+
+
 def test_plain_text_is_fine_where_all_is_learned_and_as_general_text() -> None:
     assert run(kinds, {"pool": [TEXT]}, spec(data={"loss": "all"}))[0] == []
     assert run(kinds, {"pool": GOOD, "replay": [TEXT], "out_of_domain": [TEXT]}, spec())[0] == []

@@ -46,12 +46,12 @@ def check(given: Given) -> list[Remark]:
     wrong: dict[RowKind, Found] = {}
     texts, unwanted = Found(), Found()
     for split in given.store.splits():
-        learned = split in (POOL, "validation")
+        learned = split in (POOL, "validation", "replay")
         for example in given.rows(split):
             kind = example.row.kind
-            if kind not in _LEARNED_FROM[objective] and (learned or kind == "text" or objective == "sft"):
+            if kind not in _LEARNED_FROM[objective] and (learned or objective == "sft"):
                 wrong.setdefault(kind, Found()).add(example)
-            elif kind == "text" and learned:
+            elif kind == "text" and split in (POOL, "validation"):
                 texts.add(example)
             elif example.row.label is False and split in ("test", "out_of_domain"):
                 unwanted.add(example)
