@@ -111,7 +111,7 @@ class Engine:
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's weights by parameter name, whole, on the CPU. All ranks call it."""
-        return {name: self.whole(p.detach()).cpu().contiguous() for name, p in trainable(self.model).items()}
+        return {name: self.whole(p.detach()).cpu().clone() for name, p in trainable(self.model).items()}
 
     def load_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Overwrite every weight of the adapter with the named tensor. All ranks call it with the same."""
@@ -127,7 +127,7 @@ class Engine:
         found = {}
         for name, parameter in trainable(self.model).items():
             state = self.optimizer.state[parameter]
-            found[name] = {field: self.whole(torch.as_tensor(value)).cpu() for field, value in state.items()}
+            found[name] = {field: self.whole(torch.as_tensor(value)).cpu().clone() for field, value in state.items()}
         return found
 
     def load_optimizer_state(self, states: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
