@@ -250,6 +250,7 @@ VERSION_EDITS: dict[str, Any] = {
     "dataDigest": "sha256:9",
     "fingerprint": "sha256:9",
     "parent": "v9",
+    "warmStartedFrom": "triage-v1",
     "metrics": {"loss": 0.1},
     "verdict": "Failed",
     "gates": [],

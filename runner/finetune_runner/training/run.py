@@ -427,7 +427,7 @@ class TrainingRun:
         """Live progress; the main process speaks for all."""
         if not self.world.main:
             return
-        step, total = self.state.step, self.horizon.expected
+        step, total = self.state.step, self.horizon.expected(self.state.step)
         pace_s = statistics.median(self._steps_s) if self._steps_s else None
         newest = self.state.history[-1] if self.state.history else None
         self.context.progress(
@@ -538,7 +538,7 @@ class TrainingRun:
         adapter = best.files[ADAPTER_FILE]
         return TrainResult(
             steps=self.state.step,
-            total_steps=self.horizon.expected,
+            total_steps=self.horizon.expected(self.state.step),
             best_step=best.step,
             stopped_by=ended_by.get(self.state.ended_by, "completed"),
             train_loss=statistics.fmean(self.state.recent_losses[-self._last_tenth :]),

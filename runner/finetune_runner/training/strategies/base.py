@@ -59,7 +59,7 @@ class Engine:
         self.setup = setup
         self.model = setup.model
         # fp32 adapters under autocast: the products run in bf16, what is learned is kept in fp32.
-        self._autocast = setup.device.type == "cuda" and setup.plan.precision == "bf16"
+        self.autocasts = setup.device.type == "cuda" and setup.plan.precision == "bf16"
         self.module = self.wrap(InForward(setup.model))
         self.optimizer, self.schedule = self.make_optimizer()
 
@@ -113,7 +113,7 @@ class Engine:
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's weights by parameter name, whole, on the CPU. All ranks call it."""
-        return {name: self.whole(p.detach()).cpu().contiguous() for name, p in trainable(self.model).items()}
+        return {name: self.whole(p.detach()).cpu().clone() for name, p in trainable(self.model).items()}
 
     def load_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Overwrite every weight of the adapter with the named tensor. All ranks call it with the same."""
@@ -144,7 +144,7 @@ class Engine:
 
         def of(model: Any) -> torch.Tensor:
             # Inside: DeepSpeed switches off an autocast that is on outside.
-            with torch.autocast("cuda", torch.bfloat16) if self._autocast else contextlib.nullcontext():
+            with torch.autocast("cuda", torch.bfloat16) if self.autocasts else contextlib.nullcontext():
                 return self.setup.objective.loss(model, batch)
 
         loss: torch.Tensor = self.module(of)

@@ -117,9 +117,11 @@ def engine(setup: Setup) -> Engine:
         def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
             state = self._inner.state[self._flat()[0]]
             fields = [field for field, value in state.items() if torch.as_tensor(value).dim()]
-            single = {field: torch.as_tensor(value).cpu() for field, value in state.items() if field not in fields}
+            single = {
+                field: torch.as_tensor(value).cpu().clone() for field, value in state.items() if field not in fields
+            }
             return {
-                name: single | {field: safe_get_full_optimizer_state(p, field).cpu() for field in fields}
+                name: single | {field: safe_get_full_optimizer_state(p, field).cpu().clone() for field in fields}
                 for name, p in trainable(self.model).items()
             }
 
