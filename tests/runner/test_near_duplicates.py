@@ -205,7 +205,11 @@ def test_changes_are_seen_only_when_applied(keep: Callable[[int], bool]) -> None
 def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
     with store_of({}, tmp_path / "rows.sqlite") as store:
         store.database.execute("PRAGMA max_page_count = 20")
-        with pytest.raises(sqlite3.OperationalError) as caught:
+
+        def fill() -> None:
             for number in range(20_000):
                 store.add("train", ask(f"{number} " * 20), "a.jsonl line 1")
+
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            fill()
     assert classify(caught.value).exit_code == ExitCode.DISK_FULL
