@@ -100,7 +100,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
             prepared, origin = restored
             log.info("the prepared data are those of %s", origin)
             return _commit(context, prepared, model, origin)
-    with RowStore(context.scratch / "prepare" / "rows.sqlite") as store:
+    with RowStore(context.scratch / "prepare" / "rows.sqlite", context.check_stop) as store:
         prepared, paths, model = _prepare(context, store, sources, model)
     results = _commit(context, prepared, model, "")
     cache.keep(model_key(context, model.fetched.path), prepared, paths)
@@ -123,7 +123,7 @@ def _prepare(
 
     check("rows")
     context.report_progress("looking for near-duplicates")
-    with NearDuplicates(store, context.check_stop) as near:
+    with NearDuplicates(store) as near:
         work.step(split_pool(store, near, spec))
         check("splits", near=near)
     work.step(weigh(store, spec.training.seed))
