@@ -120,7 +120,8 @@ def test_a_run_ends_with_a_version(method: str, form: str, tmp_path: Path, tiny_
     manifest = json.loads((folder / "manifest.json").read_bytes())
     assert manifest["servedAs"] == form
     assert all((folder / name).stat().st_size == facts["size"] for name, facts in manifest["files"].items())
-    assert {"model.safetensors" if form == "merged" else "adapter_model.safetensors"} <= set(manifest["files"])
+    weights = "model.safetensors" if form == "merged" else "adapter_model.safetensors"
+    assert {weights, "row-hashes.dat"} <= set(manifest["files"])
 
 
 @pytest.mark.timeout(900)

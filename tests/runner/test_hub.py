@@ -17,7 +17,7 @@ from finetune_api.stages import PrepareResult, StageResults
 from finetune_runner import hub
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
-from finetune_runner.evaluation.incumbent import _base as incumbent_base
+from finetune_runner.evaluation.incumbent import base_of as incumbent_base
 from finetune_runner.hub import Account
 from finetune_runner.model_source import FetchedModel, fetch_model, model_digest
 from finetune_runner.stages import prepare

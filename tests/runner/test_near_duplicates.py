@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.data import near_duplicates
 from finetune_runner.data.near_duplicates import SIMILARITY, NearDuplicates, input_text, jaccard, normal_form
+from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row, make_row
 from finetune_runner.errors import classify
 from tests.runner.stores import cluster_keys, leaking, store_of
@@ -205,11 +206,15 @@ def test_changes_are_seen_only_when_applied(keep: Callable[[int], bool]) -> None
 def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
     with store_of({}, tmp_path / "rows.sqlite") as store:
         store.database.execute("PRAGMA max_page_count = 20")
-
-        def fill() -> None:
-            for number in range(20_000):
-                store.add("train", ask(f"{number} " * 20), "a.jsonl line 1")
-
         with pytest.raises(sqlite3.OperationalError) as caught:
-            fill()
+            deque(store.add("train", ask(f"{number} " * 20), "a.jsonl line 1") for number in range(20_000))
     assert classify(caught.value).exit_code == ExitCode.DISK_FULL
+
+
+def test_a_stop_is_heard_on_the_way_through_the_rows(tmp_path: Path) -> None:
+    asked = []
+    with RowStore(tmp_path / "rows.sqlite", lambda: asked.append(1)) as store:
+        for number in range(2500):
+            store.add("train", ask(str(number)), "a")
+        assert len(list(store.examples("train"))) == 2500
+    assert len(asked) == 3

@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import pairwise
@@ -107,12 +107,10 @@ class NearDuplicates:
 
     Args:
         store: rows of all splits, cleaned; later drops and moves are seen, other content is not.
-        check_stop: raises when the stage shall end.
     """
 
-    def __init__(self, store: RowStore, check_stop: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, store: RowStore) -> None:
         self._store = store
-        self._check_stop = check_stop
         self._folder = TemporaryDirectory(prefix="near-", dir=store.folder)
         self._form_of = self._find_forms()
         self._common = self._find_common()
@@ -185,7 +183,7 @@ class NearDuplicates:
                 waiting.append((example.number, hashlib.sha256(form.encode()).digest()[:16], split))
                 last = max(last, example.number)
                 if len(waiting) >= _CHUNK_ROWS:
-                    self._check_stop()
+                    self._store.check_stop()
                     database.executemany("INSERT INTO inputs VALUES (?, ?, ?)", waiting)
                     waiting = []
             database.executemany("INSERT INTO inputs VALUES (?, ?, ?)", waiting)
@@ -225,7 +223,7 @@ class NearDuplicates:
         with ExitStack() as stack:
             targets = [stack.enter_context(path.open("wb")) for path in paths]
             for start in range(0, len(forms), _CHUNK_ROWS):
-                self._check_stop()
+                self._store.check_stop()
                 chunk = forms[start : start + _CHUNK_ROWS]
                 hashed = np.empty((len(chunk), _PERMUTATIONS), np.uint32)
                 for at, form in enumerate(chunk):
@@ -270,7 +268,7 @@ class NearDuplicates:
     def _look(self, search: _Search) -> None:
         """Compare the candidates that the search wants compared."""
         for path in self._partitions:
-            self._check_stop()
+            self._store.check_stop()
             entries = np.fromfile(path, _ENTRY)
             entries.sort(order=["key", "form"])
             edges = np.flatnonzero(np.diff(entries["key"])) + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,9 +77,11 @@ class RowStore:
 
     Args:
         path: file to keep the rows in; None keeps them in memory (small data, tests).
+        check_stop: called on the way through the rows; raises when the stage shall end.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, check_stop: Callable[[], None] = lambda: None) -> None:
+        self.check_stop = check_stop
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
@@ -122,7 +124,9 @@ class RowStore:
         order = "rows.id, rows.number" if by_content else "rows.number"
         for split in splits:
             found = self.database.execute(_EXAMPLES.format(order=order), (split,))
-            for number, where, origin, copies, body, total, answer in found:
+            for done, (number, where, origin, copies, body, total, answer) in enumerate(found):
+                if done % _BUFFERED_ROWS == 0:
+                    self.check_stop()
                 length = None if total is None else Length(total, answer)
                 yield Example(Row.from_wire(json.loads(body)), origin, number, where, copies, length)
 

@@ -107,7 +107,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
             prepared, origin = restored
             log.info("the prepared data are those of %s", origin)
             return _commit(context, with_earlier_versions(context, prepared), model, origin)
-    with RowStore(context.scratch / "prepare" / "rows.sqlite") as store:
+    with RowStore(context.scratch / "prepare" / "rows.sqlite", context.check_stop) as store:
         prepared, paths, model = _prepare(context, store, sources, model)
     # Apart from what is cached: which versions there are changes while the data stay.
     results = _commit(context, with_earlier_versions(context, prepared), model, "")
@@ -131,7 +131,7 @@ def _prepare(
 
     check("rows")
     context.report_progress("looking for near-duplicates")
-    with NearDuplicates(store, context.check_stop) as near:
+    with NearDuplicates(store) as near:
         work.step(split_pool(store, near, spec))
         check("splits", near=near)
     work.step(weigh(store, spec.training.seed))
