@@ -20,6 +20,7 @@ from finetune_runner.data.records import BadRow, BadRows
 from finetune_runner.data.rows import Row, write_rows
 from finetune_runner.data.splitting import assign, cluster_keys, repetitions, sample, test_share
 from finetune_runner.data.wanted import POOL, split_sources
+from finetune_runner.evaluation.engines import check_engine
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.storage import join, probe_conditional_writes
 from finetune_runner.text import IGNORED, RenderError, check_chat_template, encode_example, load_tokenizer
@@ -71,6 +72,7 @@ class _Work:
 def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     """Resolve the model, read, check, split and count the data, and write the splits; the manifest comes last."""
     task, spec = context.task, context.task.spec
+    check_engine(spec.evaluation.engine)
     probe_conditional_writes(context.storage, join(task.run_uri, "prepare"))
     work = _Work()
     context.report_progress("reading the data")
