@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     FENCED = 90
     MODEL_UNUSABLE = 91
     SOURCE_NOT_FOUND = 92
+    GPU_UNAVAILABLE = 93
 
 
 CAUSE_OF_EXIT_CODE: dict[ExitCode, str] = {
@@ -44,4 +45,5 @@ CAUSE_OF_EXIT_CODE: dict[ExitCode, str] = {
     ExitCode.FENCED: "Fenced",
     ExitCode.MODEL_UNUSABLE: "ModelUnusable",
     ExitCode.SOURCE_NOT_FOUND: "SourceNotFound",
+    ExitCode.GPU_UNAVAILABLE: "GPUUnavailable",
 }

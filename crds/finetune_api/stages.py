@@ -15,6 +15,9 @@ from finetune_api.job.spec import FineTuneJobSpec
 Stage = Literal["prepare", "baseline", "train", "evaluate", "publish"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+Strategy = Literal["single", "ddp", "fsdp", "deepspeed"]
+Offload = Literal["none", "optimizer", "parameters"]
+
 REPORT_LIMIT_BYTES = 4000
 """Kubernetes keeps 4,096 bytes of a termination message, and of a longer one the tail: JSON would lose its head."""
 
@@ -78,6 +81,10 @@ class PrepareResult(Contract):
     data_digest: Annotated[str, Field(description="sha256 over all prepared splits and their settings.")]
     test_digest: Annotated[str, Field(description="sha256 over the test split.")]
     detected_format: Annotated[str, Field(description="Layout of the rows as detected or given.")] = ""
+    report_uri: Annotated[str, Field(description="Where the data report for people is.")] = ""
+    cached: Annotated[bool, Field(description="Whether the data were prepared by an earlier run in the same way.")] = (
+        False
+    )
 
 
 class BaselineResult(Contract):
@@ -100,6 +107,16 @@ class BaselineResult(Contract):
         int, Field(description="Peak GPU memory of a process (CPU: resident set) in bytes; 0 = nothing was asked.")
     ] = 0
     duration_seconds: Annotated[float, Field(description="Seconds that asking and scoring took.")] = 0.0
+
+
+class TimeShares(Contract):
+    """Where the seconds of the training loop went, on rank 0."""
+
+    data: Annotated[float, Field(description="Waiting for batches.")] = 0.0
+    compute: Annotated[float, Field(description="Forward and backward passes.")] = 0.0
+    optimizer: Annotated[float, Field(description="Clipping and updates.")] = 0.0
+    validation: Annotated[float, Field(description="Validation.")] = 0.0
+    checkpoint: Annotated[float, Field(description="Writing and uploading checkpoints.")] = 0.0
 
 
 class TrainResult(Contract):
@@ -131,6 +148,19 @@ class TrainResult(Contract):
     adapter_bytes: Annotated[int, Field(description="Size of adapter_model.safetensors in bytes.")]
     peak_memory_bytes: Annotated[int, Field(description="Peak GPU memory (CPU: resident set) in bytes.")] = 0
     tokens_per_second: Annotated[float, Field(description="Training throughput, padding not counted.")] = 0.0
+    labelled_tokens_per_second: Annotated[float, Field(description="Tokens with a loss per second.")] = 0.0
+    model_flops_utilization: Annotated[
+        float | None, Field(description="Share of the GPUs' bf16 peak that went into the model (MFU), where known.")
+    ] = None
+    seconds: Annotated[TimeShares, Field(description="Where the time of this attempt went.")] = TimeShares()
+    strategy: Annotated[Strategy, Field(description="Strategy that trained.")] = "single"
+    micro_batch_size: Annotated[int, Field(description="Examples per device and forward pass, as it ran.")] = 0
+    gradient_accumulation: Annotated[int, Field(description="Forward passes per step and device, as it ran.")] = 0
+    gradient_checkpointing: Annotated[bool, Field(description="Whether activations were recomputed.")] = False
+    probe: Annotated[
+        str,
+        Field(description="What the probe before step 1 changed for want of memory; empty = nothing.", max_length=256),
+    ] = ""
     duration_seconds: Annotated[float, Field(description="Seconds inside the training loop, this attempt.")] = 0.0
     resumed_from_step: Annotated[int, Field(description="Step this attempt resumed from; 0 = from the start.")] = 0
     validation_metrics: Annotated[
@@ -204,10 +234,6 @@ class JobIdentity(Contract):
     run: int
 
 
-Strategy = Literal["single", "ddp", "fsdp", "deepspeed"]
-Offload = Literal["none", "optimizer", "parameters"]
-
-
 class TrainPlan(Contract):
     """What Planned freezes for the GPU stages."""
 
@@ -223,6 +249,9 @@ class TrainPlan(Contract):
     gradient_accumulation: Annotated[int, Field(description="Forward passes per optimiser step and device.")]
     eval_steps: Annotated[int, Field(description="Optimiser steps between evaluations.")]
     packing: Annotated[bool, Field(description="Whether examples share rows.")] = False
+    attention: Annotated[
+        Literal["sdpa", "flash", "eager"], Field(description="How attention is computed: sdpa, flash or eager.")
+    ] = "sdpa"
     gradient_checkpointing: Annotated[bool, Field(description="Whether activations are recomputed.")] = False
     precision: Annotated[Literal["fp32", "bf16"], Field(description="Arithmetic of the forward pass.")] = "fp32"
     zero_stage: Annotated[int, Field(description="ZeRO stage of deepspeed: 2 or 3.")] = 3
@@ -230,6 +259,13 @@ class TrainPlan(Contract):
     time_budget_seconds: Annotated[int | None, Field(description="Training stops after this many seconds.")] = None
     forecast_gpu_memory_gib: Annotated[
         float | None, Field(description="Forecast of the GPU memory of training, in GiB.")
+    ] = None
+    gpu_peak_tflops: Annotated[
+        float | None, Field(description="Dense bf16 peak of one GPU, 1e12 operations per second, where known.")
+    ] = None
+    flops_per_token: Annotated[
+        float | None,
+        Field(description="Operations that training needs per token (recomputation not counted), where known."),
     ] = None
     judge_both_forms: Annotated[
         bool,

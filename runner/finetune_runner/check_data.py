@@ -12,9 +12,10 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import Finding, JobIdentity, StageTask
 from finetune_runner.context import Environment, StageContext, open_context
-from finetune_runner.data.checking import Given, Splits, run_checks
-from finetune_runner.data.loading import load
-from finetune_runner.data.splitting import assign, cluster_keys, test_share
-from finetune_runner.data.wanted import split_sources
+from finetune_runner.data.checking import Remark, run_checks
+from finetune_runner.data.loading import fetch, load
+from finetune_runner.data.near_duplicates import NearDuplicates
+from finetune_runner.data.pool import split_pool
+from finetune_runner.data.row_store import RowStore
+from finetune_runner.data.wanted import POOL, split_sources
 from finetune_runner.errors import StageError
 
 FILE_SCHEME = "file://"
@@ -64,53 +67,47 @@ class DataReport:
         }
 
 
-def _read(context: StageContext, report: DataReport) -> Splits:
-    splits: Splits = {}
+def _read(context: StageContext, store: RowStore, report: DataReport) -> None:
     for number, named in enumerate(split_sources(context.task.spec)):
         split, wanted = named.split, named.wanted
         if not wanted.source.startswith(FILE_SCHEME):
             report.skipped.append(f"{wanted.place}: {wanted.source}")
             continue
         try:
-            loaded = load(context, wanted, context.scratch / str(number))
+            fetched = fetch(context, wanted, context.scratch / str(number))
+            loaded = load(context, fetched, partial(store.add, split))
         except StageError as error:
             report.problems.append(DataProblem(wanted.place, error.message, error.hint, int(error.exit_code)))
             continue
         report.findings.append(loaded.finding)
         report.formats[wanted.place] = loaded.format
-        splits[split] = [*splits.get(split, []), *loaded.examples]
-    return splits
-
-
-def _split(spec: FineTuneJobSpec, splits: Splits) -> Splits:
-    pool = splits["pool"]
-    keys = cluster_keys([example.row for example in pool])
-    validation = 0.0 if "validation" in splits else spec.data.validation.fraction
-    test = 0.0 if "test" in splits else test_share(spec.data.test.fraction, len(pool))
-    parts = assign(keys, spec.training.seed, validation, test)
-    assigned: Splits = {
-        name: [*splits.get(name, []), *(example for example, part in zip(pool, parts, strict=True) if part == name)]
-        for name in ("train", "validation", "test")
-    }
-    return {name: examples for name, examples in splits.items() if name != "pool"} | assigned
 
 
 def check(job: FineTuneJob, context: StageContext) -> DataReport:
     """Read every local source, then run the checks that need no model. Every source's first problem is told."""
     report = DataReport()
-    splits = _read(context, report)
-    if report.problems or "pool" not in splits:
-        return report
-    try:
-        splits, findings, _ = run_checks("rows", Given(splits, job.spec))
-        report.findings += findings
-        splits = _split(job.spec, splits)
-        splits, findings, _ = run_checks("splits", Given(splits, job.spec))
-        report.findings += findings
-    except StageError as error:
-        report.problems.append(DataProblem("data", error.message, error.hint, int(error.exit_code)))
-    report.rows = {name: len(examples) for name, examples in splits.items()}
+    with RowStore(context.scratch / "rows.sqlite") as store:
+        _read(context, store, report)
+        if report.problems or not store.counts().get(POOL):
+            return report
+        try:
+            _check(job.spec, store, report)
+        except StageError as error:
+            report.problems.append(DataProblem("data", error.message, error.hint, int(error.exit_code)))
+        report.rows = store.counts()
     return report
+
+
+def _check(spec: FineTuneJobSpec, store: RowStore, report: DataReport) -> None:
+    def say(remarks: Iterable[Remark]) -> None:
+        report.findings += [remark.finding for remark in remarks]
+
+    for run in run_checks("rows", store, spec):
+        say(run.remarks)
+    with NearDuplicates(store) as near:
+        split_pool(store, near, spec)
+        for run in run_checks("splits", store, spec, near=near):
+            say(run.remarks)
 
 
 def _context(job: FineTuneJob, scratch: Path) -> StageContext:

@@ -38,6 +38,14 @@ def resolve_revision(repo: str, revision: str, repo_type: RepoType, token: str |
     return str(commit)
 
 
+def dataset_licence(repo: str, token: str | None) -> str:
+    """The licence that a data set's card states, several joined by commas; empty = none. Raises StageError."""
+    with _typed(repo, "main"):
+        card = HfApi(token=token).dataset_info(repo, timeout=_TIMEOUT_S).card_data
+    stated = card.get("license") if card is not None else None
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")
+
+
 def list_files(repo: str, commit: str, repo_type: RepoType, token: str | None) -> list[str]:
     """Names of the files of a commit. Raises StageError."""
     with _typed(repo, commit):

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2.exceptions import TemplateError
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.data.rows import Message
 from finetune_runner.errors import StageError
+from finetune_runner.templates import TOKENIZER, use_template
 
 IGNORED = -100
 """Label of a token that the loss leaves out."""
+Loss = Literal["assistant", "completion", "all"]
+"""Which tokens are learned: all answers of a conversation, the last one, or every token."""
 
+_STAND_IN = "\u2402\u2403"
+"""Stands for a text of the row, to see what a template writes around it."""
+_SEAM_CHARACTERS = 6
 
 _GENERIC_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
 
 
-def load_tokenizer(model_path: Path) -> Any:
-    """The tokenizer beside a model, with a padding token. Raises StageError (MODEL_UNUSABLE) when there is none.
+def load_tokenizer(model_path: Path, chat_template: str = TOKENIZER) -> Any:
+    """The tokenizer beside a model, with a padding token and the template that `model.chatTemplate` names.
+
+    Raises StageError: MODEL_UNUSABLE when there is no tokenizer, INVALID_SPEC when it cannot spell the template.
 
     AutoTokenizer imports torch. A tokenizer that is all in tokenizer.json needs neither: stage prepare starts in
     seconds then.
@@ -45,11 +54,50 @@ def load_tokenizer(model_path: Path) -> Any:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    use_template(tokenizer, chat_template)
     return tokenizer
 
 
 class RenderError(ValueError):
     """The chat template refuses these messages (for example a system message it does not know)."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as the model is trained on it."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """As long as input_ids; IGNORED where the loss does not look. At least one label is not."""
+    total: int
+    """Tokens before any cutting."""
+    answer: int
+    """Tokens of the last answer with its stop token; of plain text all tokens."""
+    least: int = 0
+    """The smallest limit at which the answer and what the template writes around the turn fit, with a word of the
+    user between them. Counted in full only for an example above the limit; below it is the answer alone."""
+    cut: bool = False
+    """Whether the prompt lost its left, or plain text its end."""
+    earlier_left_out: int = 0
+    """Earlier answers that the loss leaves out, because the template writes them otherwise than they are generated."""
+    rewritten: bool = False
+    """Whether the template writes the answer otherwise than the row has it (white space does not count)."""
+
+
+@dataclass(frozen=True)
+class AnswerSpans:
+    """Where the answers of a conversation are, in tokens."""
+
+    prompt_ids: list[int]
+    """What the last answer is generated from, token for token as when it is served."""
+    answer_ids: list[int]
+    """The last answer and the token that ends it."""
+    rest_ids: list[int]
+    """What the template writes behind the end: never generated, never learned."""
+    earlier: list[tuple[int, int]]
+    """First and last + 1 token of each earlier answer with its end, where its context is what it is generated from."""
+    left_out: int = 0
+    rewritten: bool = False
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
@@ -67,8 +115,16 @@ def render_chat(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
         return str(
             tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
         )
-    except (TemplateError, TypeError, KeyError) as error:
-        raise RenderError(f"the model's chat template refuses the row: {error}") from error
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise RenderError(f"the model's chat template refuses the row: {str(error)[:300]}") from error
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -77,16 +133,21 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], max_length: int | None = None) -> list[int]:
-    """Tokens of the prompt (messages without the answer) from which the answer is generated, cut from the left."""
+    """Tokens of the prompt (messages without the answer) from which the answer is generated.
+
+    What is too long loses its left, but not its system message. Without messages (plain text) it is the token that
+    text begins with.
+    """
+    if not messages:
+        return _text_start(tokenizer) or [tokenizer.eos_token_id]
     ids = encode_text(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=True))
-    return ids if max_length is None else _cut(tokenizer, ids, max_length)
+    if max_length is None or len(ids) <= max_length:
+        return ids
+    return _cut(ids, _frame(tokenizer, messages, ids)[0], max_length)
 
 
 def encode_example(tokenizer: Any, messages: Sequence[Message], max_length: int) -> tuple[list[int], list[int]]:
-    """Tokens and labels of an example; the last message is the answer.
-
-    The loss sees the answer and the token that ends it, nothing else. Prompt and answer are tokenised apart, as they
-    are when the answer is generated. Longer examples lose the left of their prompt (a leading BOS token stays).
+    """Tokens and labels of an example whose last answer is judged: `encode_row` with loss `completion`.
 
     Args:
         tokenizer: a transformers tokenizer with a chat template.
@@ -100,65 +161,207 @@ def encode_example(tokenizer: Any, messages: Sequence[Message], max_length: int)
         RenderError: when the template refuses the messages.
         StageError: MODEL_UNUSABLE when the template does not say where the answer is.
     """
-    prompt_ids, answer_ids = _split_tokens(tokenizer, messages)
-    enders = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    if tokenizer.eos_token_id is not None and not enders.intersection(answer_ids[-3:]):
-        answer_ids = [*answer_ids, tokenizer.eos_token_id]  # otherwise the model never learns to stop
-    ids = _cut(tokenizer, [*prompt_ids, *answer_ids], max_length)
-    labels = ([IGNORED] * len(prompt_ids) + answer_ids)[-len(ids) :]
-    if ids[0] != labels[0] and labels[0] != IGNORED:  # the kept BOS displaced an answer token
-        labels = [IGNORED, *labels[1:]]
-    return ids, labels
+    encoded = encode_row(tokenizer, messages, max_length, "completion")
+    return encoded.input_ids, encoded.labels
 
 
-def check_chat_template(tokenizer: Any, model: str) -> None:
-    """Refuse a model whose tokenizer cannot render a conversation, or does not say where the answer is.
+def encode_row(tokenizer: Any, messages: Sequence[Message], max_length: int, loss: Loss = "assistant") -> Encoded:
+    """An example as it is trained on.
+
+    The loss sees answers and the tokens that end them. The last answer follows the very tokens that it is generated
+    from when served; an earlier answer is learned only where the same holds for it (templates that drop the reasoning
+    of earlier turns, say, write it otherwise), and is counted where not. Plain text (one message, of the assistant) is
+    learned as a whole, without a template.
+
+    What is too long loses whole exchanges from its left, then the left of the first turn that remains; the system
+    message and what the template writes before the first turn stay.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        messages: the conversation, ending with the assistant's answer.
+        max_length: most tokens.
+        loss: which tokens are learned.
 
     Raises:
-        StageError: MODEL_UNUSABLE with the fix.
+        RenderError: when the template refuses the messages.
+        StageError: MODEL_UNUSABLE when the template does not say where the answer is.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise StageError(
-            ExitCode.MODEL_UNUSABLE,
-            f"{model}: the tokenizer has no chat template",
-            "use the model's instruct or chat variant, or put a chat_template.jinja beside its tokenizer",
-        )
-    example: list[Message] = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"}]
-    try:
-        encode_example(tokenizer, example, 1 << 20)
-    except RenderError as error:
-        raise StageError(
-            ExitCode.MODEL_UNUSABLE, f"{model}: {error}", "mend the chat template beside the tokenizer"
-        ) from error
-    except StageError as error:
-        raise StageError(error.exit_code, f"{model}: {error.message}", error.hint) from error
+    if len(messages) == 1:
+        return _encode_plain(tokenizer, messages[0]["content"], max_length)
+    kept = list(messages)
+    spans = answer_spans(tokenizer, kept, every=loss == "assistant")
+    total = len(spans.prompt_ids) + len(spans.answer_ids) + len(spans.rest_ids)
+    left_out = spans.left_out
+    while _length(spans) > max_length and (shorter := _without_oldest_exchange(kept)):
+        kept = shorter
+        spans = answer_spans(tokenizer, kept, every=loss == "assistant")
+    ids = [*spans.prompt_ids, *spans.answer_ids, *spans.rest_ids]
+    labels = list(ids) if loss == "all" else _labels(spans)
+    cut = len(kept) < len(messages)
+    least = len(spans.answer_ids)
+    if len(ids) > max_length:
+        # The white space that some templates write last is the first to go.
+        ids, labels = ids[: _length(spans)], labels[: _length(spans)]
+    if len(ids) > max_length:
+        head, tail = _frame(tokenizer, kept[:-1], spans.prompt_ids)
+        least = head + tail + len(spans.answer_ids) + 1
+        head = min(head, max(max_length - len(spans.answer_ids), 0))
+        ids, labels = _cut(ids, head, max_length), _cut(labels, head, max_length)
+        cut = True
+    return Encoded(ids, labels, total, len(spans.answer_ids), least, cut, left_out, spans.rewritten)
 
 
-def _split_tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+def answer_spans(tokenizer: Any, messages: Sequence[Message], *, every: bool = True) -> AnswerSpans:
+    """Where the answers of a conversation are.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        messages: the conversation, ending with the assistant's answer.
+        every: look for the earlier answers too.
+
+    Raises:
+        RenderError: when the template refuses the messages.
+        StageError: MODEL_UNUSABLE when the template does not say where the answer is.
+    """
     full = render_chat(tokenizer, messages)
     prompt = render_chat(tokenizer, messages[:-1], add_generation_prompt=True)
+    written = _written_answer(tokenizer, messages, full, prompt)
+    prompt_ids, answer_ids = encode_text(tokenizer, prompt), encode_text(tokenizer, written)
+    enders = _enders(tokenizer)
+    end = _end_of(answer_ids, enders)
+    if end:
+        answer_ids, rest_ids = answer_ids[:end], answer_ids[end:]
+    else:
+        answer_ids, rest_ids = [*answer_ids, tokenizer.eos_token_id], []  # otherwise the model never learns to stop
+    earlier: list[tuple[int, int]] = []
+    turns = [n for n, m in enumerate(messages[:-1]) if m["role"] == "assistant"] if every else []
+    for turn in turns:
+        span = _earlier_span(tokenizer, messages, turn, full, prompt_ids, enders)
+        if span is not None:
+            earlier.append(span)
+    return AnswerSpans(
+        prompt_ids,
+        answer_ids,
+        rest_ids,
+        earlier,
+        left_out=len(turns) - len(earlier),
+        rewritten="".join(messages[-1]["content"].split()) not in "".join(written.split()),
+    )
+
+
+def _earlier_span(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    turn: int,
+    full: str,
+    prompt_ids: list[int],
+    enders: set[int],
+) -> tuple[int, int] | None:
+    """Tokens of an earlier answer within the last prompt, when they follow what the answer is generated from."""
+    try:
+        before = render_chat(tokenizer, messages[:turn], add_generation_prompt=True)
+        until = render_chat(tokenizer, messages[: turn + 1])
+    except RenderError:
+        return None
+    if not (until.startswith(before) and full.startswith(until)):
+        return None
+    before_ids, until_ids = encode_text(tokenizer, before), encode_text(tokenizer, until)
+    start = len(before_ids)
+    if prompt_ids[:start] != before_ids or prompt_ids[: len(until_ids)] != until_ids:
+        return None  # tokens that merge across the boundary
+    end = _end_of(until_ids[start:], enders)
+    return (start, start + end) if end else None
+
+
+def _written_answer(tokenizer: Any, messages: Sequence[Message], full: str, prompt: str) -> str:
+    """The last answer with what the template writes around it, as it follows the prompt that is served.
+
+    Usually that is how the whole conversation goes on. Some templates write earlier turns differently once an answer
+    follows (Mistral's put the system message before the last turn of the user, and nowhere when that is not the last
+    message): then the answer is found by a stand-in, and follows the prompt that is served all the same.
+    """
     if full.startswith(prompt):
-        return encode_text(tokenizer, prompt), encode_text(tokenizer, full[len(prompt) :])
-    # Some templates write earlier turns differently when an answer follows: then {% generation %} must mark it.
-    encoded = tokenizer.apply_chat_template(list(messages), return_dict=True, return_assistant_tokens_mask=True)
-    ids, mask = list(encoded["input_ids"]), list(encoded.get("assistant_masks", []))
-    if 1 not in mask:
+        return full[len(prompt) :]
+    opening = prompt.removeprefix(render_chat(tokenizer, messages[:-1])).strip() or prompt.rstrip()[-_SEAM_CHARACTERS:]
+    stood_in = render_chat(tokenizer, [*messages[:-1], {"role": "assistant", "content": _STAND_IN}])
+    before, found, after = stood_in.partition(_STAND_IN)
+    space, served_space = (text[len(text.rstrip()) :] for text in (before, prompt))
+    if (
+        not found
+        or not before.rstrip().endswith(opening)
+        or not space.startswith(served_space)
+        or not (full.startswith(before) and full.endswith(after) and len(full) > len(before) + len(after))
+    ):
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
-            "the model's chat template does not say where the assistant's answer is",
-            "mark it with {% generation %} ... {% endgeneration %} in the chat template beside the tokenizer",
+            "the chat template begins an answer otherwise than what it is generated from ends: training and serving "
+            "would not match",
+            "set model.chatTemplate to another one (docs/data.md)",
         )
-    end = len(mask) - mask[::-1].index(1)
-    start = end
-    while start > 0 and mask[start - 1] == 1:
-        start -= 1
-    return ids[:start], ids[start:end]
+    return space[len(served_space) :] + full[len(before) :]
 
 
-def _cut(tokenizer: Any, ids: list[int], max_length: int) -> list[int]:
+def _encode_plain(tokenizer: Any, text: str, max_length: int) -> Encoded:
+    """Plain text between the tokens that begin and end a document; the end is lost when it is too long."""
+    ids = [*_text_start(tokenizer), *encode_text(tokenizer, text), tokenizer.eos_token_id]
+    cut = len(ids) > max_length
+    kept = ids[:max_length]
+    return Encoded(kept, list(kept), len(ids), len(kept), cut=cut)  # any limit will do: nothing but the end is lost
+
+
+def _text_start(tokenizer: Any) -> list[int]:
+    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+
+def _enders(tokenizer: Any) -> set[int]:
+    """Tokens that may end an answer: special ones, and those added to the vocabulary such as <|im_end|>."""
+    return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+
+
+def _end_of(answer_ids: Sequence[int], enders: set[int]) -> int:
+    """Length of an answer with the token that ends it, among its last three; 0 when nothing ends it."""
+    for position in range(len(answer_ids) - 1, max(len(answer_ids) - 4, -1), -1):
+        if answer_ids[position] in enders:
+            return position + 1
+    return 0
+
+
+def _labels(spans: AnswerSpans) -> list[int]:
+    labels = [IGNORED] * len(spans.prompt_ids) + spans.answer_ids + [IGNORED] * len(spans.rest_ids)
+    for start, end in spans.earlier:
+        labels[start:end] = spans.prompt_ids[start:end]
+    return labels
+
+
+def _length(spans: AnswerSpans) -> int:
+    return len(spans.prompt_ids) + len(spans.answer_ids)
+
+
+def _without_oldest_exchange(messages: list[Message]) -> list[Message] | None:
+    """The conversation from the user's second turn on, and its system message; None when there is no second."""
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    users = [n for n, message in enumerate(messages) if message["role"] == "user"]
+    return [*system, *messages[users[1] :]] if len(users) > 1 else None
+
+
+def _frame(tokenizer: Any, prompt: Sequence[Message], prompt_ids: Sequence[int]) -> tuple[int, int]:
+    """Tokens of a prompt before the first text of the user (system message included), and behind it."""
+    first = next((n for n, message in enumerate(prompt) if message["role"] == "user"), None)
+    if first is None:
+        return 0, 0
+    changed: list[Message] = [*prompt[:first], {"role": "user", "content": _STAND_IN}]
+    head, found, tail = render_chat(tokenizer, changed, add_generation_prompt=True).partition(_STAND_IN)
+    if not found:
+        return 0, 0
+    ids = encode_text(tokenizer, head)
+    while ids and list(prompt_ids[: len(ids)]) != ids:
+        ids.pop()  # the last token of the opening may merge with what follows
+    return len(ids), len(encode_text(tokenizer, tail))
+
+
+def _cut(ids: list[int], head: int, max_length: int) -> list[int]:
+    """At most `max_length` items: the first `head` ones, and the last ones."""
     if len(ids) <= max_length:
         return ids
-    bos = tokenizer.bos_token_id
-    if bos is not None and ids[0] == bos:
-        return [bos, *ids[len(ids) - max_length + 1 :]]
-    return ids[-max_length:]
+    head = min(head, max_length - 1)
+    return [*ids[:head], *ids[len(ids) - (max_length - head) :]]

@@ -184,6 +184,7 @@ EDITS: dict[str, dict[str, Any]] = {
     "compute": {"compute": {"maxRetries": 7}},
     "evaluation": {"evaluation": {"fewShot": 7}},
     "output": {"output": {"servedAs": "merged"}},
+    "tracking": {"tracking": {"tensorboard": None}},
 }
 
 
@@ -250,6 +251,7 @@ VERSION_EDITS: dict[str, Any] = {
     "dataDigest": "sha256:9",
     "fingerprint": "sha256:9",
     "parent": "v9",
+    "warmStartedFrom": "triage-v1",
     "metrics": {"loss": 0.1},
     "verdict": "Failed",
     "gates": [],

@@ -14,7 +14,7 @@ from finetune_api.common import DURATION
 from finetune_api.crd import Schema, kind_named, schema_of
 from finetune_api.job.evaluation import ALWAYS_MEASURED
 from finetune_api.job.method import WHOLE_MODULES
-from finetune_api.job.model import SOURCE
+from finetune_api.job.model import CHAT_TEMPLATES, SOURCE
 
 _kind = kind_named("FineTuneJob")
 assert _kind is not None
@@ -87,26 +87,32 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
     """Move a spec to the nearest one that keeps the rules."""
     if not spec["model"]["source"].startswith("hf://"):
         spec["model"].pop("revision", None)
+    if "chatTemplate" in spec["model"] and spec["model"]["chatTemplate"] not in CHAT_TEMPLATES:
+        spec["model"]["chatTemplate"] += "{{ messages }}"
     data = spec["data"]
-    parts = [*data["train"], data.get("validation"), data.get("test"), data.get("replay")]
-    for part in [*parts, spec.get("evaluation", {}).get("outOfDomain")]:
-        if part and part.get("format") == "preference":
-            part["format"] = "chat"
+    for dataset in data["train"]:
+        if dataset.get("format") in ("preference", "text"):
+            dataset["format"] = "chat"
     for columns in [dataset["columns"] for dataset in data["train"] if "columns" in dataset]:
-        if "messages" in columns and len(columns) > 1:
-            del columns["messages"]
+        for kind in ("messages", "conversations", "text", "label"):
+            if kind in columns and len(columns) > 1:
+                del columns[kind]
     for split in [data[name] for name in ("validation", "test") if name in data]:
         if "source" not in split:
             split.pop("secretRef", None)
             split.pop("format", None)
         if split.get("fraction", 0) > 0.25:
             split["fraction"] = 0.25
-    if "pii" in data.get("checks", {}):
-        data["checks"]["pii"] = "ignore"
     _repair_method(spec)
     compute = spec.get("compute", {})
-    if compute.get("strategy") in ("fsdp", "deepspeed", "single"):
+    if compute.get("strategy") == "single":
         compute["strategy"] = "ddp"
+    if compute.get("strategy") != "deepspeed":
+        compute.pop("deepspeed", None)
+    if compute.get("deepspeed", {}).get("offload") == "parameters":
+        compute["deepspeed"]["stage"] = 3
+    if spec["model"].get("dtype") == "fp32" and spec.get("method", {}).get("type") == "qlora":
+        del spec["model"]["dtype"]
     if "queue" not in compute:
         compute.pop("priorityClass", None)
     output = spec["output"]
@@ -136,6 +142,8 @@ def _repair_method(spec: dict[str, Any]) -> None:
         method.pop("targetModules")
     if method.get("type") == "qlora" and training.get("precision") == "fp32":
         training.pop("precision")
+    if training.get("precision", "auto") != "auto":
+        spec["model"].pop("dtype", None)
     if "extendTo" in training:
         training["maxSteps"] = min(training.get("maxSteps", 1), training["extendTo"] - 1)
         training["scheduler"] = "wsd"

@@ -158,7 +158,6 @@ spec:
 
 def test_of_the_complete_job_only_what_is_not_built_yet_is_refused() -> None:
     assert [(problem.path, problem.fix) for problem in validate_document(COMPLETE)] == [
-        ("spec.data.checks.pii", "redact before upload and set pii: ignore"),
         ("spec.output.exports", "leave output.exports out"),
     ]
 

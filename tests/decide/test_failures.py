@@ -34,6 +34,7 @@ def test_every_cause_of_the_contract_has_a_module() -> None:
         (ExitCode.GPU_OUT_OF_MEMORY, "again at once"),
         (ExitCode.STORAGE_UNAVAILABLE, "again later"),
         (ExitCode.HUNG, "again later"),
+        (ExitCode.GPU_UNAVAILABLE, "again later"),
         (ExitCode.INTERNAL, "again later"),
     ],
 )

@@ -118,11 +118,13 @@ class World:
         return self.job.status or FineTuneJobStatus()
 
     def observed(self) -> Observed:
+        start = self.job.spec.method.warm_start_from
         return Observed(
             job=self.job,
             pools=self.pools,
             adapter=self.adapter,
             versions=tuple(self.versions),
+            warm_start=next((v for v in self.versions if start and v.metadata.name == start.version), None),
             runs=dict(self.runs),
             kueue=self.kueue,
         )

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_api.stages import Progress, StageTask
+from finetune_api.stages import Finding, Progress, StageTask
 from finetune_runner.context import Environment, StageContext, open_context
+from finetune_runner.data.loading import Wanted, fetch, load
+from finetune_runner.data.near_duplicates import NearDuplicates
+from finetune_runner.data.row_store import Example, RowStore
+from finetune_runner.data.rows import Row
 from tests.cluster.harness.s3 import Identity, S3Server
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -77,6 +82,47 @@ class PrepareWorld:
             progress=self.said.append,
             stop=threading.Event(),
         )
+
+
+@dataclass
+class LoadedRows:
+    """All that a source gave, in memory."""
+
+    examples: list[Example]
+    format: str
+    finding: Finding
+    files: list[dict[str, Any]]
+
+
+def load_rows(context: StageContext, wanted: Wanted, folder: Path) -> LoadedRows:
+    """Fetch and read a source."""
+    examples: list[Example] = []
+    fetched = fetch(context, wanted, folder)
+    loaded = load(context, fetched, lambda row, origin: examples.append(Example(row, origin)))
+    assert loaded.rows == len(examples)
+    return LoadedRows(examples, loaded.format, loaded.finding, fetched.files)
+
+
+def store_of(splits: dict[str, Sequence[Row]], path: Path | None = None) -> RowStore:
+    """A store with these rows; the origin of a row is its split and position there."""
+    store = RowStore(path)
+    for split, rows in splits.items():
+        for position, row in enumerate(rows, start=1):
+            store.add(split, row, f"{split} row {position}")
+    return store
+
+
+def cluster_keys(rows: Sequence[Row]) -> list[str]:
+    """The key of each row's cluster."""
+    with store_of({"pool": rows}) as store, NearDuplicates(store) as near:
+        near.set_clusters("pool")
+        return [key for (key,) in store.database.execute("SELECT cluster FROM rows ORDER BY number")]
+
+
+def leaking(rows: Sequence[Row], held_out: Sequence[Row]) -> list[int]:
+    """Indexes of the rows whose inputs are near-duplicates of a held-out row's."""
+    with store_of({"train": rows, "test": held_out}) as store, NearDuplicates(store) as near:
+        return [number - 1 for number, _ in near.leaks("train", ["test"])]
 
 
 def exchange(prompt: str, answer: str) -> dict[str, str]:

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.data import Columns
 from finetune_runner.data.containers import jsonl
-from finetune_runner.data.loading import Loaded, Wanted, load
+from finetune_runner.data.loading import Wanted
 from finetune_runner.data.records import BadRow, Record
 from finetune_runner.data.rows import Row, content_id, make_row, read_rows, write_rows
 from finetune_runner.errors import StageError
-from tests.runner.stores import PrepareWorld, exchange
+from tests.runner.stores import LoadedRows, PrepareWorld, exchange, load_rows
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 GOOD = b'{"prompt": "p", "completion": "c"}'
@@ -32,12 +32,12 @@ GOOD = b'{"prompt": "p", "completion": "c"}'
 def load_file(tmp_path: Path) -> Any:
     """Write one file and load it."""
 
-    def do(name: str, content: bytes, **wanted: Any) -> Loaded:
+    def do(name: str, content: bytes, **wanted: Any) -> LoadedRows:
         world = PrepareWorld(tmp_path, "file:///model")
         (tmp_path / name).write_bytes(content)
         source = f"file://{tmp_path}/{name}"
         context = world.open(world.task({"train": [{"source": source}]}))
-        return load(context, Wanted("data.train[0]", source, **wanted), tmp_path / "copies")
+        return load_rows(context, Wanted("data.train[0]", source, **wanted), tmp_path / "copies")
 
     return do
 
@@ -46,7 +46,7 @@ def lines(*rows: Any) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def messages_of(loaded: Loaded) -> list[list[str]]:
+def messages_of(loaded: LoadedRows) -> list[list[str]]:
     return [[f"{m['role']}: {m['content']}" for m in example.row.messages] for example in loaded.examples]
 
 
@@ -111,6 +111,142 @@ def test_a_layout_is_detected_and_parsed(
     assert loaded.format == name
     assert messages_of(loaded) == [messages, messages]
     assert f"format {name}: 2 of the first 2 rows" in loaded.finding.message
+
+
+def gpt(text: str) -> dict[str, str]:
+    return {"from": "gpt", "value": text}
+
+
+def human(text: str) -> dict[str, str]:
+    return {"from": "human", "value": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "messages"),
+    [
+        ({"conversations": [human("Hi"), gpt("Hello")]}, {}, ["user: Hi", "assistant: Hello"]),
+        (
+            {"conversations": [{"from": "system", "value": "Be kind"}, human("Hi"), gpt("Hello")]},
+            {},
+            ["system: Be kind", "user: Hi", "assistant: Hello"],
+        ),
+        ({"turns": [human("Hi"), gpt("Hello")]}, {"conversations": "turns"}, ["user: Hi", "assistant: Hello"]),
+        ({"conversations": [USER, ASSISTANT]}, {}, ["user: Hi", "assistant: Hello"]),
+        ({"messages": [human("Hi"), gpt("Hello")]}, {}, ["user: Hi", "assistant: Hello"]),
+        (
+            {"system": "Be kind", "conversations": json.dumps([human("Hi"), gpt("Hello")])},
+            {},
+            ["system: Be kind", "user: Hi", "assistant: Hello"],
+        ),
+    ],
+)
+def test_sharegpt_is_chat(load_file: Any, row: dict[str, Any], columns: dict[str, str], messages: list[str]) -> None:
+    loaded = load_file("a.jsonl", lines(row), columns=Columns.from_wire(columns))
+    assert (loaded.format, messages_of(loaded)) == ("chat", [messages])
+
+
+SYSTEM = {"role": "system", "content": "Be kind"}
+WORSE = {"role": "assistant", "content": "Go away"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "prompt"),
+    [
+        ({"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}, {}, ["user: Hi"]),
+        (
+            {"system": "Be kind", "prompt": "Hi", "chosen": "Hello", "rejected": "Go away"},
+            {},
+            ["system: Be kind", "user: Hi"],
+        ),
+        (
+            {"q": "Hi", "good": "Hello", "bad": "Go away"},
+            {"prompt": "q", "chosen": "good", "rejected": "bad"},
+            ["user: Hi"],
+        ),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER, WORSE]}, {}, ["user: Hi"]),
+        ({"prompt": "ignored", "chosen": [USER, ASSISTANT], "rejected": [USER, WORSE]}, {}, ["user: Hi"]),
+        ({"prompt": [SYSTEM, USER], "chosen": [ASSISTANT], "rejected": [WORSE]}, {}, ["system: Be kind", "user: Hi"]),
+        ({"prompt": [USER], "chosen": "Hello", "rejected": "Go away"}, {}, ["user: Hi"]),
+        ({"chosen": [human("Hi"), gpt("Hello")], "rejected": [human("Hi"), gpt("Go away")]}, {}, ["user: Hi"]),
+        (
+            {
+                "chosen": [USER, ASSISTANT, USER, ASSISTANT],
+                "rejected": [USER, ASSISTANT, USER, WORSE],
+            },
+            {},
+            ["user: Hi", "assistant: Hello", "user: Hi"],
+        ),
+    ],
+)
+def test_a_preference_is_two_answers_to_one_prompt(
+    load_file: Any, row: dict[str, Any], columns: dict[str, str], prompt: list[str]
+) -> None:
+    loaded = load_file("a.jsonl", lines(row), columns=Columns.from_wire(columns))
+    (example,) = loaded.examples
+    assert loaded.format == "preference"
+    assert messages_of(loaded) == [[*prompt, "assistant: Hello"]]
+    assert (example.row.rejected, example.row.label, example.row.kind) == ("Go away", None, "preference")
+
+
+@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize("completion", ["Hello", [ASSISTANT]])
+def test_a_judged_answer_has_a_label(load_file: Any, label: bool, completion: Any) -> None:
+    (example,) = load_file("a.jsonl", lines({"prompt": "Hi", "completion": completion, "label": label})).examples
+    assert (example.row.label, example.row.rejected, example.row.kind) == (label, None, "judged")
+    csv_file = f"prompt,completion,label\nHi,Hello,{str(label).upper()}\n".encode()
+    assert load_file("a.csv", csv_file).examples[0].row.label is label
+
+
+def test_plain_text_is_an_answer_without_a_prompt(load_file: Any) -> None:
+    loaded = load_file("a.jsonl", lines({"text": "Once upon a time", "id": 3}))
+    assert (loaded.format, messages_of(loaded)) == ("text", [["assistant: Once upon a time"]])
+    assert loaded.examples[0].row.kind == "text"
+    mapped = load_file("a.jsonl", lines({"body": "Once"}), columns=Columns(text="body"))
+    assert mapped.format == "text"
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"prompt": "p", "completion": "c", "label": "billing"}, "promptCompletion"),
+        ({"prompt": "p", "completion": "c", "label": 1}, "promptCompletion"),
+        ({"prompt": "p", "completion": "c", "text": "p c"}, "promptCompletion"),
+        ({"instruction": "p", "input": "", "output": "c", "text": "p c"}, "alpaca"),
+        ({"messages": [USER, ASSISTANT], "prompt": "Hi", "text": "x"}, "chat"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "text": "x"}, "preference"),
+    ],
+)
+def test_of_several_layouts_the_one_that_says_most_is_taken(load_file: Any, row: dict[str, Any], name: str) -> None:
+    loaded = load_file("a.jsonl", lines(row))
+    assert loaded.format == name
+    assert f"columns: {', '.join(row)}" in loaded.finding.message
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ({"annotations": ["a", "b", "a"]}, ("a", "b", "a")),
+        ({"annotations": {"anna": "a", "ben": None, "carl": "b"}}, ("a", "b")),
+        ({"annotations": "a|b"}, ("a", "b")),
+        ({"annotations": '["a", "b"]'}, ("a", "b")),
+        ({"annotations": [{"start": 3}]}, ()),
+        ({}, ()),
+    ],
+)
+def test_labels_of_several_people_are_kept(load_file: Any, row: dict[str, Any], labels: tuple[str, ...]) -> None:
+    (example,) = load_file("a.jsonl", lines({**exchange("p", "c"), **row})).examples
+    assert example.row.annotations == labels
+    assert read_rows(write_rows([example.row])) == [example.row]
+
+
+def test_a_system_prompt_of_the_spec_is_for_rows_without_one(load_file: Any) -> None:
+    own = {"messages": [{"role": "system", "content": "Mine"}, USER, ASSISTANT]}
+    blank = {"messages": [{"role": "system", "content": " "}, USER, ASSISTANT]}
+    loaded = load_file("a.jsonl", lines(own, blank, {"messages": [USER, ASSISTANT]}), system_prompt="Be kind")
+    assert [talk[0] for talk in messages_of(loaded)] == ["system: Mine", "system: Be kind", "system: Be kind"]
+    assert "data.systemPrompt was added to 2 of 3 rows" in loaded.finding.message
+    text = load_file("a.jsonl", lines({"text": "Once"}), system_prompt="Be kind")
+    assert messages_of(text) == [["assistant: Once"]]
 
 
 def csv_bytes(delimiter: str) -> bytes:
@@ -238,6 +374,53 @@ def test_a_row_of_100_kb_is_fine(load_file: Any) -> None:
             id="late system",
         ),
         pytest.param("a.txt", b"hello", "no data file among a.txt", id="unknown extension"),
+        pytest.param(
+            "a.jsonl",
+            GOOD + b'\n{"prompt": "a", "prompt": "b", "completion": "c"}',
+            "line 2: has the key `prompt` twice",
+            id="key twice",
+        ),
+        pytest.param("a.json", b'[{"prompt": "a", "prompt": "b"}]', "has the key `prompt` twice", id="JSON key twice"),
+        pytest.param(
+            "a.jsonl",
+            lines(*[exchange("p", "c")] * 3, {"messages": [USER, ASSISTANT]}),
+            "line 4: has no `prompt` (has messages); it looks like format chat",
+            id="another format in the middle",
+        ),
+        pytest.param(
+            "a.jsonl", lines({"prompt": "p", "chosen": "a", "rejected": "a"}), "are the same", id="equal answers"
+        ),
+        pytest.param(
+            "a.jsonl",
+            lines({"chosen": [USER, ASSISTANT], "rejected": [{"role": "user", "content": "Ho"}, WORSE]}),
+            "answer different prompts",
+            id="different prompts",
+        ),
+        pytest.param("a.jsonl", lines({"chosen": "a", "rejected": "b"}), "has no `prompt`", id="pair without prompt"),
+        pytest.param(
+            "a.jsonl",
+            lines({"prompt": "p", "chosen": [ASSISTANT, ASSISTANT], "rejected": "b"}),
+            "2 answers in a row",
+            id="two answers",
+        ),
+        pytest.param(
+            "a.jsonl",
+            lines(
+                {"prompt": "p", "completion": "c", "label": True}, {"prompt": "p", "completion": "c", "label": "maybe"}
+            ),
+            "line 2: `label` is 'maybe', neither true nor false",
+            id="label maybe",
+        ),
+        pytest.param(
+            "a.jsonl",
+            lines({"prompt": "p", "completion": "c", "label": True}, exchange("p", "c")),
+            "line 2: has `completion` but no `label`; it looks like format promptCompletion",
+            id="judgement missing",
+        ),
+        pytest.param(
+            "a.jsonl", lines({"conversations": [{"from": "tool", "value": "x"}]}), '.from is "tool"', id="ShareGPT role"
+        ),
+        pytest.param("a.jsonl", lines({"text": " "}), "`text` is empty", id="blank text"),
     ],
 )
 def test_bad_input_names_file_row_and_fix(load_file: Any, name: str, content: bytes, says: str) -> None:
@@ -273,7 +456,7 @@ def test_a_folder_is_all_its_data_files_by_name(tmp_path: Path) -> None:
     (folder / "README.md").write_text("not data")
     (folder / ".hidden.jsonl").write_text("not data either")
     context = world.open(world.task({"train": [{"source": f"file://{folder}"}]}))
-    loaded = load(context, Wanted("data.train[0]", f"file://{folder}"), tmp_path / "copies")
+    loaded = load_rows(context, Wanted("data.train[0]", f"file://{folder}"), tmp_path / "copies")
     assert [example.row.answer for example in loaded.examples] == ["1", "2"]
     assert [example.origin for example in loaded.examples] == ["a.csv line 2", "b.jsonl line 1"]
     assert [item["name"] for item in loaded.files] == ["a.csv", "b.jsonl"]
@@ -292,7 +475,7 @@ def test_a_source_that_is_not_there_names_the_field(tmp_path: Path, source: str,
     world = PrepareWorld(tmp_path, "file:///model")
     context = world.open(world.task({"train": [{"source": "file:///other.jsonl"}]}))
     with pytest.raises(StageError, match=r"^data\.train\[0\]: ") as caught:
-        load(context, Wanted("data.train[0]", source), tmp_path / "copies")
+        load_rows(context, Wanted("data.train[0]", source), tmp_path / "copies")
     assert caught.value.exit_code == code
 
 

@@ -15,9 +15,9 @@ from finetune_api.stages import TrainResult
 from finetune_runner.errors import StageError
 from finetune_runner.training.objectives.dpo import pair_losses
 from finetune_runner.training.objectives.kto import class_weights, judged_losses, partners, ranking_accuracy
-from tests.runner.preferences import judged, pairs, preference_world, with_rows
+from tests.runner.preferences import judged, pairs, preference_world
 from tests.runner.test_train import checkpoints, run, steps, stop_after
-from tests.runner.tiny import World, tickets
+from tests.runner.tiny import World
 
 OBJECTIVES = {"dpo": pairs, "kto": judged, "kto of pairs": pairs}
 
@@ -168,30 +168,3 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, tiny_model: Path, m
     monkeypatch.setenv("FINETUNE_SCRATCH", str(pair.folder / "scratch"))
     both = run(pair.context("train"))
     assert both.best_validation_loss == pytest.approx(alone.best_validation_loss, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("objective", "rows", "words", "fix"),
-    [
-        ("sft", pairs, "sft learns from exchange or text rows; 96 of 96 rows of train are preference", "dpo or kto"),
-        ("dpo", tickets, "dpo learns from preference rows; 96 of 96 rows of train are exchange", "sft"),
-        ("dpo", judged, "dpo learns from preference rows; 96 of 96 rows of train are judged", "kto"),
-        ("kto", tickets, "kto learns from judged or preference rows; 96 of 96 rows of train are exchange", "sft"),
-    ],
-)
-def test_rows_of_another_kind_are_refused(
-    objective: str, rows: Any, words: str, fix: str, tmp_path: Path, tiny_model: Path
-) -> None:
-    world = preference_world(tmp_path, tiny_model, objective, rows)
-    with pytest.raises(StageError) as refused:
-        run(world.context("train"))
-    assert words in refused.value.message
-    assert f"set method.objective: {fix}" in refused.value.hint
-    assert refused.value.exit_code == ExitCode.INVALID_DATA
-
-
-def test_one_row_of_another_kind_is_refused_in_validation_too(tmp_path: Path, tiny_model: Path) -> None:
-    world = preference_world(tmp_path, tiny_model, "dpo")
-    world = with_rows(world, pairs(96, 3), [*pairs(31, 4), *tickets(1, 5)])
-    with pytest.raises(StageError, match="1 of 32 rows of validation are exchange"):
-        run(world.context("train"))

@@ -13,14 +13,13 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Finding, PrepareResult
 from finetune_runner.context import StageContext
-from finetune_runner.data.near_duplicates import input_text, leaking
 from finetune_runner.data.prepared import SPLITS, load_manifest, load_split
 from finetune_runner.data.rows import Row
 from finetune_runner.errors import StageError
 from finetune_runner.stages import prepare
 from finetune_runner.storage import join
 from tests.cluster.harness.s3 import S3Server
-from tests.runner.stores import PrepareWorld, exchange, s3_storage, varied
+from tests.runner.stores import PrepareWorld, exchange, leaking, s3_storage, varied
 
 CLASSES = {"task": {"type": "classification"}, "metrics": [{"name": "f1"}]}
 JSON_TASK = {
@@ -89,8 +88,11 @@ def test_train_pods_need_not_read_test(world: PrepareWorld) -> None:
     *_, context = run(world, {"train": [{"source": world.write("a.jsonl", varied(200))}]})
     below = [item.uri.removeprefix(context.task.run_uri) for item in context.storage.list(context.task.run_uri + "/")]
     assert sorted(below) == [
+        "/prepare/data-report.html",
+        "/prepare/data-report.json",
         "/prepare/lineage.json",
         "/prepare/manifest.json",
+        "/prepare/row-hashes.dat",
         "/prepare/train.jsonl.gz",
         "/prepare/validation.jsonl.gz",
         "/test/test.jsonl.gz",
@@ -136,8 +138,8 @@ def test_explicit_sources_are_kept_apart_and_what_leaks_is_dropped_from_train(wo
     assert len(splits["test"]) == 40, "held-out rows count once and stay"
     assert len(splits["out_of_domain"]) == 10
     assert len(splits["train"]) + len(splits["validation"]) == 200
-    held_out = [input_text(row) for name in ("test", "validation", "out_of_domain") for row in splits[name]]
-    assert leaking([input_text(row) for name in ("train", "replay") for row in splits[name]], held_out) == []
+    held_out = [row for name in ("test", "validation", "out_of_domain") for row in splits[name]]
+    assert leaking([row for name in ("train", "replay") for row in splits[name]], held_out) == []
     assert result.rows.replay == pytest.approx(0.25 * result.rows.train, abs=1)
     assert result.rows.dropped == 1 + 2 + 15
     assert said(findings, "leaks").rows == 2
@@ -188,7 +190,7 @@ def test_duplicates_follow_the_policy(world: PrepareWorld, policy: str, kept: in
     if kept is None:
         error = refused(world, data)
         assert error.exit_code == ExitCode.INVALID_DATA
-        assert "3 exact duplicates: a.jsonl line 201 (= a.jsonl line 1)" in error.message
+        assert "data.train: 3 exact duplicates: a.jsonl line 201 (= a.jsonl line 1)" in error.message
         return
     result, findings, _ = run(world, data)
     assert result.rows.train + result.rows.validation + result.rows.test == kept
@@ -360,3 +362,102 @@ def test_an_older_attempt_does_not_commit(world: PrepareWorld) -> None:
         prepare.run(old)
     assert caught.value.exit_code == ExitCode.FENCED
     assert not old.storage.exists(join(task.run_uri, "prepare/manifest.json"))
+
+
+def publish(context: StageContext, version: str = "v1") -> None:
+    """The one part of a version that the next run's prepare reads."""
+    manifest = {"run": {"uri": context.task.run_uri}}
+    uri = join(context.task.adapter_uri, "versions", version, "manifest.json")
+    context.storage.write_bytes(uri, json.dumps(manifest).encode())
+
+
+def next_run(world: PrepareWorld, data: dict[str, Any]) -> list[str]:
+    """What prepare of run 2 says of the check seenBefore."""
+    task = world.task(data)
+    context = world.open(task.model_copy(update={"job": task.job.model_copy(update={"run": 2})}))
+    return [finding.message for finding in prepare.run(context)[1] if finding.check == "seenBefore"]
+
+
+def test_a_test_that_an_earlier_version_learned_is_told(world: PrepareWorld) -> None:
+    rows = varied(160)
+    same = {"train": [{"source": world.write("a.jsonl", rows)}]}
+    *_, first = run(world, same)
+    publish(first)
+    assert next_run(world, same) == [], "the same split: test was never learned"
+    learned = load_split(first, "train")[:2]
+    asked = [exchange(row.prompt[0]["content"].upper(), "another answer") for row in learned]
+    test = {"source": world.write("test.jsonl", [*asked, *varied(50, 5000)])}
+    moved = {"train": [{"source": world.write("b.jsonl", varied(160, 9000))}], "test": test}
+    (message,) = next_run(world, moved)
+    assert "v1 was trained on 2 rows that now judge (test): test row " in message
+    with pytest.raises(StageError, match="v1 was trained on 2 rows") as caught:
+        next_run(world, {**moved, "checks": {"seenBefore": "fail"}})
+    assert caught.value.exit_code == ExitCode.INVALID_DATA
+    assert next_run(world, {**moved, "checks": {"seenBefore": "ignore"}}) == []
+    first.storage.write_bytes(join(first.task.run_uri, "prepare/train.jsonl.gz"), b"damaged")
+    assert "v1" in next_run(world, moved)[0]
+    first.storage.delete(join(first.task.run_uri, "prepare/train.jsonl.gz"))
+    (message,) = next_run(world, moved)
+    assert "what v1 was trained on is not in storage any more" in message
+
+
+def refused_after(world: PrepareWorld, data: dict[str, Any], **spec: Any) -> StageError:
+    """The error of a run in a store that already holds another."""
+    with pytest.raises(StageError) as caught:
+        prepare.run(world.open(world.task(data, **spec)))
+    return caught.value
+
+
+def test_the_spec_decides_what_is_learned(world: PrepareWorld) -> None:
+    talk = [
+        {"messages": [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["completion"]}]}
+        for r in varied(120)
+    ]
+    source = {
+        "source": world.write("a.jsonl", talk),
+        "provenance": {
+            "origin": "tickets",
+            "licence": "CC-BY-4.0",
+            "collectedAt": "2025-11",
+            "contact": "a@example.com",
+        },
+    }
+    digests = set()
+    for change in ({}, {"loss": "completion"}, {"systemPrompt": "Be kind"}):
+        result, findings, context = run(world, {"train": [source], **change})
+        digests.add(result.data_digest)
+    assert len(digests) == 3, "each is another training"
+    assert {row.messages[0]["content"] for split in splits_of(context).values() for row in split} == {"Be kind"}
+    assert "data.systemPrompt was added to 120 of 120 rows" in said(findings, "format").message
+    lineage = json.loads(context.storage.read_bytes(join(context.task.run_uri, "prepare/lineage.json")))
+    assert lineage["sources"][0]["provenance"] == source["provenance"]
+    assert lineage["sources"][0]["systemPromptAdded"] == 120
+    result, *_ = run(world, {"train": [source]}, model={"source": world.model, "chatTemplate": "plain"})
+    assert result.data_digest not in digests
+
+
+def test_a_preference_set_is_refused_by_sft_with_the_fix(world: PrepareWorld) -> None:
+    pairs = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": "no"} for r in varied(80)]
+    error = refused(world, {"train": [{"source": world.write("a.jsonl", pairs)}]})
+    assert error.exit_code == ExitCode.INVALID_DATA
+    assert "method.objective sft does not learn from rows with a better and a worse answer: 80 rows" in error.message
+    assert "method.objective: dpo" in error.hint
+
+
+def test_a_built_in_template_that_the_tokenizer_cannot_spell_is_refused(world: PrepareWorld) -> None:
+    data = {"train": [{"source": world.write("a.jsonl", varied(80))}]}
+    error = refused(world, data, model={"source": world.model, "chatTemplate": "llama3"})
+    assert error.exit_code == ExitCode.INVALID_SPEC
+    assert "no token of this model's tokenizer" in error.message
+
+
+def test_too_long_examples_are_dropped_where_the_spec_says_so(world: PrepareWorld) -> None:
+    rows = [*varied(120), exchange("x " * 900, "billing"), exchange("short", "y " * 900)]
+    source = {"source": world.write("a.jsonl", rows)}
+    kept, findings, _ = run(world, {"train": [source]}, training={"maxLength": 256})
+    assert kept.rows.dropped == 1
+    assert any("1 rows whose answers do not fit into training.maxLength 256, dropped" in f.message for f in findings)
+    dropping, *_ = run(world, {"train": [source], "overlong": "drop"}, training={"maxLength": 256})
+    assert dropping.rows.dropped == 2
+    error = refused_after(world, {"train": [source], "overlong": "fail"}, training={"maxLength": 256})
+    assert "a.jsonl line 12" in error.message

@@ -123,7 +123,12 @@ def test_training_goes_on_while_the_loss_falls(decay: int, falls_until: int, end
 def test_without_extension_the_end_is_the_planned_one_whatever_is_observed() -> None:
     horizon = Horizon(500)
     horizon.observe(400, falls=True)
-    assert (horizon.end, horizon.most, horizon.expected, horizon.decides_at(500)) == (500, 500, 500, False)
+    assert (horizon.end, horizon.most, horizon.expected(400), horizon.decides_at(500)) == (500, 500, 500, False)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 500), (499, 500), (500, 1000), (800, 1000)])
+def test_an_open_end_is_never_behind_the_step(step: int, expected: int) -> None:
+    assert Horizon(500, 1000, 100).expected(step) == expected
 
 
 def test_a_decided_end_is_not_decided_again_after_a_resume() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_runner.data.near_duplicates import clusters, input_text, leaking
+from finetune_runner.data.near_duplicates import input_text
 from finetune_runner.data.rows import Row, make_row
-from finetune_runner.data.splitting import assign, cluster_keys, place, repetitions, sample
+from finetune_runner.data.splitting import parts, place, repetitions
 from finetune_runner.data.splitting import test_share as share_of_test
-from tests.runner.stores import varied
+from tests.runner.stores import cluster_keys, leaking, varied
 
 SENTENCE = "my parcel with the blue lamp number one has not arrived at the office in the harbour since monday"
 
@@ -20,6 +21,13 @@ SENTENCE = "my parcel with the blue lamp number one has not arrived at the offic
 def row(prompt: str, answer: str = "x", group: str = "", system: str = "") -> Row:
     start = [{"role": "system", "content": system}] if system else []
     return make_row([*start, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], group)
+
+
+def assign(keys: Sequence[str], seed: int, validation: float, test: float) -> list[str]:
+    """The split of each row, by the key of its cluster."""
+    ordered = sorted((place(seed, key), key) for key in set(keys))
+    of = dict(parts(lambda: ordered, validation, test))
+    return [of[key] for key in keys]
 
 
 def rows_of(count: int) -> list[Row]:
@@ -39,15 +47,15 @@ def rows_of(count: int) -> list[Row]:
     ],
 )
 def test_near_duplicates_stay_together_and_templates_apart(one: str, other: str, together: bool) -> None:
-    labels = clusters([one, other, "something else entirely that nobody would mistake for it"])
-    assert (labels[0] == labels[1]) is together
-    assert labels[2] == 2
+    keys = cluster_keys([row(one), row(other), row("something else entirely that nobody would mistake for it")])
+    assert (keys[0] == keys[1]) is together
+    assert keys[2] not in keys[:2]
 
 
 def test_an_instruction_that_all_rows_share_does_not_make_them_one_cluster() -> None:
     instruction = "Classify the following ticket of our customer into exactly one of these categories: " * 4
-    texts = [instruction + item["prompt"] for item in varied(60)]
-    assert len(set(clusters(texts))) == 60
+    rows = [row(instruction + item["prompt"]) for item in varied(60)]
+    assert len(set(cluster_keys(rows))) == 60
 
 
 def test_a_shared_system_prompt_does_not_count() -> None:
@@ -60,15 +68,15 @@ def test_a_shared_system_prompt_does_not_count() -> None:
     st.integers(0, 2**31 - 1),
 )
 def test_adding_rows_moves_no_row(old: set[int], new: set[int], seed: int) -> None:
-    def parts(numbers: set[int]) -> dict[str, str]:
+    def split(numbers: set[int]) -> dict[str, str]:
         rows = [row(f"{n} {n * 7919} {n * 104729}") for n in sorted(numbers)]
         keys = cluster_keys(rows)
         where = {key: place(seed, key) for key in keys}
-        if not any(p < 0.15 for p in where.values()) or not any(p >= 0.9 for p in where.values()):
+        if len({(p >= 0.15) + (p >= 0.9) for p in where.values()}) < 3:
             return {}  # an empty split borrows a cluster: the rule for tiny data, tested below
         return dict(zip([r.id for r in rows], assign(keys, seed, 0.1, 0.15), strict=True))
 
-    before, after = parts(old), parts(old | new)
+    before, after = split(old), split(old | new)
     if before and after:
         assert {key: after[key] for key in before} == before
 
@@ -129,20 +137,13 @@ def test_leaks_are_exact_and_near_duplicates() -> None:
         SENTENCE.replace("lamp", "chair"),
         "Another  one!",
     ]
-    assert leaking(texts, held_out) == [1, 2, 4]
+    assert leaking([row(text) for text in texts], [row(text) for text in held_out]) == [1, 2, 4]
 
 
 @pytest.mark.parametrize("weight", [0.1, 0.5, 1.0, 2.0, 2.5])
 def test_a_weight_is_met_on_average_and_the_same_every_time(weight: float) -> None:
     rows = rows_of(300)
-    counts = [repetitions(each, weight, 42) for each in rows]
+    counts = [repetitions(each.id, weight, 42) for each in rows]
     assert sum(counts) / len(rows) == pytest.approx(weight, abs=0.08)
     assert set(counts) <= {int(weight), int(weight) + 1}
-    assert counts == [repetitions(each, weight, 42) for each in rows]
-
-
-def test_a_sample_does_not_depend_on_the_order() -> None:
-    rows = rows_of(50)
-    assert sample(rows, 10, 1) == sample(rows[::-1], 10, 1)
-    assert len(sample(rows, 100, 1)) == 50
-    assert sample(rows, 10, 1) != sample(rows, 10, 2)
+    assert counts == [repetitions(each.id, weight, 42) for each in rows]

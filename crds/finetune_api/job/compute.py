@@ -10,6 +10,35 @@ from finetune_api.base import Contract, Rule
 from finetune_api.common import Duration, Name, PriorityName
 
 
+class DeepSpeed(Contract):
+    """ZeRO: what is cut into parts, and what is kept in host memory."""
+
+    stage: Annotated[
+        int,
+        Field(
+            description="2: gradients and optimiser in parts, the weights whole. 3 (default): the weights too.",
+            ge=2,
+            le=3,
+        ),
+    ] = 3
+    offload: Annotated[
+        Literal["none", "optimizer", "parameters"],
+        Field(
+            description="What is kept in host memory: `none` (default), `optimizer`, or `parameters` (the optimiser "
+            "and, with stage 3, the weights). Slower; for models that do not fit otherwise."
+        ),
+    ] = "none"
+
+    RULES = (
+        Rule(
+            cel="self.offload != 'parameters' || self.stage == 3",
+            message="deepspeed.offload parameters needs the weights in parts; set stage: 3, or use offload: optimizer",
+            holds=lambda d: d.offload != "parameters" or d.stage == 3,
+            field_path="offload",
+        ),
+    )
+
+
 class Compute(Contract):
     """GPUs, queue and limits."""
 
@@ -24,10 +53,12 @@ class Compute(Contract):
     strategy: Annotated[
         Literal["auto", "single", "ddp", "fsdp", "deepspeed"],
         Field(
-            description="`single`: one process. `ddp`: a full replica per GPU. `auto` (default): single on one GPU, "
-            "else ddp. `fsdp` and `deepspeed` are not available in this version and are refused."
+            description="`single`: one process. `ddp`: a full replica per GPU. `fsdp`: weights, gradients and "
+            "optimiser in parts (qlora: the base in parts). `deepspeed`: ZeRO, see `deepspeed`. `auto` (default): "
+            "single on one GPU, on several ddp where the model fits on one, else fsdp."
         ),
     ] = "auto"
+    deepspeed: Annotated[DeepSpeed | None, Field(description="Settings of `strategy: deepspeed`.")] = None
     queue: Annotated[Name | None, Field(description="Kueue LocalQueue in the job's namespace. Default: no queue.")] = (
         None
     )
@@ -77,10 +108,10 @@ class Compute(Contract):
             field_path="maxDuration",
         ),
         Rule(
-            cel="!(self.strategy in ['fsdp', 'deepspeed'])",
-            message="strategy fsdp and deepspeed are not available in this version; use auto, single or ddp",
-            holds=lambda c: c.strategy not in ("fsdp", "deepspeed"),
-            field_path="strategy",
+            cel="!has(self.deepspeed) || self.strategy == 'deepspeed'",
+            message="compute.deepspeed belongs to strategy deepspeed; set strategy: deepspeed, or leave it out",
+            holds=lambda c: c.deepspeed is None or c.strategy == "deepspeed",
+            field_path="deepspeed",
         ),
         Rule(
             cel="self.strategy != 'single' || (self.nodes == 1 && (!has(self.gpusPerNode) || self.gpusPerNode <= 1))",

@@ -10,16 +10,8 @@ from finetune_api.base import Contract, Rule
 from finetune_api.common import JSONPath, SecretRef
 from finetune_api.job.model import Source, source_rules
 
-Format = Literal["auto", "chat", "alpaca", "promptCompletion", "preference"]
+Format = Literal["auto", "chat", "alpaca", "promptCompletion", "preference", "text"]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
-
-PREFERENCE_RULE = Rule(
-    cel="!has(self.format) || self.format != 'preference'",
-    message="format preference belongs to objective dpo, which is not available in this version; "
-    "use chat, alpaca or promptCompletion",
-    holds=lambda s: s.format != "preference",
-    field_path="format",
-)
 
 
 class Columns(Contract):
@@ -28,6 +20,10 @@ class Columns(Contract):
     messages: Annotated[Column | None, Field(description="Column with the list of messages. Default `messages`.")] = (
         None
     )
+    conversations: Annotated[
+        Column | None,
+        Field(description="Column with ShareGPT's list of `from` and `value`. Default `conversations`."),
+    ] = None
     prompt: Annotated[
         Column | None, Field(description="Column with the input. Default `prompt` (alpaca: `instruction`).")
     ] = None
@@ -35,14 +31,109 @@ class Columns(Contract):
         Column | None, Field(description="Column with the answer. Default `completion` (alpaca: `output`).")
     ] = None
     system: Annotated[Column | None, Field(description="Column with a system prompt per row. Default `system`.")] = None
+    chosen: Annotated[
+        Column | None, Field(description="Column with the better answer (preference). Default `chosen`.")
+    ] = None
+    rejected: Annotated[
+        Column | None, Field(description="Column with the worse answer (preference). Default `rejected`.")
+    ] = None
+    label: Annotated[
+        Column | None,
+        Field(description="Column that says whether an answer is wanted, true or false (KTO). Default `label`."),
+    ] = None
+    text: Annotated[Column | None, Field(description="Column with plain text (text). Default `text`.")] = None
+    annotations: Annotated[
+        Column | None,
+        Field(
+            description="Column with the labels that several people gave the row, a list or an object by person; only "
+            "for the check `agreement`. Default `annotations`."
+        ),
+    ] = None
 
     RULES = (
         Rule(
-            cel="!has(self.messages) || (!has(self.prompt) && !has(self.completion) && !has(self.system))",
-            message="columns.messages belongs to chat rows, prompt, completion and system to the others; keep one kind",
-            holds=lambda c: c.messages is None or (c.prompt is None and c.completion is None and c.system is None),
+            cel="(!has(self.messages) && !has(self.conversations)) || (!has(self.prompt) && !has(self.completion) && "
+            "!has(self.chosen) && !has(self.rejected) && !has(self.label))",
+            message="columns.messages belongs to chat rows, prompt, completion, chosen, rejected and label to the "
+            "others; keep one kind",
+            holds=lambda c: (
+                (c.messages is None and c.conversations is None)
+                or not (c.prompt or c.completion or c.chosen or c.rejected or c.label)
+            ),
+        ),
+        Rule(
+            cel="!has(self.messages) || !has(self.conversations)",
+            message="columns.messages and columns.conversations name the same list; keep one of them",
+            holds=lambda c: c.messages is None or c.conversations is None,
+            field_path="conversations",
+        ),
+        Rule(
+            cel="!has(self.label) || (!has(self.chosen) && !has(self.rejected))",
+            message="columns.label judges one answer, chosen and rejected compare two; keep one kind",
+            holds=lambda c: c.label is None or (c.chosen is None and c.rejected is None),
+            field_path="label",
+        ),
+        Rule(
+            cel="!has(self.text) || (!has(self.messages) && !has(self.conversations) && !has(self.prompt) && "
+            "!has(self.completion) && !has(self.system) && !has(self.chosen) && !has(self.rejected) && "
+            "!has(self.label))",
+            message="columns.text belongs to plain text, which has no other part; leave the others out, or use prompt "
+            "for an input",
+            holds=lambda c: (
+                c.text is None
+                or not (
+                    c.messages
+                    or c.conversations
+                    or c.prompt
+                    or c.completion
+                    or c.system
+                    or c.chosen
+                    or c.rejected
+                    or c.label
+                )
+            ),
+            field_path="text",
         ),
     )
+
+
+class Provenance(Contract):
+    """Where a data set comes from and what it may be used for; recorded in the lineage of every version."""
+
+    origin: Annotated[
+        str | None,
+        Field(
+            description="Where the rows come from, for example `support tickets 2025, exported by team-a`. At most "
+            "512 characters.",
+            min_length=1,
+            max_length=512,
+        ),
+    ] = None
+    licence: Annotated[
+        str | None,
+        Field(
+            description="Licence of the data, best an SPDX identifier such as `CC-BY-4.0`, or `proprietary`. At most "
+            "128 characters.",
+            min_length=1,
+            max_length=128,
+        ),
+    ] = None
+    collected_at: Annotated[
+        str | None,
+        Field(
+            description="When the rows were collected: a year, a month or a day, `2025`, `2025-11` or `2025-11-30`.",
+            max_length=10,
+            pattern=r"^[0-9]{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?$",
+        ),
+    ] = None
+    contact: Annotated[
+        str | None,
+        Field(
+            description="Who answers for the data: a team or a mail address. At most 256 characters.",
+            min_length=1,
+            max_length=256,
+        ),
+    ] = None
 
 
 class Dataset(Contract):
@@ -59,7 +150,8 @@ class Dataset(Contract):
         Format,
         Field(
             description="Layout of a row: `chat` (messages with role and content), `alpaca` (instruction, input, "
-            "output), `promptCompletion` (prompt, completion). `auto` looks at the first rows and says what it saw."
+            "output), `promptCompletion` (prompt, completion), `preference` (prompt, chosen, rejected, or prompt, "
+            "completion, label), `text` (plain text). `auto` looks at the first rows and says what it saw."
         ),
     ] = "auto"
     weight: Annotated[
@@ -72,9 +164,12 @@ class Dataset(Contract):
         ),
     ] = 1.0
     columns: Annotated[Columns | None, Field(description="Column names that differ from the format's own.")] = None
+    provenance: Annotated[
+        Provenance | None, Field(description="Origin, licence, date and contact, recorded in the lineage.")
+    ] = None
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read this source with.")] = None
 
-    RULES = (*source_rules(), PREFERENCE_RULE)
+    RULES = source_rules()
 
 
 class _Holdout(Contract):
@@ -88,7 +183,6 @@ class _Holdout(Contract):
 
     RULES = (
         *source_rules(optional=True),
-        PREFERENCE_RULE,
         Rule(
             cel="has(self.source) || (self.format == 'auto' && !has(self.secretRef))",
             message="format and secretRef of a split describe its own source; add source, or leave them out",
@@ -139,11 +233,11 @@ class Replay(Contract):
     ] = 0.15
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read this source with.")] = None
 
-    RULES = (*source_rules(), PREFERENCE_RULE)
+    RULES = source_rules()
 
 
 class Checks(Contract):
-    """What is checked before a GPU is held."""
+    """What is checked before a GPU is held: `ignore`, `warn` (a finding), `fail` (the job ends) or a way to mend it."""
 
     minimum_rows: Annotated[
         int,
@@ -154,23 +248,109 @@ class Checks(Contract):
             le=100_000_000,
         ),
     ] = 50
-    duplicates: Annotated[
-        Literal["drop", "warn", "fail"],
-        Field(description="Exact duplicates: keep the first (`drop`), report only (`warn`), or end the job (`fail`)."),
-    ] = "drop"
-    pii: Annotated[
-        Literal["ignore", "redact"],
-        Field(description="Personal data in rows. `redact` is not available in this version and is refused."),
-    ] = "ignore"
-
-    RULES = (
-        Rule(
-            cel="self.pii == 'ignore'",
-            message="pii: redact is not available in this version; redact before upload and set pii: ignore",
-            holds=lambda s: s.pii == "ignore",
-            field_path="pii",
+    size: Annotated[
+        Literal["ignore", "warn", "fail"],
+        Field(
+            description="Train rows against the breadth of the task: 50 for a narrow one, 1,000 for a free one "
+            "(docs/data.md names the sources). Default `warn`."
         ),
-    )
+    ] = "warn"
+    duplicates: Annotated[
+        Literal["ignore", "warn", "fail", "drop"],
+        Field(
+            description="Exact duplicates: keep the first (`drop`, default), report only (`warn`), or end the job "
+            "(`fail`)."
+        ),
+    ] = "drop"
+    near_duplicates: Annotated[
+        Literal["ignore", "warn", "fail", "drop"],
+        Field(
+            description="Inputs that differ in little more than case, punctuation or a word (MinHash, Jaccard 0.85): "
+            "`drop` keeps one of each cluster. They never cross splits, whatever this says. Default `warn`."
+        ),
+    ] = "warn"
+    leaks: Annotated[
+        Literal["warn", "fail", "drop"],
+        Field(
+            description="Inputs of train or replay that are (nearly) held out too: `drop` (default) removes them from "
+            "what is trained. `warn` keeps them and the numbers of the evaluation are too good."
+        ),
+    ] = "drop"
+    seen_before: Annotated[
+        Literal["ignore", "warn", "fail"],
+        Field(
+            description="Test rows that the version now released, or the one training starts from, was trained on: "
+            "comparisons with it are unfair. Default `warn`."
+        ),
+    ] = "warn"
+    conflicting_answers: Annotated[
+        Literal["ignore", "warn", "fail", "drop"],
+        Field(
+            description="The same input with different answers: `drop` removes every row of such an input. Default "
+            "`warn`."
+        ),
+    ] = "warn"
+    balance: Annotated[
+        Literal["ignore", "warn", "fail"],
+        Field(description="Classes that are rare (under 10 rows) or dominate (over 80 %). Default `warn`."),
+    ] = "warn"
+    agreement: Annotated[
+        Literal["ignore", "warn", "fail"],
+        Field(
+            description="Agreement of the people in column `annotations`: Krippendorff's alpha below 0.667 is "
+            "reported. Default `warn`."
+        ),
+    ] = "warn"
+    answers: Annotated[
+        Literal["ignore", "warn", "fail", "drop"],
+        Field(
+            description="Answers that break evaluation.task (schema, labelPath): end the job (`fail`, default), or "
+            "`drop` the rows."
+        ),
+    ] = "fail"
+    empty_answers: Annotated[
+        Literal["ignore", "warn", "fail", "drop"],
+        Field(
+            description="Answers that say nothing, such as `N/A`, `-` or `TODO`. Default `warn`. An answer without any "
+            "text always ends the job, unless this is `drop`."
+        ),
+    ] = "warn"
+    refusals: Annotated[
+        Literal["ignore", "warn", "fail", "drop"],
+        Field(
+            description="Answers that refuse, such as `As an AI`: usually left over from the model that wrote the "
+            "data. Default `warn`."
+        ),
+    ] = "warn"
+    encoding: Annotated[
+        Literal["ignore", "warn", "fail", "repair"],
+        Field(
+            description="Mojibake, replacement, control and bidirectional characters. `repair` mends what can be "
+            "mended without guessing and removes the others. Default `warn`."
+        ),
+    ] = "warn"
+    language: Annotated[
+        Literal["ignore", "warn", "fail", "drop"],
+        Field(
+            description="Rows in another language than most rows: reported when they are 2-20 %, which is likely an "
+            "accident; `drop` removes them. Default `warn`."
+        ),
+    ] = "warn"
+    edge_cases: Annotated[
+        Literal["ignore", "warn", "fail"],
+        Field(
+            description="Share of rows with an unusually short or long input or a rare class: told, and a warning "
+            "below 1 %. Default `warn`."
+        ),
+    ] = "warn"
+    pii: Annotated[
+        Literal["ignore", "warn", "fail", "redact"],
+        Field(
+            description="Personal data (mail, phone, IBAN, card, IP, national ids). `redact` puts `<EMAIL_ADDRESS>` "
+            "and the like in their place, in every split; the changed share of test is told. Default `ignore`: it "
+            "takes time (docs/data.md)."
+        ),
+    ] = "ignore"
 
 
 class Data(Contract):
@@ -190,6 +370,31 @@ class Data(Contract):
     test: Annotated[Test, Field(description="Judges baseline and result; train pods never read it.")] = Test()
     replay: Annotated[Replay | None, Field(description="General data mixed into training against forgetting.")] = None
     checks: Annotated[Checks, Field(description="Checks made before a GPU is held.")] = Checks()
+    loss: Annotated[
+        Literal["assistant", "completion", "all"],
+        Field(
+            description="Which tokens are learned: `assistant` (default) all answers of a conversation, `completion` "
+            "the last one, `all` every token, prompts included. Plain text needs `all`. Evaluation always judges the "
+            "last answer."
+        ),
+    ] = "assistant"
+    overlong: Annotated[
+        Literal["truncate", "drop", "fail"],
+        Field(
+            description="Examples longer than training.maxLength: `truncate` (default) cuts the left of the prompt "
+            "behind its system message, `drop` leaves the row out, `fail` ends the job. An answer is never cut: where "
+            "it does not fit alone the row is dropped."
+        ),
+    ] = "truncate"
+    system_prompt: Annotated[
+        str | None,
+        Field(
+            description="System prompt for rows that have none of their own, in every split but replay and "
+            "outOfDomain. Serve with the same one. At most 8,192 characters.",
+            min_length=1,
+            max_length=8192,
+        ),
+    ] = None
     group_by: Annotated[
         JSONPath | None,
         Field(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_api.base import Contract, Rule
 from finetune_api.common import JSONPath, SecretRef
-from finetune_api.job.data import PREFERENCE_RULE, Format
+from finetune_api.job.data import Format
 from finetune_api.job.model import Source, source_rules
 
 MetricName = Literal[
@@ -143,7 +143,7 @@ class OutOfDomain(Contract):
     format: Annotated[Format, Field(description="Layout of a row; see data.train[].format.")] = "auto"
     secret_ref: Annotated[SecretRef | None, Field(description="Secret to read this source with.")] = None
 
-    RULES = (*source_rules(), PREFERENCE_RULE)
+    RULES = (*source_rules(),)
 
 
 class Generation(Contract):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -63,6 +63,10 @@ def source_rules(hf: str = _HF_DATASET, *, optional: bool = False) -> tuple[Rule
     )
 
 
+CHAT_TEMPLATES = ("tokenizer", "chatml", "gemma", "llama3", "mistral", "plain")
+"""Names that model.chatTemplate knows besides a template of its own."""
+
+
 class BaseModelSource(Contract):
     """The model to tune."""
 
@@ -87,8 +91,44 @@ class BaseModelSource(Contract):
         Field(description="Secret for a gated or private model: key `HF_TOKEN` for hf://, the AWS keys for s3://."),
     ] = None
 
+    dtype: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        Field(
+            description="What the weights are loaded in and computed with. `auto` (default): bf16 on a GPU, fp32 on a "
+            "CPU. fp32 takes twice the memory and is not for qlora, whose 4-bit weights are computed in bf16."
+        ),
+    ] = "auto"
+    attention: Annotated[
+        Literal["auto", "sdpa", "flash", "eager"],
+        Field(
+            description="How attention is computed. `sdpa`: PyTorch's own. `flash`: PyTorch's kernel for rows of "
+            "several examples, on a GPU in 16 bit. `eager`: plain products, for models that need it; slow. `auto` "
+            "(default): flash where examples share rows on a GPU in 16 bit, else sdpa."
+        ),
+    ] = "auto"
+    chat_template: Annotated[
+        str,
+        Field(
+            description="How a conversation becomes text: `tokenizer` (default) the template beside the tokenizer, a "
+            "built-in one (`chatml`, `gemma`, `llama3`, `mistral`, `plain`; `plain` needs no special token but the "
+            "end), or a Jinja template. It is saved with the adapter: serve with it. At most 32,768 characters.",
+            min_length=1,
+            max_length=32_768,
+        ),
+    ] = "tokenizer"
+
     RULES = (
         *source_rules(_HF_MODEL),
+        Rule(
+            cel="self.chatTemplate in ["
+            + ", ".join(f"'{name}'" for name in CHAT_TEMPLATES)
+            + "] || self.chatTemplate.contains('{')",
+            message="model.chatTemplate is neither a known name nor a Jinja template; use "
+            + ", ".join(CHAT_TEMPLATES)
+            + ", or write the template itself",
+            holds=lambda m: m.chat_template in CHAT_TEMPLATES or "{" in m.chat_template,
+            field_path="chatTemplate",
+        ),
         Rule(
             cel="self.revision == 'main' || self.source.startsWith('hf://')",
             message="model.revision belongs to hf:// sources; leave it out, the files' digest pins the model",

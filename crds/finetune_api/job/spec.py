@@ -32,8 +32,8 @@ class FineTuneJobSpec(Contract):
     evaluation: Annotated[Evaluation, Field(description="How the result is judged.")] = Evaluation()
     output: Annotated[Output, Field(description="What is released, and in which form.")]
     tracking: Annotated[
-        Tracking | None, Field(description="Where the curves are shown besides the run's own report. Default: nowhere.")
-    ] = None
+        Tracking, Field(description="Where the curves are shown besides the run's own report. Default: nowhere.")
+    ] = Tracking()
     suspend: Annotated[
         bool, Field(description="true stops the pods (a checkpoint is saved) and false resumes. Default false.")
     ] = False
@@ -81,6 +81,34 @@ class FineTuneJobSpec(Contract):
             message="training.precision: qlora computes in bf16; use auto or bf16, or set method.type to lora",
             holds=lambda s: s.training.precision != "fp32" or s.method.type != "qlora",
             field_path="training.precision",
+        ),
+        Rule(
+            cel="self.model.dtype != 'fp32' || self.method.type != 'qlora'",
+            message="model.dtype fp32 cannot be had with method.type qlora, whose 4-bit weights are computed in bf16; "
+            "use dtype: auto, or type: lora",
+            holds=lambda s: s.model.dtype != "fp32" or s.method.type != "qlora",
+            field_path="model",
+        ),
+        Rule(
+            cel="self.training.precision == 'auto' || self.model.dtype == 'auto' || self.training.precision == "
+            "self.model.dtype",
+            message="training.precision and model.dtype differ; set one of them and leave the other auto",
+            holds=lambda s: "auto" in (s.training.precision, s.model.dtype) or s.training.precision == s.model.dtype,
+            field_path="training.precision",
+        ),
+        Rule(
+            cel="self.method.objective != 'sft' || self.data.train.all(d, !has(d.format) || d.format != 'preference')",
+            message="format preference has a better and a worse answer, objective sft learns from one; set "
+            "method.objective: dpo, or use chat, alpaca or promptCompletion",
+            holds=lambda s: s.method.objective != "sft" or all(d.format != "preference" for d in s.data.train),
+            field_path="method.objective",
+        ),
+        Rule(
+            cel="self.data.loss == 'all' || self.data.train.all(d, !has(d.format) || d.format != 'text')",
+            message="format text has no answer that data.loss could pick; set data.loss: all, or name prompt and "
+            "completion with columns",
+            holds=lambda s: s.data.loss == "all" or all(d.format != "text" for d in s.data.train),
+            field_path="data.loss",
         ),
     )
 

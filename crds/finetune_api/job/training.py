@@ -117,8 +117,8 @@ class Training(Contract):
         Scheduler,
         Field(
             description="Course of the learning rate after the warm-up: `cosine` to 0 (default), `cosineWithMinLr` to "
-            "a tenth of the peak, `linear` to 0, `constantWithWarmup`, `constant` (no warm-up), `wsd` (warm-up, stable, "
-            "and decay over the last fifth of maxSteps; Hägele et al. 2024)."
+            "a tenth of the peak, `linear` to 0, `constantWithWarmup`, `constant` (no warm-up), `wsd` (warm-up, "
+            "stable, and decay over the last fifth of maxSteps; Hägele et al. 2024)."
         ),
     ] = "cosine"
     warmup_ratio: Annotated[

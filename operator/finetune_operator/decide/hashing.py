@@ -35,6 +35,7 @@ def fingerprint(
     return _digest(
         {
             "model": prepared.model_digest,
+            "dtype": spec.model.dtype,
             "data": prepared.data_digest,
             "method": wire["method"] | {"type": plan.method} | start,
             "training": training | {"totalSteps": plan.total_steps},

@@ -56,6 +56,7 @@ class Demand:
     sequences: int = 1
     """Sequences of an example: 2 for dpo."""
     checkpointing: bool = True
+    flash_attention: bool = False
     answered_rows: int = 0
     """Validation rows that are answered during training."""
 
@@ -84,6 +85,7 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
         optimizer=demand.optimizer,
         sequences=demand.sequences,
         checkpointing=demand.checkpointing,
+        flash_attention=demand.flash_attention,
     )
     answered = min(demand.answered_rows, demand.validation_rows)
     peaks = [
@@ -149,11 +151,16 @@ def largest_micro_batch(demand: Demand, memory_gib: float) -> int:
     return micro
 
 
+def fsdp_of(method: MethodType) -> Strategy:
+    """What the runner's fsdp does with a method (training/strategies/fsdp.py)."""
+    return "fsdpBase" if method == "qlora" else "fsdp2"
+
+
 def sharded_gpus(demand: Demand, memory_gib: float, most_gpus: int) -> int | None:
     """Fewest GPUs over which FSDP would make training fit; None when even `most_gpus` do not."""
     for gpus in (2, 4, 8, 16, 32, 64):
         if gpus > most_gpus:
             return None
-        if fit(train_breakdown(replace(demand, strategy="fsdp", gpus=gpus), 1), memory_gib) == "Fits":
+        if fit(train_breakdown(replace(demand, strategy=fsdp_of(demand.method), gpus=gpus), 1), memory_gib) == "Fits":
             return gpus
     return None

@@ -19,6 +19,7 @@ from finetune_operator.planner.gain import minimum_detectable_gain
 from finetune_operator.planner.gpus import MethodType, Range, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
 from finetune_operator.planner.shape import ModelShape, UnknownShapeError, shape_of
+from finetune_operator.planner.strategy import memory_strategy_of
 from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
 from finetune_operator.planner.workload import SEQUENCES, Workload, prompt_tokens, workload_of
 
@@ -53,11 +54,21 @@ def demand_of(
         strategy="ddp" if processes > 1 else "single",
         gpus=processes,
         bits=spec.method.bits or DEFAULT_BITS,
-        full_precision=spec.training.precision == "fp32",
+        full_precision="fp32" in (spec.training.precision, spec.model.dtype),
         dora=spec.method.use_dora,
         optimizer=spec.training.optimizer,
         sequences=SEQUENCES[spec.method.objective],
         checkpointing=spec.training.gradient_checkpointing != "disabled",
+    )
+
+
+def _as_planned(demand: Demand, plan: TrainPlan) -> Demand:
+    """The demand under the plan's strategy."""
+    return replace(
+        demand,
+        strategy=memory_strategy_of(plan),
+        checkpointing=plan.gradient_checkpointing,
+        flash_attention=plan.attention == "flash",
     )
 
 
@@ -104,7 +115,9 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
     except UnknownShapeError as error:
         return Forecast(fit="Unknown", notes=[f"no forecast of memory and time: {error}"[:NOTE_LIMIT]], **known)
     processes = plan.nodes * plan.gpus_per_node
-    demand = demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing)
+    demand = _as_planned(
+        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
+    )
     case = _Case(spec, resolved, prepared, plan, shape, work, demand)
     memory = stage_memory(demand, plan.micro_batch_size, merges=case.merges)
     seconds, timed = _timing(case)
@@ -129,7 +142,9 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     work = workload_of(spec, prepared)
     shape = shape_of(prepared.model)
     processes = plan.nodes * plan.gpus_per_node
-    demand = demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing)
+    demand = _as_planned(
+        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
+    )
     memory_gib = resolved.pool_spec.gpu_memory_gib
     stages = stage_memory(demand, 1, merges=demand.serves_merged)
     name, breakdown = max(stages.items(), key=lambda stage: stage[1].device_bytes)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from finetune_api.common import duration_s
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
-from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
+from finetune_api.stages import ModelFacts, PrepareResult, Strategy, TrainPlan
 from finetune_operator.planner.fit import (
     LARGEST_MICRO_BATCH,
     Demand,
@@ -18,10 +18,12 @@ from finetune_operator.planner.fit import (
     worst_fit,
 )
 from finetune_operator.planner.forecast import demand_of, merged_form_fits
-from finetune_operator.planner.gpus import MethodType
+from finetune_operator.planner.gpus import MethodType, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.shape import UnknownShapeError, shape_of
 from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
+from finetune_operator.planner.strategy import Choice, choose, memory_strategy
+from finetune_operator.planner.throughput import training_flops_per_token
 from finetune_operator.planner.workload import workload_of
 
 TRAIN_SHARE_OF_BUDGET = 0.7
@@ -50,15 +52,29 @@ def _method_without_shape(facts: ModelFacts, memory_gib: float) -> MethodType:
     return "lora" if 2 * facts.parameters <= WEIGHTS_SHARE * memory_gib * GIB else "qlora"
 
 
-def _recomputes(spec: FineTuneJobSpec, gpus: int) -> bool:
+def _as_asked(
+    choice: Choice, spec: FineTuneJobSpec, demand: Demand | None, memory_gib: float, processes: int
+) -> Choice:
+    """The choice with training.gradientCheckpointing as the user says, and the micro-batch that goes with it."""
     asked = spec.training.gradient_checkpointing
-    return bool(gpus) if asked == "auto" else asked == "enabled"
+    if asked == "auto":
+        return choice
+    choice = replace(choice, checkpointing=asked == "enabled")
+    if demand is None:
+        return choice
+    strategy = memory_strategy(choice.strategy, demand.method, choice.zero_stage)
+    spread = replace(demand, strategy=strategy, gpus=processes, checkpointing=choice.checkpointing)
+    return replace(choice, largest_micro_batch=largest_micro_batch(spread, memory_gib))
 
 
-def _precision(spec: FineTuneJobSpec, gpus: int) -> Literal["fp32", "bf16"]:
-    if spec.training.precision != "auto":
-        return spec.training.precision
-    return "bf16" if gpus else "fp32"
+def _refuse_optimizer(spec: FineTuneJobSpec, strategy: Strategy, method: MethodType) -> None:
+    """Bitsandbytes' and Adafactor's states cannot be cut into parts. FSDP with qlora keeps the adapter whole."""
+    cut = strategy == "deepspeed" or (strategy == "fsdp" and method == "lora")
+    if cut and spec.training.optimizer != "adamw_torch_fused":
+        raise PlanError(
+            f"training.optimizer: the states of {spec.training.optimizer} cannot be shared out by strategy {strategy} "
+            f"with {method}; use adamw_torch_fused, or compute.strategy: ddp"
+        )
 
 
 def _demand(
@@ -74,6 +90,33 @@ def _demand(
     packed = packs(spec.training, steps, resolved.gpus_per_node, packable=spec.method.objective == "sft")
     work = workload_of(spec, prepared)
     return demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
+
+
+def _precision(spec: FineTuneJobSpec, gpus: int) -> Literal["fp32", "bf16"]:
+    for asked in (spec.training.precision, spec.model.dtype):
+        if asked != "auto":
+            return asked
+    return "bf16" if gpus else "fp32"
+
+
+def _attention(spec: FineTuneJobSpec, *, packed: bool, gpus: int, precision: str) -> Literal["sdpa", "flash", "eager"]:
+    """Raises PlanError when flash is asked for where its kernel does not run."""
+    can = gpus > 0 and precision == "bf16"
+    wanted = spec.model.attention
+    if wanted == "flash" and not can:
+        raise PlanError("model.attention: flash needs a GPU and model.dtype bf16; use attention: auto")
+    if wanted != "auto":
+        return wanted
+    return "flash" if can and packed else "sdpa"
+
+
+def _speed_facts(resolved: Resolved, demand: Demand | None, mean_length: float) -> dict[str, Any]:
+    """What the runner needs to tell its model FLOPs utilisation; recomputation is not useful work."""
+    gpu = gpu_of(resolved.pool_spec, resolved.pool)
+    if demand is None or gpu is None:
+        return {}
+    operations = training_flops_per_token(demand.shape, mean_length, checkpointing=False)
+    return {"gpu_peak_tflops": gpu.tflops, "flops_per_token": float(operations)}
 
 
 def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, spent_cost: float = 0.0) -> TrainPlan:
@@ -93,17 +136,30 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     else:
         method = _method_without_shape(prepared.model, memory_gib) if gpus else "lora"
 
-    largest = 1 if gpus else LARGEST_MICRO_BATCH
+    packed = packs(spec.training, steps, gpus, packable=spec.method.objective == "sft")
+    precision = _precision(spec, gpus)
+    attention = _attention(spec, packed=packed, gpus=gpus, precision=precision)
     if demand is not None:
-        demand = replace(demand, method=method)
-        largest = largest_micro_batch(demand, memory_gib)
+        demand = replace(demand, method=method, flash_attention=attention == "flash")
+    choice = _as_asked(choose(spec.compute, demand, memory_gib, processes), spec, demand, memory_gib, processes)
+    _refuse_optimizer(spec, choice.strategy, method)
+    if demand is not None:
+        demand = replace(
+            demand,
+            strategy=memory_strategy(choice.strategy, method, choice.zero_stage),
+            gpus=processes,
+            checkpointing=choice.checkpointing,
+        )
+    largest = choice.largest_micro_batch if gpus else LARGEST_MICRO_BATCH
     micro, accumulation = split_batch(
         spec.training.global_batch_size, processes, largest, spec.training.micro_batch_size
     )
     need = None if demand is None else round(train_breakdown(demand, micro).device_bytes / GIB, 1)
     return TrainPlan(
         method=method,
-        strategy="ddp" if processes > 1 else "single",
+        strategy=choice.strategy,
+        zero_stage=choice.zero_stage,
+        offload=choice.offload,
         nodes=spec.compute.nodes,
         gpus_per_node=gpus,
         total_steps=steps.total,
@@ -111,10 +167,14 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         gradient_accumulation=accumulation,
         extend_to=steps.extend_to,
         eval_steps=steps.eval_every,
-        packing=packs(spec.training, steps, gpus, packable=spec.method.objective == "sft"),
-        gradient_checkpointing=_recomputes(spec, gpus),
-        precision=_precision(spec, gpus),
+        packing=packed,
+        attention=attention,
+        gradient_checkpointing=choice.checkpointing
+        if spec.training.gradient_checkpointing != "auto"
+        else bool(gpus) and choice.checkpointing,
+        precision=precision,
         time_budget_seconds=_time_budget_seconds(spec, resolved, spent_cost),
         forecast_gpu_memory_gib=need,
+        **_speed_facts(resolved, demand, workload_of(spec, prepared).mean_length),
         judge_both_forms=demand is None or method == "lora" or merged_form_fits(demand, prepared.model, resolved),
     )

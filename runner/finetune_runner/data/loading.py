@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,7 +17,8 @@ from finetune_runner.context import StageContext
 from finetune_runner.data.json_path import value_at
 from finetune_runner.data.records import BadRow, BadRows, Record, RowError
 from finetune_runner.data.registry import modules_of
-from finetune_runner.data.rows import Message, Row, make_row
+from finetune_runner.data.row_parts import annotations_of, as_parsed, with_system_prompt
+from finetune_runner.data.rows import Message, Parsed, Row, make_row
 from finetune_runner.errors import StageError
 
 _LOOKED_AT = 20
@@ -37,12 +39,13 @@ class RowFormat(Protocol):
 
     NAME: str
     SHAPE: str
+    RANK: int
 
     def matches(self, value: dict[str, Any], columns: Columns) -> bool:
         """Whether a row looks like this format."""
 
-    def parse(self, value: dict[str, Any], columns: Columns) -> list[Message]:
-        """The row's messages. Raises RowError."""
+    def parse(self, value: dict[str, Any], columns: Columns) -> list[Message] | Parsed:
+        """The row's messages, or what more a row of this format holds. Raises RowError."""
 
 
 class SourceScheme(Protocol):
@@ -65,29 +68,36 @@ class Wanted:
     columns: Columns = field(default_factory=Columns)
     secret_ref: SecretRef | None = None
     group_by: str | None = None
+    system_prompt: str | None = None
+    """For rows without a system message of their own."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the spec says about where the rows come from, for the lineage."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """A row and where it came from."""
+class Fetched:
+    """The files of a source, on this machine."""
 
-    row: Row
-    origin: str
+    wanted: Wanted
+    paths: dict[str, Path]
+    """By name."""
+    files: list[dict[str, Any]]
+    """Name, bytes and sha256 of every file, for the lineage."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     """What a source gave."""
 
-    examples: list[Example]
+    rows: int
     format: str
     finding: Finding
-    files: list[dict[str, Any]]
-    """Name, bytes and sha256 of every file, for the lineage."""
+    system_prompts_added: int = 0
+    """Rows that got the spec's system prompt."""
 
 
-def load(context: StageContext, wanted: Wanted, folder: Path) -> Loaded:
-    """Read one source.
+def fetch(context: StageContext, wanted: Wanted, folder: Path) -> Fetched:
+    """Bring a source's files here.
 
     Args:
         context: for storage, secrets and stopping.
@@ -95,56 +105,97 @@ def load(context: StageContext, wanted: Wanted, folder: Path) -> Loaded:
         folder: where copies may be put.
 
     Raises:
-        StageError: INVALID_DATA naming file, row and fix; SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE.
+        StageError: INVALID_DATA when there is no data file; SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE.
     """
-    files = _data_files(context, wanted, folder)
-    records: list[Record] = []
+    paths = _data_files(context, wanted, folder)
+    return Fetched(wanted, paths, [_facts(name, path) for name, path in paths.items()])
+
+
+def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], object]) -> Loaded:
+    """Read a fetched source, one row at a time.
+
+    Args:
+        context: for stopping.
+        fetched: the files.
+        keep: is given each row and its origin.
+
+    Raises:
+        StageError: INVALID_DATA naming file, row and fix.
+    """
+    wanted = fetched.wanted
+    where = f"{wanted.place} ({wanted.source})"
     bad = BadRows()
-    for name, path in files.items():
+    records = _records(context, fetched.paths, bad)
+    first = list(islice(records, _LOOKED_AT))
+    if not first:
+        bad.raise_if_any(where)
+        raise StageError(
+            ExitCode.INVALID_DATA, f"{where}: {', '.join(fetched.paths)} has no rows", "give it at least 50 rows"
+        )
+    row_format, saw = choose_format(first, wanted, bad)
+    rows = added = 0
+    for record in chain(first, records):
+        try:
+            parsed = as_parsed(row_format.parse(record.value, wanted.columns))
+            parsed = replace(parsed, annotations=annotations_of(record.value, wanted.columns))
+            group = _group(record, wanted.group_by)
+        except RowError as error:
+            seems = _other_format(record, row_format, wanted.columns)
+            message = f"{error.message}; it looks like format {seems}" if seems else error.message
+            hint = (
+                f"give rows of format {seems} a file and an entry of data.train of their own" if seems else error.hint
+            )
+            bad.add(BadRow(record.file, record.position, message, hint))
+            continue
+        prompted = with_system_prompt(parsed, wanted.system_prompt)
+        added += prompted is not parsed
+        rows += 1
+        keep(make_row(prompted, group), record.origin)
+    bad.raise_if_any(where)
+    if wanted.system_prompt is not None:
+        saw = f"{saw}; data.systemPrompt was added to {added} of {rows} rows"
+    finding = Finding(check="format", severity="info", message=f"{wanted.place}: {saw}"[:512], rows=rows)
+    return Loaded(rows, row_format.NAME, finding, added)
+
+
+def _records(context: StageContext, paths: dict[str, Path], bad: BadRows) -> Iterator[Record]:
+    """The rows of all files; bad ones are counted instead."""
+    for name, path in paths.items():
         for number, item in enumerate(_container(name).read(path, name)):
             if number % _STOP_EVERY == 0:
                 context.check_stop()
             if isinstance(item, BadRow):
                 bad.add(item)
             else:
-                records.append(item)
-    where = f"{wanted.place} ({wanted.source})"
-    if not records:
-        bad.raise_if_any(where)
-        raise StageError(ExitCode.INVALID_DATA, f"{where}: {', '.join(files)} has no rows", "give it at least 50 rows")
-    row_format, saw = choose_format(records, wanted, bad)
-    examples = []
-    for record in records:
-        try:
-            messages = row_format.parse(record.value, wanted.columns)
-            examples.append(Example(make_row(messages, _group(record, wanted.group_by)), record.origin))
-        except RowError as error:
-            bad.add(BadRow(record.file, record.position, error.message, error.hint))
-    bad.raise_if_any(where)
-    return Loaded(
-        examples,
-        row_format.NAME,
-        Finding(check="format", severity="info", message=f"{wanted.place}: {saw}"[:512], rows=len(examples)),
-        [_facts(name, path) for name, path in files.items()],
-    )
+                yield item
 
 
-def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[RowFormat, str]:
-    """The format asked for, or the one that most of the first rows look like, and words for what was seen.
+def _formats() -> dict[str, RowFormat]:
+    modules = modules_of("finetune_runner.data.formats").values()
+    return {item.NAME: item for item in (cast(RowFormat, module) for module in modules)}
+
+
+def _other_format(record: Record, used: RowFormat, columns: Columns) -> str:
+    """The format that a row looks like when it does not look like the one that is used; empty when there is none."""
+    if used.matches(record.value, columns):
+        return ""
+    return next((name for name, item in _formats().items() if item.matches(record.value, columns)), "")
+
+
+def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tuple[RowFormat, str]:
+    """The format asked for, or the one that at least half of the first rows look like, and words for what was seen.
 
     Raises:
         StageError: INVALID_DATA naming the columns that were seen, when no format fits.
     """
-    formats = {
-        item.NAME: item for item in (cast(RowFormat, m) for m in modules_of("finetune_runner.data.formats").values())
-    }
-    columns = ", ".join(list(records[0].value)[:12]) or "none"
+    formats = _formats()
+    columns = ", ".join(list(dict.fromkeys(column for record in records for column in record.value))[:12]) or "none"
     if wanted.format != "auto":
         return formats[wanted.format], f"format {wanted.format} as asked for; columns: {columns}"
-    first = records[:_LOOKED_AT]
-    scores = {name: sum(item.matches(r.value, wanted.columns) for r in first) for name, item in formats.items()}
-    best = max(scores, key=lambda name: scores[name])
-    if not scores[best] or scores[best] * 2 < len(first):
+    scores = {name: sum(item.matches(r.value, wanted.columns) for r in records) for name, item in formats.items()}
+    likely = [name for name, score in scores.items() if score * 2 >= len(records)]
+    best = min(likely, key=lambda name: formats[name].RANK, default="")
+    if not best:
         bad.raise_if_any(f"{wanted.place} ({wanted.source})")
         shapes = "; ".join(f"{item.NAME} ({item.SHAPE})" for item in formats.values())
         raise StageError(
@@ -154,7 +205,7 @@ def choose_format(records: list[Record], wanted: Wanted, bad: BadRows) -> tuple[
         )
     return formats[
         best
-    ], f"format {best}: {scores[best]} of the first {len(first)} rows have {formats[best].SHAPE}; columns: {columns}"
+    ], f"format {best}: {scores[best]} of the first {len(records)} rows have {formats[best].SHAPE}; columns: {columns}"
 
 
 def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> dict[str, Path]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterator
+from tempfile import TemporaryFile
 from typing import Any, Literal, cast, get_args
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.context import StageContext
-from finetune_runner.data.rows import Row, read_rows
+from finetune_runner.data.rows import Row, iter_rows
 from finetune_runner.errors import StageError
 from finetune_runner.storage import join
 
 Split = Literal["train", "validation", "test", "replay", "out_of_domain"]
+ROW_HASHES_PATH = "prepare/row-hashes.dat"
+"""Path of the salted row hashes below the run's root."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -28,8 +33,8 @@ def load_manifest(context: StageContext) -> dict[str, Any]:
     )
 
 
-def load_split(context: StageContext, split: Split) -> list[Row]:
-    """The rows of a split, verified against the manifest; empty when the job has no such split.
+def iter_split(context: StageContext, split: Split) -> Iterator[Row]:
+    """The rows of a split one at a time, verified against the manifest first; none when the job has no such split.
 
     Raises:
         StageError: INVALID_DATA when the file is not the one that prepare wrote; storage errors.
@@ -37,14 +42,22 @@ def load_split(context: StageContext, split: Split) -> list[Row]:
     path = split_path(split)
     entry = load_manifest(context)["files"].get(path)
     if entry is None:
-        return []
-    data = context.storage.read_bytes(join(context.task.run_uri, path))
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != entry["sha256"]:
-        raise StageError(
-            ExitCode.INVALID_DATA,
-            f"{path} of run {context.task.job.run} was changed after stage prepare",
-            "nobody may write below runs/; start a new run",
-            f"sha256 {digest}, manifest says {entry['sha256']}",
-        )
-    return read_rows(data)
+        return
+    with context.storage.open_read(join(context.task.run_uri, path)) as stream, TemporaryFile() as copy:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+        copy.seek(0)
+        digest = hashlib.file_digest(copy, "sha256").hexdigest()
+        if digest != entry["sha256"]:
+            raise StageError(
+                ExitCode.INVALID_DATA,
+                f"{path} of run {context.task.job.run} was changed after stage prepare",
+                "nobody may write below runs/; start a new run",
+                f"sha256 {digest}, manifest says {entry['sha256']}",
+            )
+        copy.seek(0)
+        yield from iter_rows(copy)
+
+
+def load_split(context: StageContext, split: Split) -> list[Row]:
+    """See `iter_split`."""
+    return list(iter_split(context, split))

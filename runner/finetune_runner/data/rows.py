@@ -6,9 +6,9 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 Message = dict[str, str]
 """`{"role": "system" | "user" | "assistant", "content": text}`."""
@@ -64,6 +64,12 @@ class Row:
         """The assistant's answer."""
         return self.messages[-1]["content"]
 
+    @property
+    def content_key(self) -> str:
+        """Identity of what was asked and answered, whatever the system prompt; rows are found again by it."""
+        said = [message for message in self.messages if message["role"] != "system"]
+        return content_id(said, self.rejected, self.label)
+
     def to_wire(self) -> dict[str, Any]:
         """The JSON form."""
         return {
@@ -90,6 +96,15 @@ class Row:
         )
 
 
+@dataclass(frozen=True)
+class WrittenRows:
+    """What was written."""
+
+    rows: int
+    digest: str
+    """sha256 over the rows' content, whatever their compression."""
+
+
 def content_id(messages: Iterable[Message], rejected: str | None = None, label: bool | None = None) -> str:
     """Identity of a row's content."""
     content: Any = list(messages)
@@ -113,15 +128,33 @@ def make_row(content: Parsed | Iterable[Message], group: str = "") -> Row:
     )
 
 
-def write_rows(rows: Iterable[Row]) -> bytes:
+def write_rows_to(stream: BinaryIO, rows: Iterable[Row]) -> WrittenRows:
     """Rows as gzipped JSON lines. The same rows give the same bytes: no time stamp, no file name."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as target:
+    content = hashlib.sha256()
+    count = 0
+    with gzip.GzipFile(filename="", mode="wb", fileobj=stream, compresslevel=6, mtime=0) as target:
         for row in rows:
-            target.write(json.dumps(row.to_wire(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            wire = row.to_wire()
+            content.update((b"\n" if count else b"") + json.dumps(wire, sort_keys=True).encode())
+            target.write(json.dumps(wire, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            count += 1
+    return WrittenRows(count, content.hexdigest())
+
+
+def write_rows(rows: Iterable[Row]) -> bytes:
+    """See `write_rows_to`; for few rows."""
+    buffer = io.BytesIO()
+    write_rows_to(buffer, rows)
     return buffer.getvalue()
 
 
+def iter_rows(stream: BinaryIO) -> Iterator[Row]:
+    """Rows of gzipped JSON lines as `write_rows_to` makes them, one at a time."""
+    with gzip.GzipFile(fileobj=stream, mode="rb") as source:
+        for line in source:
+            yield Row.from_wire(json.loads(line))
+
+
 def read_rows(data: bytes) -> list[Row]:
-    """Rows of gzipped JSON lines as `write_rows` makes them."""
-    return [Row.from_wire(json.loads(line)) for line in gzip.decompress(data).split(b"\n") if line]
+    """See `iter_rows`; for few rows."""
+    return list(iter_rows(io.BytesIO(data)))

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
-
-from finetune_runner.data.near_duplicates import clusters, input_text
-from finetune_runner.data.rows import Row
 
 Part = Literal["train", "validation", "test"]
 
@@ -25,15 +23,6 @@ TEST_ROWS_WANTED = 220
 TEST_SHARE_MOST = 0.3
 _STEP = 0.05
 _FEWEST_CLUSTERS = 3
-
-
-def cluster_keys(rows: Sequence[Row]) -> list[str]:
-    """The key of each row's cluster: its group, else the smallest content id among its near-duplicates."""
-    labels = clusters([input_text(row) for row in rows])
-    smallest: dict[int, str] = {}
-    for row, label in zip(rows, labels, strict=True):
-        smallest[label] = min(row.id, smallest.get(label, row.id))
-    return [f"group:{row.group}" if row.group else smallest[label] for row, label in zip(rows, labels, strict=True)]
 
 
 def test_share(fraction: float, rows: int) -> float:
@@ -47,39 +36,42 @@ def place(seed: int, key: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big") / 2**64
 
 
-def assign(keys: Sequence[str], seed: int, validation: float, test: float) -> list[Part]:
-    """The split of each row, by the key of its cluster.
+def parts(
+    clusters: Callable[[], Iterable[tuple[float, str]]], validation: float, test: float
+) -> Iterator[tuple[str, Part]]:
+    """The split of each cluster.
 
     A split with a share gets at least one cluster when there are three: the one nearest to its end.
 
     Args:
-        keys: key of each row's cluster.
-        seed: the job's seed.
+        clusters: gives the place and key of each cluster, in their order; called twice.
         validation: share of validation; 0 = none.
         test: share of test; 0 = none.
     """
-    places = {key: place(seed, key) for key in keys}
-    parts: dict[str, Part] = {
-        key: "test" if where < test else "validation" if where >= 1 - validation else "train"
-        for key, where in places.items()
-    }
-    ordered = sorted(places, key=lambda key: (places[key], key))
-    if len(ordered) >= _FEWEST_CLUSTERS:
-        if test and "test" not in parts.values():
-            parts[ordered[0]] = "test"
-        if validation and "validation" not in parts.values():
-            parts[ordered[-1]] = "validation"
-        if "train" not in parts.values():
-            parts[ordered[len(ordered) // 2]] = "train"
-    return [parts[key] for key in keys]
+    counts = Counter(_part_at(where, validation, test) for where, _ in clusters())
+    borrowed: dict[int, Part] = {}
+    if counts.total() >= _FEWEST_CLUSTERS:
+        ends: tuple[tuple[Part, float, int], ...] = (("test", test, 0), ("validation", validation, counts.total() - 1))
+        borrowed = {position: part for part, share, position in ends if share and not counts[part]}
+        left = counts["train"] - sum(_part_of(position, counts) == "train" for position in borrowed)
+        if not left:
+            borrowed[counts.total() // 2] = "train"
+    for number, (where, key) in enumerate(clusters()):
+        yield key, borrowed.get(number) or _part_at(where, validation, test)
 
 
-def repetitions(row: Row, weight: float, seed: int) -> int:
+def _part_at(where: float, validation: float, test: float) -> Part:
+    return "test" if where < test else "validation" if where >= 1 - validation else "train"
+
+
+def _part_of(position: int, counts: Mapping[Part, int]) -> Part:
+    """The split of a cluster by its position in the order of places, before any is borrowed."""
+    if position < counts["test"]:
+        return "test"
+    return "train" if position < counts["test"] + counts["train"] else "validation"
+
+
+def repetitions(row_id: str, weight: float, seed: int) -> int:
     """How often a row of a dataset of this weight is used per epoch: the whole part, and the rest by the row's hash."""
     whole = math.floor(weight)
-    return whole + (place(seed, f"weight:{row.id}") < weight - whole)
-
-
-def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """The `count` rows (or all, when there are fewer) with the smallest hash."""
-    return sorted(rows, key=lambda row: (place(seed, f"sample:{row.id}"), row.id))[:count]
+    return whole + (place(seed, f"weight:{row_id}") < weight - whole)

@@ -29,7 +29,14 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
     for number, dataset in enumerate(data.train):
         columns = dataset.columns or Columns()
         wanted = Wanted(
-            f"data.train[{number}]", dataset.source, dataset.format, columns, dataset.secret_ref, data.group_by
+            f"data.train[{number}]",
+            dataset.source,
+            dataset.format,
+            columns,
+            dataset.secret_ref,
+            data.group_by,
+            data.system_prompt,
+            dataset.provenance.to_wire() if dataset.provenance is not None else {},
         )
         yield SplitSource(POOL, wanted, dataset.weight)
     others = {
@@ -40,4 +47,6 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
     }
     for split, (place, other) in others.items():
         if other is not None and other.source is not None:
-            yield SplitSource(split, Wanted(place, other.source, other.format, secret_ref=other.secret_ref))
+            system_prompt = data.system_prompt if split in ("validation", "test") else None
+            wanted = Wanted(place, other.source, other.format, secret_ref=other.secret_ref, system_prompt=system_prompt)
+            yield SplitSource(split, wanted)

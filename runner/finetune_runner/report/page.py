@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from finetune_api.job.evaluation import LOWER_IS_BETTER
 from finetune_runner.report.curve import loss_curve
 from finetune_runner.report.document import CLASSES_SHOWN, Document
+from finetune_runner.report.html import cell as _cell
+from finetune_runner.report.html import table as _table
+from finetune_runner.report.html import whole_page
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --good: #2a7; --soft: #8882; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; margin: .5rem 0; } td, th { border: 1px solid var(--line); padding: .3rem .6rem; }
-th { text-align: left; background: var(--soft); font-weight: 600; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-td.text { white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; max-width: 24rem; font-size: .9rem; }
-.wide { overflow-x: auto; } .note { color: #888; } svg { max-width: 100%; height: auto; }
-"""
 NOTHING = "-"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def render(document: Document, samples: Sequence[Mapping[str, Any]]) -> str:
@@ -29,7 +21,6 @@ def render(document: Document, samples: Sequence[Mapping[str, Any]]) -> str:
     job = document["job"]
     title = f"{document['adapter']}: evaluation of {job['namespace']}/{job['name']}, run {job['run']}"
     parts = [
-        f"<h1>{escape(title)}</h1>",
         _summary(document),
         "<h2>Metrics</h2>",
         _metrics(document),
@@ -43,12 +34,7 @@ def render(document: Document, samples: Sequence[Mapping[str, Any]]) -> str:
         parts += ["<h2>Loss</h2>", loss_curve(document["lossCurve"], document["primary"])]
     if samples:
         parts += ["<h2>Samples</h2>", _samples(samples)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return whole_page(title, parts)
 
 
 def _summary(document: Document) -> str:
@@ -65,17 +51,6 @@ def _summary(document: Document) -> str:
 def number(value: float | None) -> str:
     """Four significant digits, a dash for none."""
     return NOTHING if value is None else f"{value:.4g}"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of ready-made cells."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _cell(text: str, kind: str = "") -> str:
-    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
 def _metrics(document: Document) -> str:

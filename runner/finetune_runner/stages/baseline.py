@@ -63,7 +63,7 @@ def run(context: StageContext) -> StageResults:
     check_engine(spec.evaluation.engine)
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     settings = settings_for_rows(context, test)
-    tokenizer = load_tokenizer(fetch_model(context).path)
+    tokenizer = load_tokenizer(fetch_model(context).path, spec.model.chat_template)
     train = load_split(context, "train")
     prompts = _prompts(context, tokenizer, train, test)
     cache = _cache_uri(context, tokenizer, prompts, test, out_of_domain)
@@ -229,7 +229,7 @@ def ask_base(context: StageContext, share: Share) -> Measured:
     deterministic(spec.training.seed)
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, spec.model.chat_template)
     request = Request(
         model_path=model_path,
         method=method_of(task),

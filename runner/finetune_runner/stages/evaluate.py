@@ -170,7 +170,7 @@ def _examine_forms(context: StageContext, splits: Splits) -> Measured:
         make_merged(context, model_path, adapter, _merged_folder(context), method_of(task), pick_device(task.plan))
     found = measure(context, examine_forms, {"test": splits.test, "out_of_domain": splits.out_of_domain})
     if task.spec.output.served_as == "merged":
-        load_tokenizer(model_path).save_pretrained(str(_merged_folder(context)))
+        load_tokenizer(model_path, spec.model.chat_template).save_pretrained(str(_merged_folder(context)))
     return found
 
 
@@ -181,7 +181,7 @@ def examine_forms(context: StageContext, share: Share) -> Measured:
     deterministic(spec.training.seed)
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, spec.model.chat_template)
     found = Measured()
     for form in _forms(task):
         as_adapter = form == "adapter"

@@ -13,6 +13,8 @@ from typing import Any
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import EvaluateResult, PrepareResult, PublishResult, StageResults, StageTask, TrainResult
 from finetune_runner.context import StageContext
+from finetune_runner.data.prepared import ROW_HASHES_PATH
+from finetune_runner.data.row_hashes import ROW_HASHES
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.serving import ADAPTER_FILES, fetch_adapter
 from finetune_runner.evaluation.version import MANIFEST
@@ -20,6 +22,7 @@ from finetune_runner.model_source import fetch_model
 from finetune_runner.report.card import model_card
 from finetune_runner.report.manifest import version_manifest
 from finetune_runner.storage import Storage, join
+from finetune_runner.templates import use_template
 from finetune_runner.training.checkpoint import sha256_of
 
 log = logging.getLogger(__name__)
@@ -129,9 +132,12 @@ def _collect(context: StageContext, evaluated: EvaluateResult) -> Path:
     else:
         fetch_adapter(context, folder)
         _point_to_base(folder / ADAPTER_FILES[1], context.task, model.revision)
-        AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False).save_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False)
+        use_template(tokenizer, context.task.spec.model.chat_template)  # what was trained with is what is handed on
+        tokenizer.save_pretrained(str(folder))
     for name in REPORTS:
         context.storage.download_file(join(context.task.run_uri, "evaluate", name), folder / name)
+    context.storage.download_file(join(context.task.run_uri, ROW_HASHES_PATH), folder / ROW_HASHES)
     return folder
 
 

@@ -1,8 +1,8 @@
 """What must hold before anything is called trained. Each guard ends the run with what it saw and what to do.
 
 They catch what libraries do silently: a frozen base under gradient checkpointing that trains nothing
-(transformers#42489), adapters saved empty or as one rank's slice (trl#4416, accelerate#4206), sharded 4-bit weights
-that compute something else (bitsandbytes#1945).
+(transformers#42489), adapters saved empty or as one rank's slice (trl#4416, accelerate#4206). What shards a model is
+compared with the whole one in reference.py.
 """
 
 from __future__ import annotations
@@ -20,14 +20,9 @@ from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
 if TYPE_CHECKING:
     import torch
 
-    from finetune_api.stages import TrainPlan
-    from finetune_runner.training.loading import MethodType
-
 SMALL_BATCH = 4
 EXACT, ROUNDED = 1e-6, 0.02
 """Relative. B = 0 adds exactly nothing; DoRA divides by a norm and multiplies with it again, in 16 bit."""
-SHARDED_TOLERANCE = 0.01
-"""Relative: other kernels and another order of sums in bf16. A wrong forward pass is off by far more."""
 SHOWN = 3
 
 
@@ -43,45 +38,6 @@ def batch_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> fl
     loss = mean_loss(score(model, examples, pad_token_id))
     model.train(training)
     return loss
-
-
-def reference_loss(
-    model_path: Path,
-    method: MethodType,
-    plan: TrainPlan | None,
-    examples: Sequence[Encoded],
-    pad_token_id: int,
-    device: torch.device | None = None,
-) -> float:
-    """Loss of the untuned base on these examples, computed by one process that holds the whole model.
-
-    What a sharded strategy must reproduce before its first step, as a fresh adapter changes nothing.
-
-    Args:
-        model_path: folder of the base model.
-        method: how the base is held; the same quantised weights are compared.
-        plan: for the precision.
-        examples: for example `first_batch(...)`.
-        pad_token_id: of the tokenizer.
-        device: by default the CPU, whose memory holds the model where one GPU's does not.
-    """
-    import torch
-
-    from finetune_runner.training.loading import load_base
-
-    base = load_base(model_path, method, device or torch.device("cpu"), plan)
-    return batch_loss(base, examples, pad_token_id)
-
-
-def refuse_another_loss(measured: float, reference: float, strategy: str) -> None:
-    """Compare the first batch's loss under a strategy with `reference_loss`. Raises StageError when they differ."""
-    if math.isclose(measured, reference, rel_tol=SHARDED_TOLERANCE):
-        return
-    raise StageError(
-        ExitCode.INTERNAL,
-        f"strategy {strategy} computes another model: first batch has loss {measured:.6g}, unsharded {reference:.6g}",
-        hint="set compute.strategy to ddp or single and report this; nothing was trained",
-    )
 
 
 def refuse_changed_start(model: Any, examples: Sequence[Encoded], pad_token_id: int, *, dora: bool) -> None:

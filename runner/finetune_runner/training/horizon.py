@@ -40,10 +40,9 @@ class Horizon:
         """More steps than this are never done."""
         return self.end or self.extend_to or self.planned
 
-    @property
-    def expected(self) -> int:
-        """The end as far as it is known: the planned one, unless training already goes beyond it."""
-        return self.end or self.planned
+    def expected(self, step: int) -> int:
+        """The end as it is known at a step: the planned one, or the last possible one once training goes beyond it."""
+        return self.end or (self.planned if step < self.planned else self.most)
 
     def decides_at(self, step: int) -> bool:
         """Whether an evaluation is due at this step for the decision's sake."""

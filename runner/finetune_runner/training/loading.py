@@ -58,11 +58,13 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
     """The base model, frozen, in eval mode. Raises StageError when transformers cannot load it."""
     from transformers import AutoModelForCausalLM
 
+    from finetune_runner.training.attention import implementation
+
     options: dict[str, Any] = {
         "dtype": base_dtype(method, device, plan),
         "trust_remote_code": False,
         "use_safetensors": True,
-        "attn_implementation": "sdpa",
+        "attn_implementation": implementation(plan.attention if plan is not None else "sdpa"),
     }
     if method != "lora":
         options["quantization_config"] = _quantisation(method, plan)

@@ -1,4 +1,4 @@
-"""The optimiser's state as safetensors (never a pickle of writable content): a file per rank, whole tensors by name."""
+"""The optimiser's state as safetensors (never a pickle of writable content): whole tensors, one file per rank."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import Progress, TrainPlan, TrainResult
+from finetune_api.stages import Progress, TimeShares, TrainPlan, TrainResult
 from finetune_runner.data.rows import Row
 from finetune_runner.errors import StageError
 from finetune_runner.tracking import Tracking, open_tracking
@@ -34,6 +34,7 @@ from finetune_runner.training.loading import (
     method_of,
     new_adapter,
     saved_names,
+    shards_weights,
 )
 from finetune_runner.training.objectives.base import Start
 from finetune_runner.training.optimizer import trainable
@@ -48,7 +49,8 @@ from finetune_runner.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
-    from finetune_runner.training.objectives.base import Sums
+    from finetune_runner.training.objectives.base import Batch, Sums
+    from finetune_runner.training.probe import Probe
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +139,8 @@ class TrainingRun:
     # -- set up ------------------------------------------------------------------------------------------------------
 
     def _set_up(self) -> None:
+        import torch
+
         from finetune_runner.model_source import fetch_model
 
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -144,10 +148,12 @@ class TrainingRun:
         deterministic(self.training.seed)
         self._say("loading the model")
         model_path = fetch_model(self.context).path
-        self.tokenizer = load_tokenizer(model_path)
+        self.tokenizer = load_tokenizer(model_path, self.context.task.spec.model.chat_template)
         self.rows = load_rows(self.context)
         self.judge = Judge(self.context, self.tokenizer, self.rows.validation, self.world)
-        base = load_base(model_path, method_of(self.context.task), self.device, self.plan)
+        # What is cut into parts goes to the GPUs part by part: the whole may not fit on one.
+        place = torch.device("cpu") if shards_weights(self.plan) else self.device
+        base = load_base(model_path, method_of(self.context.task), place, self.plan)
         self.model = new_adapter(base, self.context.task.spec.method, self.training.seed)
         warm = start_warm(self.context, self.model, self.folder / "warm-start")
 
@@ -183,7 +189,7 @@ class TrainingRun:
         """Adapter and optimiser as they are in the checkpoint in `resume`, spread out as the strategy does."""
         import torch
 
-        from finetune_runner.training import memory_saving
+        from finetune_runner.training import memory_saving, reference
         from finetune_runner.training.objectives.making import make_objective
         from finetune_runner.training.strategies import new_engine
         from finetune_runner.training.strategies.base import Setup
@@ -199,15 +205,30 @@ class TrainingRun:
         memory_saving.apply(self.model, self.plan)
         rows, first = self.rows, self.state.step
         self.objective = make_objective(self.context, self.tokenizer, rows.train, rows.validation, self.device)
+        probed = min(range(len(self.objective.lengths)), key=self.objective.lengths.__getitem__)
+        whole = (
+            reference.whole_model_loss(self.model, self.objective, probed, self.device)
+            if shards_weights(self.plan)
+            else None
+        )
         self.engine = new_engine(
             Setup(self.model, self.objective, self.plan, self.training, self.device, self.world, first, self.horizon),
             self.plan.strategy,
         )
+        if whole is not None:
+            batch = {n: t.to(self.device) for n, t in self.objective.collate([probed], packed=False).items()}
+            self.model.eval()
+            with torch.no_grad():
+                sharded = float(self.engine.loss(batch)) / max(1, self.objective.counts[probed])
+            precision = "bf16" if self.plan.method == "qlora" else self.plan.precision
+            reference.require_equal(sharded, whole, precision, self.plan.strategy)
         if resume is not None:
             self.engine.load_optimizer_state(read_optimizer(resume))
         size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
         ids, weights = [row.id for row in rows.train], [row.weight for row in rows.train]
         self._stream = example_stream(ids, weights, self.training.seed, self.horizon.most * size).reshape(-1, size)
+        self.probe = self._probe()
+        self.plan = self.probe.plan
         self.trainer = AdapterTrainer(
             self.engine,
             self.objective,
@@ -232,6 +253,25 @@ class TrainingRun:
             )
             dora, pad = self.context.task.spec.method.use_dora, self.tokenizer.pad_token_id
             self.engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
+
+    def _probe(self) -> Probe:
+        """Find out before the run whether the micro-batch fits."""
+        from finetune_runner.training import probe
+        from finetune_runner.training.trainer import to_device
+
+        if not self.engine.can_probe or self.state.ended_by:
+            return probe.Probe(self.plan)
+        steps = self._stream[self.state.step :].tolist() or self._stream[-1:].tolist()
+
+        def batch_of(size: int) -> Batch:
+            examples = probe.longest_micro_batch(steps, self.objective.lengths, size)
+            return to_device(self.objective.collate(examples, packed=self.plan.packing), self.device)
+
+        self._say("trying the longest batch")
+        found = probe.find(self.engine, self.plan, self.world, batch_of)
+        if found.changes:
+            log.warning("the longest batch does not fit as planned: %s", found.changes)
+        return found
 
     def _step_batches(self, step: int) -> tuple[list[list[int]], int]:
         """This rank's micro-batches of a step (from 1), and the count of all examples of the step on all ranks."""
@@ -387,7 +427,7 @@ class TrainingRun:
         """Live progress; the main process speaks for all."""
         if not self.world.main:
             return
-        step, total = self.state.step, self.horizon.expected
+        step, total = self.state.step, self.horizon.expected(self.state.step)
         pace_s = statistics.median(self._steps_s) if self._steps_s else None
         newest = self.state.history[-1] if self.state.history else None
         self.context.progress(
@@ -472,6 +512,16 @@ class TrainingRun:
             )
         return best
 
+    def _per_second(self, count: int) -> float:
+        return count / self._in_steps_s if self._in_steps_s else 0.0
+
+    def _utilization(self) -> float | None:
+        """Model FLOPs utilisation: useful operations over the peak of all GPUs; None on a CPU or an unknown GPU."""
+        peak, per_token = self.plan.gpu_peak_tflops, self.plan.flops_per_token
+        if self.device.type != "cuda" or not peak or not per_token:
+            return None
+        return round(self._per_second(self._tokens) * per_token / (peak * 1e12 * self.world.size), 4)
+
     def _result(self, best: Checkpoint, duration_s: float) -> TrainResult:
         if self.world.main:
             # The kept checkpoint knows the curve only up to its own step.
@@ -488,7 +538,7 @@ class TrainingRun:
         adapter = best.files[ADAPTER_FILE]
         return TrainResult(
             steps=self.state.step,
-            total_steps=self.horizon.expected,
+            total_steps=self.horizon.expected(self.state.step),
             best_step=best.step,
             stopped_by=ended_by.get(self.state.ended_by, "completed"),
             train_loss=statistics.fmean(self.state.recent_losses[-self._last_tenth :]),
@@ -501,7 +551,15 @@ class TrainingRun:
             trainable_parameters=self.trainable_parameters,
             adapter_bytes=adapter["size"],
             peak_memory_bytes=peak_memory_bytes(self.device),
-            tokens_per_second=round(self._tokens / self._in_steps_s, 1) if self._in_steps_s else 0.0,
+            tokens_per_second=round(self._per_second(self._tokens), 1),
+            labelled_tokens_per_second=round(self._per_second(self._labelled), 1),
+            model_flops_utilization=self._utilization(),
+            seconds=TimeShares(**{part: round(spent, 2) for part, spent in self.stopwatch.seconds.items()}),
+            strategy=self.plan.strategy,
+            micro_batch_size=self.plan.micro_batch_size,
+            gradient_accumulation=self.plan.gradient_accumulation,
+            gradient_checkpointing=self.plan.gradient_checkpointing,
+            probe=self.probe.changes[:256],
             duration_seconds=round(duration_s, 1),
             resumed_from_step=self.resumed_from or 0,
             validation_metrics={name: round(value, 6) for name, value in self.state.best_measures.items()},

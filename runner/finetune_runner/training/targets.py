@@ -116,7 +116,7 @@ def _must_exist(field: str, name: str, modules: Sequence[str]) -> None:
 def _of_architecture(model_type: str, modules: Sequence[str]) -> str | list[str]:
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    found: str | list[str] | None = KNOWN.get(model_type)
+    found: Any = KNOWN.get(model_type)
     if found is None:
         last = list(dict.fromkeys(module.rpartition(".")[2] for module in modules))
         raise StageError(
@@ -124,4 +124,4 @@ def _of_architecture(model_type: str, modules: Sequence[str]) -> str | list[str]
             f"method.targetModules: PEFT has no default for the architecture {model_type!r}",
             hint=f"use all-linear, or name some of {', '.join(last[:SHOWN_NAMES])}",
         )
-    return found
+    return found if isinstance(found, str) else list(found)

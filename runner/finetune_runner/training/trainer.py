@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from finetune_runner.training.adapter_precision import uncast
 from finetune_runner.training.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ class AdapterTrainer:
         for number, indices in enumerate(micro_batches, start=1):
             with watch.measure("data"):
                 batch = to_device(take(indices), self._device)
-            with watch.measure("compute"):
+            # Around the backward pass too: what is recomputed there must be computed as before.
+            with watch.measure("compute"), uncast(engine.model, active=engine.autocasts):
                 self._step_loss += engine.backward(batch, 1 / max(1, count), last=number == len(micro_batches))
         with watch.measure("optimizer"):
             engine.step()

@@ -8,9 +8,11 @@ import os
 import sys
 import tempfile
 import threading
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import StageTask
 from finetune_runner.context import Environment, open_context
 from finetune_runner.errors import StageError, classify
@@ -20,6 +22,37 @@ from finetune_runner.training.distributed import World
 from finetune_runner.training.launch import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
 
 log = logging.getLogger(__name__)
+
+
+COLLECTIVE_TIMEOUT_VARIABLE = "FINETUNE_COLLECTIVE_TIMEOUT_S"
+COLLECTIVE_TIMEOUT_S = 600.0
+"""How long a rank waits for the others in one collective: torch's own default for gloo is half an hour."""
+CONSEQUENCE_WAITS_S = 5.0
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "NCCL")
+WAITED_TOO_LONG = ("Timed out waiting", "timed out", "Timeout")
+
+
+def lost_peer(error: BaseException, rank: int) -> StageError | None:
+    """What a failed collective tells: a hang when the others never came, a mere consequence when one has died.
+
+    None when the error is of another kind. A consequence has the exit code INTERRUPTED and is not left as the outcome.
+    """
+    from torch import distributed
+
+    text = str(error)
+    collective = isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in (*LOST_PEER, "gloo"))
+    )
+    if not collective:
+        return None
+    if any(words in text for words in WAITED_TOO_LONG):
+        return StageError(
+            ExitCode.HUNG,
+            f"rank {rank} waited in vain for the other ranks: one of them hangs or is gone",
+            "the next attempt resumes from the newest checkpoint; look at the log of the rank that says nothing",
+            text[:500],
+        )
+    return StageError(ExitCode.INTERRUPTED, f"rank {rank} lost its peers", evidence=text[:500])
 
 
 class StopFile(threading.Event):
@@ -72,7 +105,8 @@ def main() -> int:
         on_gpu = torch.cuda.is_available()
         if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if on_gpu else "gloo")
+        patience = timedelta(seconds=float(os.environ.get(COLLECTIVE_TIMEOUT_VARIABLE) or COLLECTIVE_TIMEOUT_S))
+        distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
         context = open_context(
             StageTask.from_wire(json.loads((folder / TASK_FILE).read_bytes())),
             environment,
@@ -92,10 +126,17 @@ def main() -> int:
         if push is not None:
             push.close()
     except Exception as error:
-        cause: StageError = classify(error)
+        consequence = lost_peer(error, world.rank)
+        cause: StageError = consequence or classify(error)
         log.exception("rank %d: %s", world.rank, cause.message)
-        write_outcome(outcome, as_failure(cause))
-        return int(cause.exit_code)
+        if consequence is None or consequence.exit_code == ExitCode.HUNG:
+            write_outcome(outcome, as_failure(cause))
+        else:
+            # The rank that died first leaves its cause, or torchrun sees how it was killed; both need a moment.
+            time.sleep(CONSEQUENCE_WAITS_S)
+        # Without the interpreter's end: threads of NCCL and gloo may wait for ranks that will never answer.
+        logging.shutdown()
+        os._exit(int(cause.exit_code))
     return 0
 
 

@@ -14,7 +14,7 @@ from finetune_operator.planner.families import facts_of_shape
 from finetune_operator.planner.forecast import forecast
 from finetune_operator.planner.gain import minimum_detectable_gain
 from finetune_operator.planner.gpus import gpu_of, known_gpus, observed_shares
-from finetune_operator.planner.plan import make_plan
+from finetune_operator.planner.plan import PlanError, make_plan
 from tests.decide.world import PREPARED, STORAGE, TRAINED, World, job_dict, pool
 
 PRICE = {"gpuPerHour": 2.0, "currency": "EUR"}
@@ -197,17 +197,21 @@ def _resolved(**pool_spec: Any) -> Resolved:
 
 
 @pytest.mark.parametrize(
-    ("model", "memory_gib", "method", "micro_batch"),
-    [("Llama-3.1-8B", 80, "lora", 16), ("Llama-3.1-8B", 24, "qlora", 16), ("Llama-3.1-70B", 64, "qlora", 8)],
+    ("model", "memory_gib", "method", "micro_batch", "recomputes"),
+    [
+        ("Llama-3.1-8B", 80, "lora", 8, False),
+        ("Llama-3.1-8B", 24, "qlora", 2, False),
+        ("Llama-3.1-70B", 64, "qlora", 8, True),
+    ],
 )
-def test_method_and_micro_batch_follow_from_memory(
-    model: str, memory_gib: float, method: str, micro_batch: int
+def test_method_micro_batch_and_checkpointing_follow_from_memory(
+    model: str, memory_gib: float, method: str, micro_batch: int, recomputes: bool
 ) -> None:
     spec = FineTuneJobSpec.from_wire(job_dict(method={"type": "auto"})["spec"])
     known = PrepareResult.from_wire(prepared(model, 1024))
     resolved = _resolved(gpuMemoryGib=memory_gib)
     plan = make_plan(spec, resolved, known)
-    assert (plan.method, plan.micro_batch_size) == (method, micro_batch)
+    assert (plan.method, plan.micro_batch_size, plan.gradient_checkpointing) == (method, micro_batch, recomputes)
     assert forecast(spec, resolved, known, plan).fit in ("Fits", "Tight")
 
 
@@ -258,3 +262,49 @@ def test_a_slower_gpu_and_more_epochs_take_longer() -> None:
 def test_smallest_detectable_gain(metric: str, rows: int, gain: float | None) -> None:
     found = minimum_detectable_gain(metric, rows)
     assert found == (None if gain is None else pytest.approx(gain, abs=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("model", "memory_gib", "gpus", "compute", "strategy"),
+    [
+        ("Llama-3.1-8B", 80, 1, {}, "single"),
+        ("Llama-3.1-8B", 80, 2, {}, "ddp"),
+        ("Llama-3.1-70B", 80, 2, {}, "ddp"),
+        ("Llama-3.1-70B", 40, 4, {}, "fsdp"),
+        ("Llama-3.1-8B", 80, 2, {"strategy": "fsdp"}, "fsdp"),
+        ("Llama-3.1-8B", 80, 2, {"strategy": "deepspeed", "deepspeed": {"stage": 2}}, "deepspeed"),
+    ],
+    ids=["one GPU", "a replica fits", "a 4-bit replica fits", "no replica fits", "fsdp is asked for", "ZeRO-2"],
+)
+def test_one_gpu_then_replicas_then_shards(
+    model: str, memory_gib: float, gpus: int, compute: dict[str, Any], strategy: str
+) -> None:
+    wire = job_dict(method={"type": "qlora"}, compute={"gpusPerNode": gpus, **compute})["spec"]
+    resolved = _resolved(gpuMemoryGib=memory_gib).model_copy(update={"gpus_per_node": gpus})
+    plan = make_plan(FineTuneJobSpec.from_wire(wire), resolved, PrepareResult.from_wire(prepared(model, 1024)))
+    assert plan.strategy == strategy
+    assert plan.zero_stage == compute.get("deepspeed", {}).get("stage", 3)
+
+
+def test_shards_of_one_gpu_are_refused_with_the_field() -> None:
+    wire = job_dict(compute={"strategy": "fsdp"})["spec"]
+    with pytest.raises(PlanError, match=r"compute\.strategy: fsdp .* compute\.gpusPerNode"):
+        make_plan(FineTuneJobSpec.from_wire(wire), _resolved(), PrepareResult.from_wire(prepared("Llama-3.1-8B", 512)))
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "attention"),
+    [({}, 1, "flash"), ({"attention": "sdpa"}, 1, "sdpa"), ({"dtype": "fp32"}, 1, "sdpa"), ({}, 0, "sdpa")],
+)
+def test_flash_is_for_packed_rows_on_a_gpu_in_16_bit(model: dict[str, Any], gpus: int, attention: str) -> None:
+    wire = job_dict(model={"source": "hf://a/b", **model}, training={"packing": "enabled"})["spec"]
+    resolved = _resolved(gpuMemoryGib=80).model_copy(update={"gpus_per_node": gpus})
+    plan = make_plan(FineTuneJobSpec.from_wire(wire), resolved, PrepareResult.from_wire(prepared("Llama-3.1-8B", 512)))
+    assert (plan.attention, plan.precision) == (attention, model.get("dtype") or ("bf16" if gpus else "fp32"))
+
+
+def test_flash_without_a_gpu_is_refused_with_the_field() -> None:
+    wire = job_dict(model={"source": "hf://a/b", "attention": "flash"})["spec"]
+    resolved = _resolved().model_copy(update={"gpus_per_node": 0})
+    with pytest.raises(PlanError, match=r"model\.attention: flash needs a GPU"):
+        make_plan(FineTuneJobSpec.from_wire(wire), resolved, PrepareResult.from_wire(prepared("Llama-3.1-8B", 512)))

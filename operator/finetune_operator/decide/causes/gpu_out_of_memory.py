@@ -1,4 +1,8 @@
-"""The GPU's memory did not hold the step. The next attempt keeps the effective batch and needs less memory."""
+"""The GPU's memory did not hold the step. The next attempt keeps the effective batch and needs less memory.
+
+The ladder: half the micro-batch, gradient checkpointing, shards, and at its end a pool with more memory, which is the
+user's to choose because it costs more.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,10 @@ def _gentler(plan: TrainPlan) -> tuple[TrainPlan, str] | None:
         return plan.model_copy(update=halved), f"micro-batch {plan.micro_batch_size} -> {plan.micro_batch_size // 2}"
     if not plan.gradient_checkpointing:
         return plan.model_copy(update={"gradient_checkpointing": True}), "gradient checkpointing on"
+    if plan.strategy == "ddp":
+        return plan.model_copy(update={"strategy": "fsdp"}), "strategy ddp -> fsdp"
+    if plan.strategy == "deepspeed" and plan.zero_stage == 2:
+        return plan.model_copy(update={"zero_stage": 3}), "ZeRO stage 2 -> 3"
     return None
 
 
@@ -23,5 +31,6 @@ CAUSE = Cause(
     retry="soon",
     counts=False,
     adjust=_gentler,
-    hint="Use method.type: qlora, a shorter training.maxLength, or a pool with larger GPUs.",
+    hint="Nothing gentler is left: use a pool with larger GPUs (compute.pool), more of them (compute.gpusPerNode), "
+    "method.type: qlora, or a shorter training.maxLength.",
 )

@@ -7,7 +7,8 @@ from typing import Literal
 from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, Quantisation
 from finetune_operator.planner.shape import ModelShape
 
-Strategy = Literal["single", "ddp", "zero2", "zero3", "fsdp", "fsdp2"]
+Strategy = Literal["single", "ddp", "zero2", "zero3", "fsdp", "fsdp2", "fsdpBase"]
+"""fsdpBase is the runner's fsdp with qlora: FSDP1 over the frozen base, the adapter whole in every process."""
 
 DDP_OUTSIDE_BYTES = 1_000_000_000
 """NCCL's buffers of one communicator: the upper end of a rule of thumb (0.5 to 1 GB), not measured."""
@@ -25,7 +26,14 @@ def shards(strategy: Strategy, gpus: int) -> tuple[int, int, int]:
     """Into how many parts weights, gradients and optimiser states are cut."""
     if strategy in ("zero3", "fsdp", "fsdp2"):
         return gpus, gpus, gpus
+    if strategy == "fsdpBase":
+        return gpus, 1, 1
     return (1, gpus, gpus) if strategy == "zero2" else (1, 1, 1)
+
+
+def adapter_shards(strategy: Strategy, gpus: int) -> int:
+    """Into how many parts the adapter's weights are cut."""
+    return 1 if strategy == "fsdpBase" else shards(strategy, gpus)[0]
 
 
 def communication_bytes(
@@ -40,9 +48,10 @@ def communication_bytes(
         return ZERO2_BUCKET_BYTES
     if strategy == "zero3":
         return ZERO3_LIVE_BYTES
+    flat_gradients = gradient_bytes if strategy == "fsdpBase" else 0.0
     block = shape.block_parameters * BYTES_PER_PARAMETER[quantisation]
     # The root unit holds embedding and head; it is gathered for the whole step.
-    return GATHERED_BLOCKS * block + 2.0 * shape.embedding_parameters
+    return GATHERED_BLOCKS * block + 2.0 * shape.embedding_parameters + flat_gradients
 
 
 def outside_bytes(strategy: Strategy) -> float:
@@ -58,4 +67,4 @@ def keeps_input_gradients(strategy: Strategy) -> bool:
     Found in the calibration rows: under FSDP1 the peak inside the blocks, not that in the head, is 2 h L T higher than
     on one GPU. FSDP2 does not show it. ZeRO-3 is taken to be like FSDP1.
     """
-    return strategy in ("zero3", "fsdp")
+    return strategy in ("zero3", "fsdp", "fsdpBase")

@@ -23,6 +23,7 @@ from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, 
 from finetune_operator.planner.memory.inference import GENERATED_ROWS, SCORED_TOKENS
 from finetune_operator.planner.memory.sharding import (
     Strategy,
+    adapter_shards,
     communication_bytes,
     keeps_input_gradients,
     outside_bytes,
@@ -85,7 +86,7 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     head = head_bytes(shape, setup.tokens, setup.head)
     parts = {
         "weights": weight_bytes(shape, setup.quantisation, setup.unquantised_bytes) / weight_shards,
-        "adapter": adapter["adapter"] / weight_shards,
+        "adapter": adapter["adapter"] / adapter_shards(setup.strategy, setup.gpus),
         "gradients": adapter["gradients"] / gradient_shards,
         "optimiser": adapter["optimiser"] / optimiser_shards,
         "communication": communication_bytes(shape, setup.strategy, setup.quantisation, adapter["gradients"]),

@@ -10,29 +10,42 @@ from jsonschema.exceptions import SchemaError
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Task
-from finetune_runner.data.checking import TASK_SPLITS, Given, Phase, Seen
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, judged, mode_of
 from finetune_runner.data.json_path import value_at
 from finetune_runner.data.records import BadRow, BadRows
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "rows"
 ORDER = 20
+_HINT = "correct or remove these rows, or change evaluation.task"
 
 
-def check(given: Given) -> Seen:
-    """Refuse answers that no correct model could give. Raises StageError: INVALID_DATA, INVALID_SPEC (the schema)."""
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """As data.checks.answers says, when the task says what an answer looks like."""
+    task = spec.evaluation.task
+    return mode_of(spec.data.checks.answers) if task.schema_ is not None or task.label_path is not None else "off"
+
+
+def check(given: Given) -> list[Remark]:
+    """Refuse, report or drop answers that no correct model could give.
+
+    Raises:
+        StageError: INVALID_DATA in mode fail, INVALID_SPEC when the schema is none.
+    """
     task = given.spec.evaluation.task
-    if task.schema_ is None and task.label_path is None:
-        return Seen()
     validator = schema_validator(task.schema_) if task.schema_ is not None else None
-    bad = BadRows()
-    for split in TASK_SPLITS:
-        for example in given.splits.get(split, []):
-            wrong = wrong_answer(example.row.answer, task, validator)
-            if wrong:
-                bad.add(BadRow(example.origin, "", wrong, "correct or remove these rows, or change evaluation.task"))
-    bad.raise_if_any("answers against evaluation.task")
-    return Seen()
+    bad, found = BadRows(), Found()
+    for example in given.rows(*TASK_SPLITS):
+        wrong = wrong_answer(example.row.answer, task, validator)
+        if wrong:
+            bad.add(BadRow(example.origin, "", wrong, _HINT))
+            found.add(example, f"({wrong[:100]})")
+            if given.mode == "fix":
+                given.drop(example)
+    if given.mode == "fail":
+        bad.raise_if_any("answers against evaluation.task")
+    return judged("answers", given, found, what="answers break evaluation.task", hint=_HINT)
 
 
 def schema_validator(schema: dict[str, Any]) -> Draft202012Validator:

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from finetune_api.stages import Finding
-from finetune_runner.data.checking import TASK_SPLITS, Given, Phase, Seen, listed
+from finetune_api.exit_codes import ExitCode
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, listed, mode_of
 from finetune_runner.data.near_duplicates import input_text, normal_form
+from finetune_runner.errors import StageError
 
 PHASE: Phase = "rows"
 ORDER = 30
 
+_SHOWN = 5
 
-def check(given: Given) -> Seen:
-    """Report inputs that have several answers, over all splits of the task."""
-    by_input: dict[str, dict[str, str]] = {}
-    counts: dict[str, int] = {}
-    for split in TASK_SPLITS:
-        for example in given.splits.get(split, []):
-            asked = normal_form(input_text(example.row))
-            by_input.setdefault(asked, {}).setdefault(example.row.answer.strip(), example.origin)
-            counts[asked] = counts.get(asked, 0) + 1
-    conflicts = [(asked, list(origins.values())) for asked, origins in by_input.items() if len(origins) > 1]
-    if not conflicts:
-        return Seen()
-    rows = sum(counts[asked] for asked, _ in conflicts)
-    shown = listed([" against ".join(origins[:2]) for _, origins in conflicts], 3)
-    message = f"{len(conflicts)} inputs have different answers ({rows} rows): {shown}; decide on one answer each"
-    return Seen([Finding(check="conflictingAnswers", severity="warning", message=message[:512], rows=rows)])
+
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """As data.checks.conflictingAnswers says."""
+    return mode_of(spec.data.checks.conflicting_answers)
+
+
+def check(given: Given) -> list[Remark]:
+    """Report inputs that have several answers, over all splits of the task; in mode fix all their rows are dropped.
+
+    Rows that compare or judge answers are left out: there the same input has several answers on purpose.
+
+    Raises:
+        StageError: INVALID_DATA in mode fail.
+    """
+    inputs = rows = 0
+    shown: list[str] = []
+    with given.groups() as groups:
+        for example in given.rows(*TASK_SPLITS):
+            if example.row.kind != "exchange":
+                continue
+            groups.add(normal_form(input_text(example.row)), example.number, example.row.answer.strip())
+        for group in groups.several(tags=True):
+            inputs += 1
+            rows += group.rows
+            if len(shown) < _SHOWN:
+                first, other = (given.store.example(number) for number in groups.first_of_tags(group.first))
+                shown.append(f"{first.origin} against {other.origin}")
+        if given.mode == "fix":
+            for number in groups.numbers_of_several(tags=True):
+                given.drop(given.store.example(number))
+    if not inputs:
+        return []
+    what = f"{inputs} inputs have different answers ({rows} rows"
+    where, hint = listed(shown, 3, inputs), "decide on one answer each"
+    if given.mode == "fail":
+        raise StageError(ExitCode.INVALID_DATA, f"{what}): {where}", hint, shown[0])
+    if given.mode == "fix":
+        return [Remark("conflictingAnswers", "info", f"{what}, dropped): {where}", rows, shown)]
+    return [Remark("conflictingAnswers", "warning", f"{what}): {where}; {hint}", rows, shown, facts={"inputs": inputs})]

@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import Finding
-from finetune_runner.data.checking import Given, Phase, Seen, listed
-from finetune_runner.errors import StageError
+from dataclasses import replace
+
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark, judged, mode_of
+from finetune_runner.data.wanted import POOL
 
 PHASE: Phase = "rows"
 ORDER = 10
 
 
-def check(given: Given) -> Seen:
-    """Drop, report or refuse duplicates of the training data as data.checks.duplicates says.
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """As data.checks.duplicates says."""
+    return mode_of(spec.data.checks.duplicates)
 
-    Rows of explicit held-out sources are counted once whatever it says: a repeated row would weigh double in a metric.
+
+def check(given: Given) -> list[Remark]:
+    """Drop, report or refuse duplicates of the training data.
+
+    Rows of explicit held-out sources are counted once whatever the mode: a repeated row would weigh double in a metric.
     """
-    policy = given.spec.data.checks.duplicates
-    findings: list[Finding] = []
-    drop: dict[str, set[int]] = {}
-    for split, examples in given.splits.items():
-        first: dict[str, str] = {}
-        repeated: dict[int, str] = {}
-        for number, example in enumerate(examples):
-            if example.row.id in first:
-                repeated[number] = f"{example.origin} (= {first[example.row.id]})"
-            else:
-                first[example.row.id] = example.origin
-        if not repeated:
-            continue
-        where = listed(list(repeated.values()), 3)
-        if split == "pool" and policy == "fail":
-            raise StageError(
-                ExitCode.INVALID_DATA,
-                f"data.train has {len(repeated)} exact duplicates: {where}",
-                "remove them, or set data.checks.duplicates: drop",
-            )
-        kept = split == "pool" and policy == "warn"
-        if not kept:
-            drop[split] = set(repeated)
-        findings.append(
-            Finding(
-                check="duplicates",
-                severity="warning" if kept else "info",
-                message=f"{split}: {len(repeated)} exact duplicates {'kept' if kept else 'dropped'}: {where}"[:512],
-                rows=len(repeated),
-            )
-        )
-    return Seen(findings, drop)
+    remarks: list[Remark] = []
+    for split in given.store.splits():
+        here = given if split == POOL else replace(given, mode="fix")
+        found = Found()
+        with given.groups() as groups:
+            for example in given.rows(split):
+                groups.add(example.row.id, example.number)
+            for number, first in groups.later():
+                example = given.store.example(number)
+                found.add(example, f"(= {given.store.example(first).origin})" if found.rows < SHOWN else "")
+                if here.mode == "fix":
+                    given.drop(example)
+        place = "data.train" if split == POOL else split
+        hint = "remove them, or set data.checks.duplicates: drop"
+        remarks += judged("duplicates", here, found, what="exact duplicates", hint=hint, place=place)
+    return remarks

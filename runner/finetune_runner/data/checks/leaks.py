@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from finetune_api.stages import Finding
-from finetune_runner.data.checking import Given, Phase, Seen, listed
-from finetune_runner.data.near_duplicates import input_text, leaking
+from dataclasses import replace
+
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark, judged, mode_of
 
 PHASE: Phase = "splits"
 ORDER = 10
 
-_HELD_OUT_FROM = {
+_KEPT_APART_FROM = {
     "validation": ("test",),
+    "out_of_domain": ("test", "validation"),
     "train": ("test", "validation", "out_of_domain"),
-    "replay": ("test", "validation", "out_of_domain"),
+    "replay": ("test", "validation", "out_of_domain", "train"),
 }
+"""Every pair of splits once: of two rows that are alike the one of the split on the left is objected to."""
 
 
-def check(given: Given) -> Seen:
-    """Drop rows of validation that are in test, and rows of train and replay that are in any held-out split."""
-    findings: list[Finding] = []
-    drop: dict[str, set[int]] = {}
-    for split, others in _HELD_OUT_FROM.items():
-        examples = given.splits.get(split, [])
-        held_out = [input_text(example.row) for other in others for example in given.splits.get(other, [])]
-        if not examples or not held_out:
-            continue
-        found = leaking([input_text(example.row) for example in examples], held_out)
-        if found:
-            drop[split] = set(found)
-            where = listed([examples[number].origin for number in found], 3)
-            message = f"{split}: {len(found)} rows dropped, their inputs are (nearly) in {' or '.join(others)}: {where}"
-            findings.append(Finding(check="leaks", severity="warning", message=message[:512], rows=len(found)))
-    return Seen(findings, drop)
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """As data.checks.leaks says."""
+    return mode_of(spec.data.checks.leaks)
+
+
+def check(given: Given) -> list[Remark]:
+    """Drop, report or refuse rows whose input is (nearly) in a split that must not know it.
+
+    Raises:
+        StageError: INVALID_DATA in mode fail.
+    """
+    assert given.near is not None, "phase splits has the near-duplicates"  # noqa: S101
+    remarks: list[Remark] = []
+    for split, others in _KEPT_APART_FROM.items():
+        found = Found()
+        for number, held in given.near.leaks(split, others):
+            example = given.store.example(number)
+            found.add(example, f"(like {given.store.example(held).origin})" if found.rows < SHOWN else "")
+            if given.mode == "fix":
+                given.drop(example)
+        remarks += [
+            replace(remark, severity="warning")  # dropped or not: somebody mixed what must be kept apart
+            for remark in judged(
+                "leaks",
+                given,
+                found,
+                what=f"rows have inputs that are (nearly) in {' or '.join(others)}",
+                hint="remove them from one of the two, or set data.checks.leaks: drop",
+                place=split,
+            )
+        ]
+    return remarks

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import Finding
-from finetune_runner.data.checking import Given, Phase, Seen
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import Given, Mode, Phase, Remark
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "splits"
@@ -13,9 +13,14 @@ ORDER = 20
 _TEST_ROWS_WANTED = 200
 
 
-def check(given: Given) -> Seen:
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """Always runs."""
+    return "fail"
+
+
+def check(given: Given) -> list[Remark]:
     """Report a small test split. Raises StageError (INVALID_DATA) for too few train rows or an empty split."""
-    rows = {split: len(given.splits.get(split, [])) for split in ("train", "validation", "test")}
+    rows = {split: given.count(split) for split in ("train", "validation", "test")}
     spec = given.spec.data
     counts = (
         f"{sum(rows.values())} usable rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
@@ -38,5 +43,5 @@ def check(given: Given) -> Seen:
             f"test has {rows['test']} rows; below {_TEST_ROWS_WANTED} only large differences can be told from "
             "chance: add rows, or give data.test.source"
         )
-        return Seen([Finding(check="sizes", severity="warning", message=message, rows=rows["test"])])
-    return Seen()
+        return [Remark("sizes", "warning", message, rows["test"])]
+    return []

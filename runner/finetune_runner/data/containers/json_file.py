@@ -9,7 +9,8 @@ from typing import Any
 
 from finetune_runner.data.bytes_in import UTF8_HINT, read_all
 from finetune_runner.data.containers import jsonl
-from finetune_runner.data.records import BadRow, Record
+from finetune_runner.data.json_keys import unique_keys
+from finetune_runner.data.records import BadRow, Record, RowError
 
 EXTENSIONS = (".json",)
 _HINT = "write a list of objects, or one object per line in a .jsonl file"
@@ -24,7 +25,10 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
     if not data.strip():
         return
     try:
-        value: Any = json.loads(data.decode("utf-8"))
+        value: Any = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
+    except RowError as error:
+        yield BadRow(name, "", error.message, error.hint)
+        return
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         yield BadRow(name, f"line {line}", f"not UTF-8: byte 0x{data[error.start]:02x}", UTF8_HINT)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_runner.data.bytes_in import UTF8_HINT, lines_of, what_is_wrong_with
-from finetune_runner.data.records import BadRow, Record
+from finetune_runner.data.json_keys import unique_keys
+from finetune_runner.data.records import BadRow, Record, RowError
 
 EXTENSIONS = (".jsonl", ".ndjson", ".jsonlines")
 
@@ -25,7 +26,9 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
 def parse_line(line: bytes, name: str, position: str) -> Record | BadRow:
     """One line as a row."""
     try:
-        value: Any = json.loads(line.decode("utf-8"))
+        value: Any = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys)
+    except RowError as error:
+        return BadRow(name, position, error.message, error.hint)
     except UnicodeDecodeError as error:
         return BadRow(name, position, what_is_wrong_with(error), UTF8_HINT)
     except json.JSONDecodeError as error:

@@ -10,6 +10,7 @@ from finetune_runner.data.rows import Message
 
 NAME = "alpaca"
 SHAPE = "instruction, input, output"
+RANK = 2
 
 
 def _names(columns: Columns) -> tuple[str, str]:

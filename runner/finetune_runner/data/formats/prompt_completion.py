@@ -10,6 +10,7 @@ from finetune_runner.data.rows import Message
 
 NAME = "promptCompletion"
 SHAPE = "prompt, completion"
+RANK = 3
 
 
 def _names(columns: Columns) -> tuple[str, str]:

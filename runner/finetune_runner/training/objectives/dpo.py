@@ -46,11 +46,11 @@ class DirectPreference:
         self._beta = beta
         self._scorer = scorer
         self._store = store
-        self.lengths = [len(better[0]) + len(worse[0]) for better, worse in train]
-        self.counts = [1] * len(train)
-        self._reference = torch.empty(0)
+        self.lengths: Sequence[int] = [len(better[0]) + len(worse[0]) for better, worse in train]
+        self.counts: Sequence[int] = [1] * len(train)
+        self._reference = torch.zeros(len(train), 2)
         """[train pairs, 2] log-probabilities under the reference, better first."""
-        self._validation_reference = torch.empty(0)
+        self._validation_reference = torch.zeros(len(validation), 2)
 
     def prepare(self, model: Any, world: World, on_batch: Callable[[int], None], start: Start) -> None:
         """Ask the model for its log-probabilities before its first step."""

@@ -117,12 +117,13 @@ class KahnemanTversky:
         self._beta = beta
         self._scorer = scorer
         self._store = store
-        self.lengths = [sum(len(judged.answer[0]) for judged in example) for example in train]
-        self.counts = [len(example) for example in train]
+        self.lengths: Sequence[int] = [sum(len(judged.answer[0]) for judged in example) for example in train]
+        self.counts: Sequence[int] = [len(example) for example in train]
         wanted = sum(judged.wanted for judged in self._train)
         self._weights = class_weights(wanted, len(self._train) - wanted)
-        self._reference = self._validation_reference = torch.empty(0)
+        self._reference = torch.zeros(len(self._train), 2)
         """[answers, 2] log-probabilities under the reference: of the answer, and of the mismatched one."""
+        self._validation_reference = torch.zeros(len(self._validation), 2)
         self._point = 0.0
 
     def prepare(self, model: Any, world: World, on_batch: Callable[[int], None], start: Start) -> None:

@@ -20,6 +20,7 @@ import torch
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded
+from finetune_runner.training.adapter_precision import uncast
 from finetune_runner.training.label_only import label_losses
 from finetune_runner.training.objectives.base import Batch, Start
 from finetune_runner.training.objectives.sft import pad
@@ -86,7 +87,8 @@ class Scorer:
 
     def _ask(self, model: Any, batch: Batch) -> torch.Tensor:
         inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16) if self.autocast else contextlib.nullcontext():
+        precision = torch.autocast("cuda", torch.bfloat16) if self.autocast else contextlib.nullcontext()
+        with torch.no_grad(), precision, uncast(model, active=self.autocast):
             return sequence_log_probabilities(model, inputs["input_ids"], inputs["labels"])
 
 

@@ -23,9 +23,9 @@ class SupervisedFineTuning:
         self._train = train
         self._validation = validation
         self._pad_token_id = pad_token_id
-        self.lengths = [len(ids) for ids, _ in train]
+        self.lengths: Sequence[int] = [len(ids) for ids, _ in train]
         # Nothing predicts the first token of an example.
-        self.counts = [sum(label != IGNORED for label in labels[1:]) for _, labels in train]
+        self.counts: Sequence[int] = [sum(label != IGNORED for label in labels[1:]) for _, labels in train]
 
     def collate(self, indices: Sequence[int], *, packed: bool) -> Batch:
         """`input_ids` and `labels`, [rows, width]; packed: [1, tokens] with `position_ids` that start anew."""

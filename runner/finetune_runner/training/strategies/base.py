@@ -50,12 +50,16 @@ class Engine:
     """
 
     lockstep = False
+    shards_weights = False
+    """Whether each process holds a part of the weights: then its forward pass is proved before step 1."""
+    can_probe = True
+    """Whether a backward pass can be taken back."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.model = setup.model
         # fp32 adapters under autocast: the products run in bf16, what is learned is kept in fp32.
-        self._autocast = setup.device.type == "cuda" and setup.plan.precision == "bf16"
+        self.autocasts = setup.device.type == "cuda" and setup.plan.precision == "bf16"
         self.module = self.wrap(InForward(setup.model))
         self.optimizer, self.schedule = self.make_optimizer()
 
@@ -96,13 +100,20 @@ class Engine:
         """Forget the gradient."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def missing_state_bytes(self, bytes_per_parameter: int) -> int:
+        """What the optimiser's state will take on this rank once the first step has made it."""
+        if self.optimizer.state:
+            return 0
+        local = (p.to_local() if hasattr(p, "to_local") else p for p in trainable(self.model).values())
+        return bytes_per_parameter * sum(p.numel() for p in local)
+
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """The whole of a parameter or of its optimiser state. All ranks call it."""
         return tensor
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's weights by parameter name, whole, on the CPU. All ranks call it."""
-        return {name: self.whole(p.detach()).cpu().contiguous() for name, p in trainable(self.model).items()}
+        return {name: self.whole(p.detach()).cpu().clone() for name, p in trainable(self.model).items()}
 
     def load_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Overwrite every weight of the adapter with the named tensor. All ranks call it with the same."""
@@ -133,7 +144,7 @@ class Engine:
 
         def of(model: Any) -> torch.Tensor:
             # Inside: DeepSpeed switches off an autocast that is on outside.
-            with torch.autocast("cuda", torch.bfloat16) if self._autocast else contextlib.nullcontext():
+            with torch.autocast("cuda", torch.bfloat16) if self.autocasts else contextlib.nullcontext():
                 return self.setup.objective.loss(model, batch)
 
         loss: torch.Tensor = self.module(of)

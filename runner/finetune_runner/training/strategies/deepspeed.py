@@ -65,7 +65,8 @@ def engine(setup: Setup) -> Engine:
     class Zero(Engine):
         """Gradients and optimiser states in parts, with stage 3 the weights too."""
 
-        lockstep = not whole_weights
+        lockstep = shards_weights = not whole_weights
+        can_probe = False  # its micro-batch and accumulation are counted from the start
 
         def wrap(self, module: InForward) -> Any:
             setup = self.setup
@@ -116,9 +117,11 @@ def engine(setup: Setup) -> Engine:
         def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
             state = self._inner.state[self._flat()[0]]
             fields = [field for field, value in state.items() if torch.as_tensor(value).dim()]
-            single = {field: torch.as_tensor(value).cpu() for field, value in state.items() if field not in fields}
+            single = {
+                field: torch.as_tensor(value).cpu().clone() for field, value in state.items() if field not in fields
+            }
             return {
-                name: single | {field: safe_get_full_optimizer_state(p, field).cpu() for field in fields}
+                name: single | {field: safe_get_full_optimizer_state(p, field).cpu().clone() for field in fields}
                 for name, p in trainable(self.model).items()
             }
 

@@ -1,0 +1,78 @@
+"""Languages of the rows: a few rows of another language are likely an accident of collecting.
+
+py3langid (Lui and Baldwin 2012, langid.py) tells 97 languages with a model in its package. Short texts are not judged:
+below some 40 letters the guess is poor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, judged, mode_of
+from finetune_runner.data.rows import Row
+
+PHASE: Phase = "rows"
+ORDER = 45
+
+SHORTEST_LETTERS = 40
+SUREST = 0.95
+ACCIDENT_SHARE = 0.2
+"""A language of more rows than this is meant; one of fewer is reported."""
+_JUDGED_CHARACTERS = 1000
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """As data.checks.language says."""
+    return mode_of(spec.data.checks.language)
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # its model takes a while to unpack
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def language_of(text: str) -> str:
+    """ISO 639-1 code of a text's language; empty when it is too short or the guess is not sure."""
+    if len(_LETTER.findall(text[:_JUDGED_CHARACTERS])) < SHORTEST_LETTERS:
+        return ""
+    code, probability = _identifier().classify(text[:_JUDGED_CHARACTERS])
+    return str(code) if probability >= SUREST else ""
+
+
+def _language(row: Row) -> str:
+    said = "\n".join(message["content"] for message in row.messages if message["role"] != "system")
+    return language_of(said)
+
+
+def check(given: Given) -> list[Remark]:
+    """Tell the languages; report, drop or refuse rows of rare ones. Raises StageError (INVALID_DATA) in mode fail."""
+    counts: Counter[str] = Counter()
+    for example in given.rows(*TASK_SPLITS):
+        counts[_language(example.row)] += 1
+    unsure = counts.pop("", 0)
+    judged_rows = counts.total()
+    if not judged_rows:
+        return []
+    rare = {code for code, count in counts.items() if count <= ACCIDENT_SHARE * judged_rows}
+    main = ", ".join(f"{code} {100 * count / judged_rows:.1f} %" for code, count in counts.most_common(5))
+    facts = {"languages": dict(counts.most_common(20)), "notJudged": unsure}
+    if not rare:
+        return [Remark("language", "info", f"languages: {main}; {unsure} rows not judged", judged_rows, facts=facts)]
+    found = Found()
+    for example in given.rows(*TASK_SPLITS):
+        code = _language(example.row)
+        if code in rare:
+            found.add(example, f"({code})")
+            if given.mode == "fix":
+                given.drop(example)
+    hint = "remove them, or add more rows of that language when they are meant"
+    what = f"rows are in another language than most ({main})"
+    return [replace(r, facts=facts) for r in judged("language", given, found, what=what, hint=hint)]

@@ -1,0 +1,46 @@
+"""Near-duplicates within a split: they weigh like repetitions, and a test of them says less than its rows promise.
+
+MinHash and the exact Jaccard similarity decide (`data/near_duplicates.py`); Lee et al. 2022 (Deduplicating Training
+Data Makes Language Models Better) show what repetition costs. Clusters never cross splits, whatever the mode.
+"""
+
+from __future__ import annotations
+
+from finetune_api.job.spec import FineTuneJobSpec
+from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, judged, mode_of
+
+PHASE: Phase = "splits"
+ORDER = 15
+
+_LATER_OF_CLUSTER = """
+SELECT number FROM (SELECT number, row_number() OVER (PARTITION BY split, cluster ORDER BY number) AS place FROM rows
+                    WHERE split = ? AND cluster NOT LIKE 'group:%') WHERE place > 1 ORDER BY number
+"""
+_TRUSTED = ("train", "validation", "test")
+
+
+def mode(spec: FineTuneJobSpec) -> Mode:
+    """As data.checks.nearDuplicates says; groups of data.groupBy are clusters of another kind and are let be."""
+    return mode_of(spec.data.checks.near_duplicates) if spec.data.group_by is None else "off"
+
+
+def check(given: Given) -> list[Remark]:
+    """Report, drop or refuse every row of a cluster but its first. Raises StageError (INVALID_DATA) in mode fail."""
+    remarks: list[Remark] = []
+    for split in _TRUSTED:
+        found = Found()
+        numbers = [number for (number,) in given.store.database.execute(_LATER_OF_CLUSTER, (split,))]
+        for number in numbers:
+            example = given.store.example(number)
+            found.add(example)
+            if given.mode == "fix":
+                given.drop(example)
+        remarks += judged(
+            "nearDuplicates",
+            given,
+            found,
+            what="rows are near-duplicates of an earlier one",
+            hint="vary the rows, or set data.checks.nearDuplicates: drop",
+            place=split,
+        )
+    return remarks

@@ -1,0 +1,82 @@
+"""Tokens of every row as training will see it, and what the chat template makes of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_runner.data.checking import Found, Remark
+from finetune_runner.data.records import BadRow, BadRows
+from finetune_runner.data.row_store import Example, Length
+from finetune_runner.text import Encoded, Loss, RenderError, encode_row
+
+_NOT_RENDERED = Length(0, 0)
+_TRAINED = ("train", "replay", "validation")
+
+
+@dataclass
+class Measured:
+    """Counts while the rows go by.
+
+    Args:
+        tokenizer: with the template in force.
+        max_length: training.maxLength.
+        loss: data.loss.
+    """
+
+    tokenizer: Any
+    max_length: int
+    loss: Loss
+    _bad: BadRows = field(default_factory=BadRows)
+    _left_out: Found = field(default_factory=Found)
+    _left_out_answers: int = 0
+    _rewritten: Found = field(default_factory=Found)
+
+    def length(self, example: Example) -> Length:
+        """Tokens of a row before any cutting, and how many it needs at least. A pair counts as its longer side."""
+        try:
+            encoded = self._encode(example, example.row.answer)
+            rejected = example.row.rejected
+            other = encoded if rejected is None else self._encode(example, rejected)
+        except RenderError as error:
+            self._bad.add(
+                BadRow(
+                    example.origin,
+                    "",
+                    str(error),
+                    "use only roles that the model's template knows, in its order, or set model.chatTemplate",
+                )
+            )
+            return _NOT_RENDERED
+        if example.split in _TRAINED:
+            if encoded.earlier_left_out:
+                self._left_out.add(example)
+                self._left_out_answers += encoded.earlier_left_out
+            if encoded.rewritten or other.rewritten:
+                self._rewritten.add(example)
+        return Length(max(encoded.total, other.total), max(encoded.least, other.least))
+
+    def remarks(self) -> list[Remark]:
+        """What is worth knowing. Raises StageError (INVALID_DATA) for rows that the template refuses."""
+        self._bad.raise_if_any("rows against the model's chat template")
+        remarks = []
+        if self._left_out.rows:
+            found = self._left_out
+            message = (
+                f"{self._left_out_answers} earlier answers of {found.rows} conversations are not learned, because the "
+                f"chat template writes them otherwise than they are generated: {found.where()}; split the "
+                "conversations, or choose another model.chatTemplate"
+            )
+            remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))
+        if self._rewritten.rows:
+            found = self._rewritten
+            message = (
+                f"the chat template changes {found.rows} answers (drops or moves a part of them): {found.where()}; "
+                "compare a rendered row with its source"
+            )
+            remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))
+        return remarks
+
+    def _encode(self, example: Example, answer: str) -> Encoded:
+        messages = [*example.row.prompt, {"role": "assistant", "content": answer}]
+        return encode_row(self.tokenizer, messages, self.max_length, self.loss)

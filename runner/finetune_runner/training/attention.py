@@ -1,0 +1,100 @@
+"""flash: PyTorch's own kernel for rows of several examples (`torch.nn.attention.varlen`), as an attention of transformers.
+
+SDPA needs a dense [tokens, tokens] mask to keep packed examples apart; this kernel is told where each begins. No package
+is compiled for it. Rows with an attention mask (generation, validation) go to SDPA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+NAME = "finetune_varlen"
+_MEMORY = "_finetune_segments"
+
+
+def implementation(wanted: str) -> str:
+    """What transformers calls an attention of the plan; `flash` is registered with it."""
+    if wanted != "flash":
+        return wanted
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    def mask(*arguments: Any, attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
+        """Packed rows come without a mask, and get none."""
+        if attention_mask is None:
+            return None
+        made: torch.Tensor | None = sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+        return made
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, mask)
+    return NAME
+
+
+def segments(position_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Where each example of a packed row begins, and the row's end ([n + 1], int32); and the longest example's length.
+
+    Kept with the tensor, which is the same in all blocks of a forward pass: the GPU is waited for once, not per block.
+    """
+    kept: tuple[torch.Tensor, int] | None = getattr(position_ids, _MEMORY, None)
+    if kept is None:
+        starts = (position_ids[0] == 0).nonzero().flatten()
+        bounds = torch.cat([starts, starts.new_tensor([position_ids.shape[1]])]).to(torch.int32)
+        kept = (bounds, int((bounds[1:] - bounds[:-1]).max()))
+        setattr(position_ids, _MEMORY, kept)
+    return kept
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' form: [rows, heads, tokens, width] in, [rows, tokens, heads, width] out."""
+    packed = attention_mask is None and position_ids is not None and query.shape[0] == 1 and query.shape[2] > 1
+    if not packed or position_ids is None or len((found := segments(position_ids))[0]) <= 2:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return result
+    bounds, longest = found
+    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    behind = -1 if sliding_window is None else sliding_window - 1
+    return varlen_kernel(*rows, bounds, longest, scaling, behind).unsqueeze(0), None
+
+
+def varlen_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    behind: int,
+) -> torch.Tensor:
+    """Causal attention within segments on a GPU: [tokens, heads, width]; `behind` tokens are seen, -1 = all."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    attended: torch.Tensor = varlen_attn(
+        query,
+        key,
+        value,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(behind, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return attended

@@ -1,0 +1,111 @@
+"""The micro-batch, found before the run: the longest one of the run forward and backward, smaller on an out-of-memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import TrainPlan
+from finetune_runner.errors import StageError
+from finetune_runner.training import memory_saving
+
+if TYPE_CHECKING:
+    from finetune_runner.training.distributed import World
+    from finetune_runner.training.strategies.base import Engine
+
+ADAM_BYTES_PER_PARAMETER = 8
+"""Both moments in fp32, which the first step makes: held while the probe runs."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the probe found: the plan that fits, and what it changed, in words (empty = nothing)."""
+
+    plan: TrainPlan
+    changes: str = ""
+
+
+def gentler(plan: TrainPlan) -> tuple[TrainPlan, str] | None:
+    """The next rung with the same examples per step: half the micro-batch, then recomputed activations; None at the end."""
+    if plan.micro_batch_size > 1:
+        micro = max(m for m in range(1, plan.micro_batch_size // 2 + 1) if plan.micro_batch_size % m == 0)
+        factor = plan.micro_batch_size // micro
+        smaller = {"micro_batch_size": micro, "gradient_accumulation": plan.gradient_accumulation * factor}
+        return plan.model_copy(update=smaller), f"micro-batch {plan.micro_batch_size} -> {micro}"
+    if not plan.gradient_checkpointing:
+        return plan.model_copy(update={"gradient_checkpointing": True}), "gradient checkpointing on"
+    return None
+
+
+def longest_micro_batch(steps: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> list[int]:
+    """The examples of the largest micro-batch of the run: the `size` longest of the step where they are longest."""
+    best = max(steps, key=lambda step: max(lengths[index] for index in step))
+    return sorted(best, key=lambda index: (-lengths[index], index))[:size]
+
+
+def find(
+    engine: Engine,
+    plan: TrainPlan,
+    world: World,
+    batch_of: Callable[[int], dict[str, torch.Tensor]],
+) -> Probe:
+    """The plan whose micro-batch fits, the first of the ladder.
+
+    Nothing of the training changes: no update is made, gradients are forgotten, random numbers put back. All ranks try
+    the same batch, so that they run out together.
+
+    Args:
+        engine: the model as it will train.
+        plan: what was forecast.
+        world: the ranks agree on each rung.
+        batch_of: the largest micro-batch of a size, on the device.
+
+    Raises:
+        StageError: GPU_OUT_OF_MEMORY when no rung is left, or none that can be tried in this process.
+    """
+    changes: list[str] = []
+    device = engine.setup.device
+    while True:
+        failed = _fails(engine, batch_of(plan.micro_batch_size))
+        if not world.sum([float(failed)], device)[0]:
+            return Probe(plan, "; ".join(changes))
+        # A sharded model that ran out half-way through is in no state to be called again: the operator's ladder goes on.
+        step = None if engine.lockstep else gentler(plan)
+        if step is None:
+            raise StageError(
+                ExitCode.GPU_OUT_OF_MEMORY,
+                f"the longest batch does not fit on a GPU at micro-batch {plan.micro_batch_size} "
+                f"{'with' if plan.gradient_checkpointing else 'without'} gradient checkpointing",
+                "use method.type: qlora, compute.strategy: fsdp on several GPUs, a shorter training.maxLength, or a pool "
+                "with more GPU memory",
+                f"the probe before step 1 tried: {'; '.join(changes) or 'nothing smaller was left'}",
+            )
+        plan, change = step
+        changes.append(change)
+        memory_saving.apply(engine.model, plan)
+
+
+def _fails(engine: Engine, batch: dict[str, torch.Tensor]) -> bool:
+    """Whether a forward and backward pass of the batch runs out of memory."""
+    random_numbers = torch.get_rng_state()
+    engine.model.train()
+    try:
+        missing = engine.missing_state_bytes(ADAM_BYTES_PER_PARAMETER)
+        ballast = torch.empty(missing, dtype=torch.uint8, device=engine.setup.device)
+        # Not the last micro-batch: ranks exchange nothing, so that one can fail alone.
+        engine.backward(batch, 1.0, last=False)
+        del ballast
+        return False
+    except torch.OutOfMemoryError:
+        return True
+    finally:
+        engine.zero_gradients()
+        torch.set_rng_state(random_numbers)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,137 @@
+"""All strategies one after the other in the ranks of one torchrun: losses, state and resume of each, as JSON on stdout.
+
+`python -m torch.distributed.run --standalone --nproc-per-node N -m tests.runner.ranks MODEL`; N = 1 is the reference.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from finetune_api.job.method import Method
+from finetune_api.job.training import Training
+from finetune_api.stages import TrainPlan
+from finetune_runner.training import memory_saving
+from finetune_runner.training.distributed import World
+from finetune_runner.training.loading import load_base, new_adapter, saved_names
+from finetune_runner.training.objectives.sft import SupervisedFineTuning
+from finetune_runner.training.optimizer import trainable
+from finetune_runner.training.order import micro_batches
+from finetune_runner.training.strategies import new_engine
+from finetune_runner.training.strategies.base import Engine, Setup
+
+STEPS, BATCH = 4, 8
+CASES: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp": {"strategy": "fsdp"},
+    "fsdp, checkpointing": {"strategy": "fsdp", "gradient_checkpointing": True},
+    "zero2": {"strategy": "deepspeed", "zero_stage": 2},
+    "zero3": {"strategy": "deepspeed", "zero_stage": 3},
+    "zero3, checkpointing": {"strategy": "deepspeed", "zero_stage": 3, "gradient_checkpointing": True},
+    "zero3, offload": {"strategy": "deepspeed", "zero_stage": 3, "offload": "parameters"},
+    "qlora ddp": {"strategy": "ddp", "method": "qlora"},
+    "qlora fsdp": {"strategy": "fsdp", "method": "qlora"},
+    "qlora zero3": {"strategy": "deepspeed", "zero_stage": 3, "method": "qlora"},
+}
+REFERENCES: dict[str, dict[str, Any]] = {"single": {}, "qlora single": {"method": "qlora"}}
+
+
+def _rows() -> list[tuple[list[int], list[int]]]:
+    chance = random.Random(0)
+    rows = []
+    for _ in range(STEPS * BATCH):
+        ids = [chance.randrange(5, 390) for _ in range(chance.randint(8, 40))]
+        rows.append((ids, [-100] * (len(ids) // 2) + ids[len(ids) // 2 :]))
+    return rows
+
+
+def _engine(model: Path, plan: TrainPlan, world: World, first: int, adapter: dict[str, torch.Tensor] | None) -> Engine:
+    cpu = torch.device("cpu")
+    peft = new_adapter(load_base(model, plan.method, cpu, plan), Method(rank=8), 0)
+    for name, parameter in trainable(peft).items():
+        parameter.data = parameter.data.float() if adapter is None else adapter[name].clone()
+    assert saved_names(peft).keys() == trainable(peft).keys()
+    memory_saving.apply(peft, plan)
+    rows = _rows()
+    objective = SupervisedFineTuning(rows, rows[:5], 0)
+    training = Training(learning_rate=1e-2, global_batch_size=BATCH)
+    return new_engine(Setup(peft, objective, plan, training, cpu, world, first), plan.strategy)
+
+
+def _train(engine: Engine, world: World, steps: range) -> list[float]:
+    objective = engine.setup.objective
+    losses = []
+    engine.model.train()
+    for step in steps:
+        examples = list(range(step * BATCH, (step + 1) * BATCH))
+        parts = micro_batches(examples, objective.lengths, 2, world.size, world.rank)
+        count = sum(objective.counts[index] for index in examples)
+        mine = 0.0
+        for number, part in enumerate(parts):
+            batch = objective.collate(part, packed=False)
+            mine += float(engine.backward(batch, 1 / count, last=number == len(parts) - 1))
+        engine.step()
+        losses.append(world.sum([mine], torch.device("cpu"))[0])
+    return losses
+
+
+def _validation(engine: Engine, world: World) -> float:
+    engine.model.eval()
+    local = engine.call(lambda model: engine.setup.objective.validation(model, world, lambda _: None))
+    nll, tokens = world.sum(local, torch.device("cpu"))
+    return nll / tokens
+
+
+def _facts(model: Path, world: World, changes: dict[str, Any]) -> dict[str, Any]:
+    wire: dict[str, Any] = {
+        "method": "lora",
+        "strategy": "single",
+        "nodes": 1,
+        "gpus_per_node": 0,
+        "total_steps": STEPS,
+        "micro_batch_size": BATCH // 2 // world.size,
+        "gradient_accumulation": 2,
+        "eval_steps": 2,
+    }
+    plan = TrainPlan(**(wire | changes))
+    engine = _engine(model, plan, world, 0, None)
+    losses = _train(engine, world, range(2))
+    adapter, state = engine.adapter(), engine.optimizer_state()
+    losses += _train(engine, world, range(2, STEPS))
+    after = engine.adapter()
+    resumed = _engine(model, plan, world, 2, adapter)
+    resumed.load_optimizer_state(state)
+    _train(resumed, world, range(2, STEPS))
+    again = resumed.adapter()
+    resumed.load_adapter(adapter)
+    return {
+        "losses": losses,
+        "validation": _validation(engine, world),
+        "shapes": {name: list(tensor.shape) for name, tensor in after.items()},
+        "smallest_lora_B": min(float(t.abs().max()) for name, t in after.items() if "lora_B" in name),
+        "resumed_bitwise": all(torch.equal(after[name], again[name]) for name in after),
+        "restored_bitwise": all(torch.equal(t, adapter[n]) for n, t in resumed.adapter().items()),
+        "dtypes": sorted({str(tensor.dtype) for tensor in after.values()}),
+    }
+
+
+def main() -> None:
+    """Print the facts of every case."""
+    torch.set_num_threads(1)
+    world = World.from_environment()
+    if world.size > 1:
+        distributed.init_process_group("gloo")
+    cases = CASES if world.size > 1 else REFERENCES
+    facts = {name: _facts(Path(sys.argv[1]), world, changes) for name, changes in cases.items()}
+    if world.main:
+        print("FACTS " + json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()

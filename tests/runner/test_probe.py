@@ -1,0 +1,133 @@
+"""The micro-batch is found before the run. On a CPU nothing runs out of GPU memory: the loss raises what CUDA would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import TrainPlan, TrainResult
+from finetune_runner.errors import StageError
+from finetune_runner.stages import train
+from finetune_runner.training.device import CPU_STANDS_IN_VARIABLE, pick_device
+from finetune_runner.training.objectives.sft import SupervisedFineTuning
+from finetune_runner.training.probe import gentler, longest_micro_batch
+from tests.runner.tiny import make_world
+
+DROPOUT = {"method": {"type": "lora", "rank": 4, "alpha": 8, "dropout": 0.1}}
+
+
+def run(folder: Path, model: Path, **plan: Any) -> TrainResult:
+    results, _ = train.run(
+        make_world(folder, model, spec=DROPOUT, total_steps=3, eval_steps=3, **plan).context("train")
+    )
+    assert results.train is not None
+    return results.train
+
+
+def memory_for(rows: int, *, recomputed: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batches of more rows run out, with gradient checkpointing of more than `recomputed`. What was tried."""
+    tried: list[int] = []
+    loss = SupervisedFineTuning.loss
+
+    def limited(self: SupervisedFineTuning, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        size = len(batch["input_ids"])
+        tried.append(size)
+        recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        if size > (recomputed if recomputes else rows):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(SupervisedFineTuning, "loss", limited)
+    return tried
+
+
+def test_a_run_that_was_probed_is_the_run_without_it(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = run(tmp_path / "a", tiny_model)
+    from finetune_runner.training.strategies.base import Engine
+
+    monkeypatch.setattr(Engine, "can_probe", False)
+    assert run(tmp_path / "b", tiny_model).checkpoint_digest == probed.checkpoint_digest
+    assert probed.probe == ""
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved_and_the_step_keeps_its_examples(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = run(tmp_path / "a", tiny_model, micro_batch_size=2, gradient_accumulation=4)
+    tried = memory_for(2, recomputed=8, monkeypatch=monkeypatch)
+    found = run(tmp_path / "b", tiny_model, micro_batch_size=8, gradient_accumulation=1)
+    assert tried[:3] == [8, 4, 2]
+    assert (found.micro_batch_size, found.gradient_accumulation) == (2, 4)
+    assert found.probe == "micro-batch 8 -> 4; micro-batch 4 -> 2"
+    assert found.checkpoint_digest == asked.checkpoint_digest
+
+
+def test_then_activations_are_recomputed(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_for(0, recomputed=1, monkeypatch=monkeypatch)
+    found = run(tmp_path, tiny_model, micro_batch_size=2, gradient_accumulation=4)
+    assert (found.micro_batch_size, found.gradient_checkpointing) == (1, True)
+    assert found.probe == "micro-batch 2 -> 1; gradient checkpointing on"
+
+
+def test_what_never_fits_is_out_of_memory_with_what_was_tried(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_for(0, recomputed=0, monkeypatch=monkeypatch)
+    with pytest.raises(
+        StageError, match="does not fit on a GPU at micro-batch 1 with gradient checkpointing"
+    ) as failed:
+        run(tmp_path, tiny_model, micro_batch_size=2)
+    assert failed.value.exit_code == ExitCode.GPU_OUT_OF_MEMORY
+    assert "micro-batch 2 -> 1; gradient checkpointing on" in failed.value.evidence
+
+
+@pytest.mark.parametrize(
+    ("micro", "accumulation", "checkpointing", "expected"),
+    [
+        (8, 2, False, (4, 4, False)),
+        (6, 1, False, (3, 2, False)),
+        (3, 2, False, (1, 6, False)),
+        (1, 16, False, (1, 16, True)),
+        (1, 16, True, None),
+    ],
+)
+def test_the_ladder(micro: int, accumulation: int, checkpointing: bool, expected: tuple[int, int, bool] | None) -> None:
+    plan = TrainPlan(
+        method="lora",
+        strategy="single",
+        nodes=1,
+        gpus_per_node=1,
+        total_steps=1,
+        micro_batch_size=micro,
+        gradient_accumulation=accumulation,
+        eval_steps=1,
+        gradient_checkpointing=checkpointing,
+    )
+    step = gentler(plan)
+    found = step and (step[0].micro_batch_size, step[0].gradient_accumulation, step[0].gradient_checkpointing)
+    assert found == expected
+
+
+def test_the_longest_batch_is_of_the_step_with_the_longest_example() -> None:
+    assert longest_micro_batch([[0, 1, 2], [3, 4, 5]], [5, 6, 7, 1, 9, 8], 2) == [4, 5]
+
+
+@pytest.mark.parametrize(("gpus", "stands_in", "refused"), [(1, "", True), (1, "1", False), (0, "", False)])
+def test_a_plan_with_gpus_is_not_trained_on_a_cpu(
+    gpus: int, stands_in: str, refused: bool, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(CPU_STANDS_IN_VARIABLE, stands_in)
+    plan = make_world(tmp_path, tiny_model, gpus_per_node=gpus).plan
+    if not refused:
+        assert pick_device(plan).type == "cpu"
+        return
+    with pytest.raises(StageError, match="PyTorch sees none") as failed:
+        pick_device(plan)
+    assert failed.value.exit_code == ExitCode.GPU_UNAVAILABLE
