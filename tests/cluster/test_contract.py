@@ -184,6 +184,7 @@ EDITS: dict[str, dict[str, Any]] = {
     "compute": {"compute": {"maxRetries": 7}},
     "evaluation": {"evaluation": {"fewShot": 7}},
     "output": {"output": {"servedAs": "merged"}},
+    "tracking": {"tracking": {"tensorboard": None}},
 }
 
 

@@ -18,6 +18,7 @@ from finetune_runner.evaluation.compare import System, values_of
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
 from finetune_runner.evaluation.outcomes import Outcome
+from finetune_runner.report.curve import loss_curve
 from finetune_runner.stages import train
 from finetune_runner.training.best import Selection
 from finetune_runner.training.distributed import World as Processes
@@ -214,3 +215,15 @@ def test_the_kept_checkpoint_is_the_one_with_the_best_metric(tmp_path: Path, tin
 def test_an_outcome_without_text_is_no_crash() -> None:
     settings = Settings(classes=("a",))
     assert values_of(System("x", [Outcome("1", "a", "")]), ["f1", "truncationRate"], settings)["truncationRate"] == 0
+
+
+def test_the_reports_curve_shows_the_primary_metric_where_there_is_one() -> None:
+    points: list[dict[str, Any]] = [
+        {"step": 0, "validation_loss": 2.0, "train_loss": None, "measures": {"f1": 0.25}},
+        {"step": 10, "validation_loss": 1.0, "train_loss": 1.2, "measures": {"f1": 1.0}},
+    ]
+    drawn = loss_curve(points, "f1")
+    assert "f1 from 0 to 1: dotted" in drawn
+    assert drawn.count("<polyline") == loss_curve(points, "loss").count("<polyline") + 1
+    bare = [{name: value for name, value in point.items() if name != "measures"} for point in points]
+    assert "dotted" not in loss_curve(bare, "f1")

@@ -32,8 +32,8 @@ class FineTuneJobSpec(Contract):
     evaluation: Annotated[Evaluation, Field(description="How the result is judged.")] = Evaluation()
     output: Annotated[Output, Field(description="What is released, and in which form.")]
     tracking: Annotated[
-        Tracking | None, Field(description="Where the curves are shown besides the run's own report. Default: nowhere.")
-    ] = None
+        Tracking, Field(description="Where the curves are shown besides the run's own report. Default: nowhere.")
+    ] = Tracking()
     suspend: Annotated[
         bool, Field(description="true stops the pods (a checkpoint is saved) and false resumes. Default false.")
     ] = False

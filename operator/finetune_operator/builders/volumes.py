@@ -42,7 +42,7 @@ def _inputs(task: StageTask) -> Iterator[tuple[str, SecretRef | None]]:
 def _tracker_secrets(task: StageTask) -> list[SecretRef | None]:
     """Credentials of the trackers, for the stages that tell them something."""
     tracking = task.spec.tracking
-    if tracking is None or task.stage not in ("train", "evaluate"):
+    if task.stage not in ("train", "evaluate"):
         return []
     return [tracker.secret_ref for tracker in (tracking.mlflow, tracking.wandb) if tracker is not None]
 

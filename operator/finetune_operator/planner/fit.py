@@ -56,9 +56,9 @@ class Demand:
     sequences: int = 1
     """Sequences of an example: 2 for dpo."""
     checkpointing: bool = True
+    flash_attention: bool = False
     answered_rows: int = 0
     """Validation rows that are answered during training."""
-    flash_attention: bool = False
 
     @property
     def quantisation(self) -> Quantisation:

@@ -1,4 +1,4 @@
-"""The loss curve as inline SVG. Pure."""
+"""The curves of a training as inline SVG. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ WIDTH, HEIGHT = 720, 260
 LEFT, BOTTOM, TOP, RIGHT = 56, 34, 12, 12
 
 
-def loss_curve(points: Sequence[Mapping[str, Any]]) -> str:
-    """Validation (solid) and training (dashed) loss over optimiser steps."""
+def loss_curve(points: Sequence[Mapping[str, Any]], metric: str = "") -> str:
+    """Validation (solid) and training (dashed) loss over optimiser steps, and a metric (dotted) from 0 to 1."""
     values = [p["validation_loss"] for p in points] + [
         p["train_loss"] for p in points if p.get("train_loss") is not None
     ]
@@ -22,6 +22,15 @@ def loss_curve(points: Sequence[Mapping[str, Any]]) -> str:
         x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
         y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (loss - low) / span)
         return round(x, 1), round(y, 1)
+
+    def measured(point: Mapping[str, Any]) -> float | None:
+        value = point.get("measures", {}).get(metric)
+        return None if value is None else float(min(1.0, max(0.0, value)))
+
+    def metric_line() -> str:
+        shares = [(point["step"], share) for point in points if (share := measured(point)) is not None]
+        path = " ".join("{},{}".format(*place(step, low + span * share)) for step, share in shares)
+        return f'<polyline points="{path}" fill="none" stroke-width="2" stroke="#c73" stroke-dasharray="1 4"/>'
 
     def line(key: str, style: str) -> str:
         path = " ".join("{},{}".format(*place(p["step"], p[key])) for p in points if p.get(key) is not None)
@@ -36,16 +45,19 @@ def loss_curve(points: Sequence[Mapping[str, Any]]) -> str:
         for value in (low, low + span / 2, low + span)
     )
     floor = HEIGHT - BOTTOM + 20
+    shown = any(measured(point) is not None for point in points)
     labels = (
         f'<text x="{LEFT}" y="{floor}">0</text>'
         f'<text x="{WIDTH - RIGHT}" y="{floor}" text-anchor="end">step {last}</text>'
-        f'<text x="{WIDTH / 2}" y="{floor}" text-anchor="middle">validation: solid, training: dashed</text>'
+        f'<text x="{WIDTH / 2}" y="{floor}" text-anchor="middle">validation: solid, training: dashed'
+        f"{f', {metric} from 0 to 1: dotted' if shown else ''}</text>"
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss over steps" font-size="12" '
         f'fill="currentColor" font-family="system-ui, sans-serif">{axes}{labels}'
         + line("validation_loss", 'stroke="#2a7"')
         + line("train_loss", 'stroke="#77a" stroke-dasharray="5 4"')
+        + (metric_line() if shown else "")
         + dots
         + "</svg>"
     )

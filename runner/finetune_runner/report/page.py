@@ -31,7 +31,7 @@ def render(document: Document, samples: Sequence[Mapping[str, Any]]) -> str:
         parts += ["<h2>F1 per class</h2>", _per_class(document["perClass"])]
         parts += ["<h2>Confusion</h2>", _confusion(document["confusion"])]
     if document["lossCurve"]:
-        parts += ["<h2>Loss</h2>", loss_curve(document["lossCurve"])]
+        parts += ["<h2>Loss</h2>", loss_curve(document["lossCurve"], document["primary"])]
     if samples:
         parts += ["<h2>Samples</h2>", _samples(samples)]
     return whole_page(title, parts)

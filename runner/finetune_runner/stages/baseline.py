@@ -229,7 +229,7 @@ def ask_base(context: StageContext, share: Share) -> Measured:
     deterministic(spec.training.seed)
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
-    tokenizer = load_tokenizer(model_path, context.task.spec.model.chat_template)
+    tokenizer = load_tokenizer(model_path, spec.model.chat_template)
     request = Request(
         model_path=model_path,
         method=method_of(task),

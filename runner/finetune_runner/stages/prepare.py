@@ -27,6 +27,7 @@ from finetune_runner.data.row_hashes import adapter_salt, write_row_hashes
 from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row, write_rows_to
 from finetune_runner.data.wanted import SplitSource, split_sources
+from finetune_runner.evaluation.engines import check_engine
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.report.data_document import data_document
 from finetune_runner.report.data_page import render_data_report
@@ -94,6 +95,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     Data that an earlier run of the adapter prepared in the same way are taken over instead.
     """
     task = context.task
+    check_engine(task.spec.evaluation.engine)
     probe_conditional_writes(context.storage, join(task.run_uri, "prepare"))
     context.report_progress("reading the data")
     sources = _fetch_sources(context)

@@ -23,8 +23,6 @@ def open_tracking(context: StageContext, environ: Mapping[str, str] = os.environ
     Credentials are keys of the tracker's Secret, else variables of the same names in `environ`.
     """
     asked = context.task.spec.tracking
-    if asked is None:
-        return Tracking([])
     facts = run_facts(context)
     lanes = []
     for name in type(asked).model_fields:
