@@ -8,8 +8,16 @@ from typing import Any, get_args
 import pytest
 
 from finetune_api.job.training import Optimizer, Training
+from finetune_runner.training.distributed import World
 from finetune_runner.training.horizon import Horizon
-from finetune_runner.training.optimizer import OPTIMIZERS, load_optimizer, new_optimizer, save_optimizer
+from finetune_runner.training.optimizer import (
+    OPTIMIZERS,
+    new_optimizer,
+    parameter_state,
+    restore_parameter_state,
+    trainable,
+)
+from finetune_runner.training.optimizer_files import SEPARATOR, read_optimizer, write_optimizer
 
 NAMES = get_args(Optimizer)
 STEPS = 20
@@ -44,6 +52,19 @@ def training(name: str) -> Training:
     return Training.from_wire({"optimizer": name, "learningRate": rate, "weightDecay": 0.01, "warmupRatio": 0})
 
 
+def save_optimizer(optimizer: Any, trained: Any, folder: Path) -> Path:
+    """As an engine does it."""
+    states = {name: parameter_state(optimizer, parameter) for name, parameter in trainable(trained).items()}
+    return write_optimizer(states, folder, World())
+
+
+def load_optimizer(optimizer: Any, trained: Any, folder: Path) -> None:
+    """As an engine does it."""
+    states = read_optimizer(folder)
+    for name, parameter in trainable(trained).items():
+        restore_parameter_state(optimizer, parameter, states[name])
+
+
 def test_every_optimiser_of_the_contract_is_there() -> None:
     assert set(OPTIMIZERS) == set(NAMES)
 
@@ -58,11 +79,11 @@ def test_a_resumed_optimiser_makes_the_very_same_steps(name: str, tmp_path: Path
 
     optimizer, schedule = new_optimizer(first, training(name), Horizon(STEPS), 0)
     learn(first, optimizer, schedule, range(STEPS // 2))
-    save_optimizer(optimizer, first, tmp_path / "optimizer.safetensors")
+    save_optimizer(optimizer, first, tmp_path)
     second = model()
     second.load_state_dict(first.state_dict())
     optimizer, schedule = new_optimizer(second, training(name), Horizon(STEPS), STEPS // 2)
-    load_optimizer(optimizer, second, tmp_path / "optimizer.safetensors")
+    load_optimizer(optimizer, second, tmp_path)
     assert learn(second, optimizer, schedule, range(STEPS // 2, STEPS)) == losses[STEPS // 2 :]
     for left, right in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(left, right)
@@ -75,12 +96,11 @@ def test_states_in_8_bit_are_saved_in_8_bit(name: str, tmp_path: Path) -> None:
     trained = model()
     optimizer, schedule = new_optimizer(trained, training(name), Horizon(STEPS), 0)
     learn(trained, optimizer, schedule, range(1))
-    save_optimizer(optimizer, trained, tmp_path / "optimizer.safetensors")
-    saved = load_file(str(tmp_path / "optimizer.safetensors"))
-    assert str(saved["0.weight.state1"].dtype) == "torch.uint8"
-    assert str(saved["0.bias.state1"].dtype) == "torch.float32"
+    saved = load_file(str(save_optimizer(optimizer, trained, tmp_path)))
+    assert str(saved[f"0.weight{SEPARATOR}state1"].dtype) == "torch.uint8"
+    assert str(saved[f"0.bias{SEPARATOR}state1"].dtype) == "torch.float32"
     states = 1 if "lion" in name else 2
-    measured = sum(t.nbytes for key, t in saved.items() if key.startswith("0.weight.") and "qmap" not in key)
+    measured = sum(t.nbytes for key, t in saved.items() if key.startswith(f"0.weight{SEPARATOR}") and "qmap" not in key)
     assert measured / trained[0].weight.numel() == pytest.approx(1.0156 * states, abs=0.01)
 
 
@@ -90,8 +110,8 @@ def test_a_state_of_another_model_is_not_taken(tmp_path: Path) -> None:
     trained = model()
     optimizer, schedule = new_optimizer(trained, training("lion"), Horizon(STEPS), 0)
     learn(trained, optimizer, schedule, range(1))
-    save_optimizer(optimizer, trained, tmp_path / "optimizer.safetensors")
+    save_optimizer(optimizer, trained, tmp_path)
     other = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     fresh, _ = new_optimizer(other, training("lion"), Horizon(STEPS), 0)
     with pytest.raises(KeyError):
-        load_optimizer(fresh, other, tmp_path / "optimizer.safetensors")
+        load_optimizer(fresh, other, tmp_path)
