@@ -1,7 +1,7 @@
-"""flash: PyTorch's own kernel for rows of several examples (`torch.nn.attention.varlen`), as an attention of transformers.
+"""flash: PyTorch's own kernel for rows of several examples, as an attention of transformers.
 
-SDPA needs a dense [tokens, tokens] mask to keep packed examples apart; this kernel is told where each begins. No package
-is compiled for it. Rows with an attention mask (generation, validation) go to SDPA.
+SDPA needs a dense [tokens, tokens] mask to keep packed examples apart; this kernel (torch.nn.attention.varlen) is told
+where each begins. No package is compiled for it. Rows with an attention mask (generation, validation) go to SDPA.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def implementation(wanted: str) -> str:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    def mask(*arguments: Any, attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
+    def mask(attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
         """Packed rows come without a mask, and get none."""
         if attention_mask is None:
             return None
-        made: torch.Tensor | None = sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+        made: torch.Tensor | None = sdpa_mask(attention_mask=attention_mask, **options)
         return made
 
     AttentionInterface.register(NAME, attend)
@@ -68,9 +68,10 @@ def attend(
         )
         return result
     bounds, longest = found
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    of_tokens = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     behind = -1 if sliding_window is None else sliding_window - 1
-    return varlen_kernel(*rows, bounds, longest, scaling, behind).unsqueeze(0), None
+    attended = varlen_kernel(of_tokens[0], of_tokens[1], of_tokens[2], bounds, longest, scaling, behind)
+    return attended.unsqueeze(0), None
 
 
 def varlen_kernel(
@@ -85,7 +86,7 @@ def varlen_kernel(
     """Causal attention within segments on a GPU: [tokens, heads, width]; `behind` tokens are seen, -1 = all."""
     from torch.nn.attention.varlen import varlen_attn
 
-    attended: torch.Tensor = varlen_attn(
+    attended: Any = varlen_attn(
         query,
         key,
         value,
@@ -97,4 +98,5 @@ def varlen_kernel(
         window_size=(behind, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return attended
+    whole: torch.Tensor = attended  # a tuple only with return_aux
+    return whole

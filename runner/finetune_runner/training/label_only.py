@@ -92,7 +92,7 @@ def label_losses(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **in
     scored = wanted != IGNORED
     head = base.get_output_embeddings()
     # Reading `weight` is what makes ZeRO-3 gather it (it registers it with the module whose forward this is).
-    losses: torch.Tensor = _ChunkedHead.apply(
+    losses: torch.Tensor = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
         hidden[:, :-1][scored],
         wanted[scored],
         head.weight,

@@ -1,4 +1,4 @@
-"""The micro-batch, found before the run: the longest one of the run forward and backward, smaller on an out-of-memory."""
+"""The micro-batch, found before the run: the longest one forward and backward, a smaller one where memory is short."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import TrainPlan
+from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.training import memory_saving
 
@@ -31,7 +31,7 @@ class Probe:
 
 
 def gentler(plan: TrainPlan) -> tuple[TrainPlan, str] | None:
-    """The next rung with the same examples per step: half the micro-batch, then recomputed activations; None at the end."""
+    """The next rung, with the same examples per step: half the micro-batch, then recomputation; None at the end."""
     if plan.micro_batch_size > 1:
         micro = max(m for m in range(1, plan.micro_batch_size // 2 + 1) if plan.micro_batch_size % m == 0)
         factor = plan.micro_batch_size // micro
@@ -74,16 +74,18 @@ def find(
         failed = _fails(engine, batch_of(plan.micro_batch_size))
         if not world.sum([float(failed)], device)[0]:
             return Probe(plan, "; ".join(changes))
-        # A sharded model that ran out half-way through is in no state to be called again: the operator's ladder goes on.
+        # A sharded model that ran out half-way through cannot be called again: the operator's ladder goes on.
         step = None if engine.lockstep else gentler(plan)
         if step is None:
             raise StageError(
                 ExitCode.GPU_OUT_OF_MEMORY,
                 f"the longest batch does not fit on a GPU at micro-batch {plan.micro_batch_size} "
                 f"{'with' if plan.gradient_checkpointing else 'without'} gradient checkpointing",
-                "use method.type: qlora, compute.strategy: fsdp on several GPUs, a shorter training.maxLength, or a pool "
-                "with more GPU memory",
-                f"the probe before step 1 tried: {'; '.join(changes) or 'nothing smaller was left'}",
+                "use method.type: qlora, compute.strategy: fsdp on several GPUs, a shorter training.maxLength, or "
+                "a pool with larger GPUs",
+                "the model is in parts: smaller ones are tried by the next attempts"
+                if engine.lockstep
+                else f"{PROBE_EXHAUSTED}: {'; '.join(changes) or 'as planned'}",
             )
         plan, change = step
         changes.append(change)

@@ -69,6 +69,10 @@ class Engine:
         """The module that is called in place of the given one."""
         return module
 
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The adapter's parameters on this rank, by their name in the model before it was spread out."""
+        return trainable(self.model)
+
     def make_optimizer(self) -> tuple[Any, Any]:
         """Optimiser and schedule over the parameters as they are after `wrap`."""
         setup = self.setup
@@ -90,7 +94,7 @@ class Engine:
     def step(self) -> None:
         """Clip the gradient's norm, update, forget the gradient, go on in the schedule."""
         if self.setup.training.max_grad_norm:
-            parameters = list(trainable(self.model).values())
+            parameters = list(self.parameters().values())
             torch.nn.utils.clip_grad_norm_(parameters, self.setup.training.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
@@ -104,7 +108,7 @@ class Engine:
         """What the optimiser's state will take on this rank once the first step has made it."""
         if self.optimizer.state:
             return 0
-        local = (p.to_local() if hasattr(p, "to_local") else p for p in trainable(self.model).values())
+        local = (p.to_local() if hasattr(p, "to_local") else p for p in self.parameters().values())
         return bytes_per_parameter * sum(p.numel() for p in local)
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -113,11 +117,11 @@ class Engine:
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's weights by parameter name, whole, on the CPU. All ranks call it."""
-        return {name: self.whole(p.detach()).cpu().clone() for name, p in trainable(self.model).items()}
+        return {name: self.whole(p.detach()).cpu().clone() for name, p in self.parameters().items()}
 
     def load_adapter(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Overwrite every weight of the adapter with the named tensor. All ranks call it with the same."""
-        for name, parameter in trainable(self.model).items():
+        for name, parameter in self.parameters().items():
             parameter.data.copy_(self.part(parameter, tensors[name]))
 
     def part(self, parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
@@ -126,11 +130,11 @@ class Engine:
 
     def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
         """State of the optimiser by parameter name and field, whole, on the CPU. All ranks call it."""
-        return {n: parameter_state(self.optimizer, p, self.whole) for n, p in trainable(self.model).items()}
+        return {n: parameter_state(self.optimizer, p, self.whole) for n, p in self.parameters().items()}
 
     def load_optimizer_state(self, states: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """The inverse of `optimizer_state`. Raises KeyError when the state is of another model."""
-        for name, parameter in trainable(self.model).items():
+        for name, parameter in self.parameters().items():
             restore_parameter_state(self.optimizer, parameter, states[name], self.part)
 
     # -- the same for all ------------------------------------------------------------------------------------------

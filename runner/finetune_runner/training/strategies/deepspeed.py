@@ -112,14 +112,15 @@ def engine(setup: Setup) -> Engine:
         def _flat(self) -> list[torch.Tensor]:
             """This rank's flat parts of the parameters in fp32, which the optimiser's state belongs to."""
             zero = self._zero
-            return zero.single_partition_of_fp32_groups if whole_weights else zero.fp32_partitioned_groups_flat
+            flat: list[torch.Tensor] = (
+                zero.single_partition_of_fp32_groups if whole_weights else zero.fp32_partitioned_groups_flat
+            )
+            return flat
 
         def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
             state = self._inner.state[self._flat()[0]]
             fields = [field for field, value in state.items() if torch.as_tensor(value).dim()]
-            single = {
-                field: torch.as_tensor(value).cpu().clone() for field, value in state.items() if field not in fields
-            }
+            single = {field: torch.as_tensor(state[field]).cpu().clone() for field in state if field not in fields}
             return {
                 name: single | {field: safe_get_full_optimizer_state(p, field).cpu().clone() for field in fields}
                 for name, p in trainable(self.model).items()

@@ -86,6 +86,7 @@ def _fsdp1(setup: Setup) -> Engine:
     import torch
     from torch import distributed
     from torch.distributed.fsdp import BackwardPrefetch, FullyShardedDataParallel
+    from torch.distributed.fsdp._common_utils import FSDP_WRAPPED_MODULE
 
     from finetune_runner.training.optimizer import trainable
     from finetune_runner.training.strategies.base import Engine, InForward
@@ -96,7 +97,7 @@ def _fsdp1(setup: Setup) -> Engine:
         lockstep = shards_weights = True
 
         def wrap(self, module: InForward) -> Any:
-            options = {
+            options: dict[str, Any] = {
                 "ignored_states": list(trainable(module.model).values()),
                 "device_id": self.setup.device if self.setup.device.type == "cuda" else torch.device("cpu"),
                 "backward_prefetch": BackwardPrefetch.BACKWARD_PRE,
@@ -108,8 +109,11 @@ def _fsdp1(setup: Setup) -> Engine:
                 setattr(parent, name, FullyShardedDataParallel(block, **options))
             return FullyShardedDataParallel(module.to(self.setup.device), **options)
 
+        def parameters(self) -> dict[str, torch.nn.Parameter]:
+            return {name.replace(f"{FSDP_WRAPPED_MODULE}.", ""): p for name, p in trainable(self.model).items()}
+
         def step(self) -> None:
-            gradients = [p.grad for p in trainable(self.model).values() if p.grad is not None]
+            gradients = [p.grad for p in self.parameters().values() if p.grad is not None]
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             distributed.all_reduce(flat)
             for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
