@@ -18,6 +18,9 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Strategy = Literal["single", "ddp", "fsdp", "deepspeed"]
 Offload = Literal["none", "optimizer", "parameters"]
 
+PROBE_EXHAUSTED = "the probe before step 1 went down to micro-batch 1 with gradient checkpointing"
+"""Begins the evidence of a GPUOutOfMemory after which trying a smaller micro-batch would only repeat what was tried."""
+
 REPORT_LIMIT_BYTES = 4000
 """Kubernetes keeps 4,096 bytes of a termination message, and of a longer one the tail: JSON would lose its head."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
+from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.diagnosis import diagnose_failure
 from finetune_operator.decide.types import PodState, StageRun
@@ -353,3 +354,43 @@ def test_a_pod_whose_volumes_are_not_made_is_pointed_at_and_goes_on_when_they_ar
     assert world.decide().wake_at is None
     world.run_pods()
     assert world.status.reason == "Training"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "evidence", "expected"),
+    [
+        ("ddp", "", (4, 2, False, "ddp")),
+        ("ddp", f"{PROBE_EXHAUSTED}: as planned", (1, 8, True, "fsdp")),
+        ("single", f"{PROBE_EXHAUSTED}: as planned", None),
+        ("deepspeed", f"{PROBE_EXHAUSTED}: as planned", (1, 8, True, "deepspeed")),
+    ],
+)
+def test_what_the_probe_has_tried_is_not_tried_again(
+    strategy: str, evidence: str, expected: tuple[int, int, bool, str] | None
+) -> None:
+    plan = TrainPlan.model_validate(
+        {
+            "method": "lora",
+            "strategy": strategy,
+            "nodes": 1,
+            "gpusPerNode": 2,
+            "totalSteps": 1,
+            "microBatchSize": 8,
+            "gradientAccumulation": 1,
+            "evalSteps": 1,
+            "zeroStage": 2,
+        }
+    )
+    adjust = registry()["GPUOutOfMemory"].adjust
+    assert adjust is not None
+    step = adjust(plan, evidence)
+    found = step and (
+        step[0].micro_batch_size,
+        step[0].gradient_accumulation,
+        step[0].gradient_checkpointing,
+        step[0].strategy,
+    )
+    assert found == expected
+    if strategy == "deepspeed":
+        assert step is not None
+        assert step[0].zero_stage == 3

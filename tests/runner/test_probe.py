@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import TrainPlan, TrainResult
+from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan, TrainResult
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
 from finetune_runner.training.device import CPU_STANDS_IN_VARIABLE, pick_device
@@ -84,7 +84,7 @@ def test_what_never_fits_is_out_of_memory_with_what_was_tried(
     ) as failed:
         run(tmp_path, tiny_model, micro_batch_size=2)
     assert failed.value.exit_code == ExitCode.GPU_OUT_OF_MEMORY
-    assert "micro-batch 2 -> 1; gradient checkpointing on" in failed.value.evidence
+    assert failed.value.evidence == f"{PROBE_EXHAUSTED}: micro-batch 2 -> 1; gradient checkpointing on"
 
 
 @pytest.mark.parametrize(

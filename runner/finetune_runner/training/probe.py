@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.stages import TrainPlan
+from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.training import memory_saving
 
@@ -83,7 +83,9 @@ def find(
                 f"{'with' if plan.gradient_checkpointing else 'without'} gradient checkpointing",
                 "use method.type: qlora, compute.strategy: fsdp on several GPUs, a shorter training.maxLength, or "
                 "a pool with larger GPUs",
-                f"the probe before step 1 tried: {'; '.join(changes) or 'nothing smaller was left'}",
+                "the model is in parts: smaller ones are tried by the next attempts"
+                if engine.lockstep
+                else f"{PROBE_EXHAUSTED}: {'; '.join(changes) or 'as planned'}",
             )
         plan, change = step
         changes.append(change)

@@ -30,7 +30,7 @@ class Cause:
     """The evidence on a pod, or None when this cause does not show there."""
     counts: bool = True
     """Whether an attempt that ended so uses up one of compute.maxRetries."""
-    adjust: Callable[[TrainPlan], tuple[TrainPlan, str] | None] | None = None
-    """A gentler plan for the next attempt and what changed; None when there is none left (then it is final)."""
+    adjust: Callable[[TrainPlan, str], tuple[TrainPlan, str] | None] | None = None
+    """A gentler plan for the next attempt and what changed, from plan and evidence; None when none is left (final)."""
     precedence: int = 50
     """Lower is looked at first."""

@@ -6,11 +6,18 @@ user's to choose because it costs more.
 
 from __future__ import annotations
 
-from finetune_api.stages import TrainPlan
+from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_operator.decide.causes.base import Cause
 
 
-def _gentler(plan: TrainPlan) -> tuple[TrainPlan, str] | None:
+def _gentler(plan: TrainPlan, evidence: str) -> tuple[TrainPlan, str] | None:
+    if evidence.startswith(PROBE_EXHAUSTED):
+        tried = {
+            "micro_batch_size": 1,
+            "gradient_accumulation": plan.micro_batch_size * plan.gradient_accumulation,
+            "gradient_checkpointing": True,
+        }
+        plan = plan.model_copy(update=tried)
     if plan.micro_batch_size > 1 and plan.micro_batch_size % 2 == 0:
         halved = {
             "micro_batch_size": plan.micro_batch_size // 2,
