@@ -170,7 +170,7 @@ def _examine_forms(context: StageContext, splits: Splits) -> Measured:
         make_merged(context, model_path, adapter, _merged_folder(context), method_of(task), pick_device(task.plan))
     found = measure(context, examine_forms, {"test": splits.test, "out_of_domain": splits.out_of_domain})
     if task.spec.output.served_as == "merged":
-        load_tokenizer(model_path, spec.model.chat_template).save_pretrained(str(_merged_folder(context)))
+        load_tokenizer(model_path, task.spec.model.chat_template).save_pretrained(str(_merged_folder(context)))
     return found
 
 
