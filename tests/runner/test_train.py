@@ -99,11 +99,11 @@ def test_a_broken_checkpoint_is_skipped_with_a_warning(
 ) -> None:
     world = make_world(tmp_path, tiny_model, spec=DROPOUT)
     run(world.context("train"))
-    newest = checkpoints(world) / "step-12" / "optimizer.safetensors"
+    newest = checkpoints(world) / "step-12" / "optimizer-1-of-1.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
     with caplog.at_level(logging.WARNING):
         resumed = run(world.context("train"))
-    assert "step-12 is skipped: optimizer.safetensors does not have the recorded sha256" in caplog.text
+    assert "step-12 is skipped: optimizer-1-of-1.safetensors does not have the recorded sha256" in caplog.text
     assert resumed.resumed_from_step == 8
     assert resumed.checkpoint_digest == undisturbed[1].checkpoint_digest
 
@@ -116,7 +116,7 @@ def test_a_broken_checkpoint_is_skipped_with_a_warning(
         (lambda folder: (folder / "checkpoint.json").write_text("{"), "step-12 is skipped"),
         (
             lambda folder: (folder / "checkpoint.json").write_text(
-                (folder / "checkpoint.json").read_text().replace('"optimizer.safetensors"', '"../../x"')
+                (folder / "checkpoint.json").read_text().replace('"optimizer-1-of-1.safetensors"', '"../../x"')
             ),
             "is not a file name",
         ),
@@ -232,14 +232,11 @@ def test_qlora_keeps_its_adapter_in_fp32_and_learns(tmp_path: Path, tiny_model: 
     assert result.best_validation_loss < result.initial_validation_loss - 1
 
 
-@pytest.mark.parametrize(
-    ("targets", "words"), [("no_such_layer", "no_such_layer"), ("q_proj,lm_head", "lm_head cannot be a target")]
-)
-def test_impossible_target_modules_name_the_field(targets: str, words: str, tmp_path: Path, tiny_model: Path) -> None:
-    world = make_world(tmp_path, tiny_model, spec={"method": {"type": "lora", "targetModules": targets}})
+def test_impossible_target_modules_name_the_field(tmp_path: Path, tiny_model: Path) -> None:
+    world = make_world(tmp_path, tiny_model, spec={"method": {"type": "lora", "targetModules": "no_such_layer"}})
     with pytest.raises(StageError, match=r"method\.targetModules") as refused:
         run(world.context("train"))
-    assert words in refused.value.message
+    assert "no_such_layer" in refused.value.message
     assert refused.value.exit_code == ExitCode.INVALID_SPEC
 
 
