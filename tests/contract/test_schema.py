@@ -111,3 +111,11 @@ def test_what_the_schema_allows_and_the_rules_keep_is_a_spec(spec: dict[str, Any
     # OpenAPI 3.0 is JSON Schema draft 4 as far as bounds go.
     jsonschema.Draft4Validator(_spec_schema("FineTuneJob")).validate(again)
     assert FineTuneJobSpec.from_wire(again) == parsed
+
+
+def test_what_must_not_change_while_running_is_always_there() -> None:
+    """A rule that compares a field with its old value fails on one that is absent, and refuses every update."""
+    spec = _spec_schema("FineTuneJob")
+    compared = {rule.field_path.removeprefix("spec.") for rule in FineTuneJob.RULES if rule.transition}
+    always = {name for name, member in spec["properties"].items() if "default" in member} | set(spec["required"])
+    assert compared - always == set()
