@@ -99,11 +99,11 @@ def test_a_broken_checkpoint_is_skipped_with_a_warning(
 ) -> None:
     world = make_world(tmp_path, tiny_model, spec=DROPOUT)
     run(world.context("train"))
-    newest = checkpoints(world) / "step-12" / "optimizer.safetensors"
+    newest = checkpoints(world) / "step-12" / "optimizer-1-of-1.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
     with caplog.at_level(logging.WARNING):
         resumed = run(world.context("train"))
-    assert "step-12 is skipped: optimizer.safetensors does not have the recorded sha256" in caplog.text
+    assert "step-12 is skipped: optimizer-1-of-1.safetensors does not have the recorded sha256" in caplog.text
     assert resumed.resumed_from_step == 8
     assert resumed.checkpoint_digest == undisturbed[1].checkpoint_digest
 
@@ -116,7 +116,7 @@ def test_a_broken_checkpoint_is_skipped_with_a_warning(
         (lambda folder: (folder / "checkpoint.json").write_text("{"), "step-12 is skipped"),
         (
             lambda folder: (folder / "checkpoint.json").write_text(
-                (folder / "checkpoint.json").read_text().replace('"optimizer.safetensors"', '"../../x"')
+                (folder / "checkpoint.json").read_text().replace('"optimizer-1-of-1.safetensors"', '"../../x"')
             ),
             "is not a file name",
         ),
