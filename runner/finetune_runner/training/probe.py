@@ -99,8 +99,9 @@ def _fails(engine: Engine, batch: dict[str, torch.Tensor]) -> bool:
     try:
         missing = engine.missing_state_bytes(ADAM_BYTES_PER_PARAMETER)
         ballast = torch.empty(missing, dtype=torch.uint8, device=engine.setup.device)
-        # Not the last micro-batch: ranks exchange nothing, so that one can fail alone.
-        engine.backward(batch, 1.0, last=False)
+        # As if more followed: ranks exchange nothing, so that one can fail alone. FSDP would keep such a gradient where
+        # it cannot be forgotten; there the ranks compute in lockstep anyway.
+        engine.backward(batch, 1.0, last=engine.lockstep)
         del ballast
         return False
     except torch.OutOfMemoryError:
