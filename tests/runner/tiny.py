@@ -23,7 +23,7 @@ from finetune_api.stages import (
     TrainPlan,
 )
 from finetune_runner.context import Environment, StageContext, open_context
-from finetune_runner.data.prepared import split_path
+from finetune_runner.data.prepared import ROW_HASHES_PATH, split_path
 from finetune_runner.data.rows import Row, make_row, write_rows
 from finetune_runner.model_source import model_digest
 
@@ -232,5 +232,6 @@ def make_world(
         path.write_bytes(write_rows(split))
         files[split_path(name)] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "rows": len(split)}  # type: ignore[arg-type]
     (root / "prepare" / "manifest.json").write_text(json.dumps({"files": files}))
+    (root / ROW_HASHES_PATH).write_bytes(b"")
     (root / "prepare" / "lineage.json").write_text(json.dumps({"sources": []}))
     return world
