@@ -56,6 +56,7 @@ def shards_weights(plan: TrainPlan | None) -> bool:
 
 def load_base(model_path: Path, method: MethodType, device: torch.device, plan: TrainPlan | None) -> Any:
     """The base model, frozen, in eval mode. Raises StageError when transformers cannot load it."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from finetune_runner.training.attention import implementation
@@ -72,7 +73,7 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
         options["device_map"] = {"": device}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(str(model_path), **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
             "the base model cannot be loaded as a causal language model",

@@ -93,7 +93,7 @@ def rows() -> list[Row]:
 
 GROUPS = {
     "runner": "what the runner can run",
-    "sharded": "sharded (FSDP, ZeRO-3; not in this version)",
+    "sharded": "sharded (FSDP, ZeRO-3)",
     "other": "other trainers and quantisers",
 }
 
