@@ -36,6 +36,8 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+WITHOUT_ROWS = ("starting", "fetching the model")
+"""Phases that do not pass over the rows."""
 LOOKED_BACK = 2000
 """A planted duplicate copies one of so many rows before it, or one of as many rows from the beginning."""
 SYLLABLES = ("ta", "mo", "ki", "re", "lu", "so", "ne", "la", "vi", "po", "du", "an", "er", "is", "ul")
@@ -198,9 +200,11 @@ def measure(folder: Path, megabytes: float, model: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "processorSeconds": round(usage.ru_utime + usage.ru_stime, 1),
         "rowsPerSecond": round(written.rows / seconds),
+        "rowsPerProcessorSecond": round(written.rows / (usage.ru_utime + usage.ru_stime)),
         "phases": {
-            name: {"seconds": round(took, 1), "rowsPerSecond": round(written.rows / took) if took else None}
+            name: {"seconds": round(took, 1), "rowsPerSecond": round(written.rows / took)}
             for name, took in found["phases"].items()
+            if name not in WITHOUT_ROWS
         },
         "exactDuplicates": {"planted": written.exact, "found": sum(dropped.values())},
         "nearDuplicates": {"planted": written.near, "found": sum(split["rows"].values()) - split["clusters"]},
