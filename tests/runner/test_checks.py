@@ -34,6 +34,7 @@ from finetune_runner.data.checks import (
     refusals,
     size,
 )
+from finetune_runner.data.labels import label_of
 from finetune_runner.data.near_duplicates import NearDuplicates
 from finetune_runner.data.personal_data import Span, personal_data, redacted, without_overlaps
 from finetune_runner.data.pool import split_pool
@@ -617,6 +618,27 @@ def test_two_languages_that_are_both_meant_are_no_accident() -> None:
     remarks, left = run(language, {"pool": [*english, *german]}, spec({"language": "drop"}))
     assert "en 60.0 %, de 40.0 %" in said(remarks)
     assert left == {"pool": 10}
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ('{"a": "x"}', "x"), ('{"a": {"b": 1}}', '{"b": 1}'), ("{}", "null"), (" not JSON ", "not JSON"), ("", ""),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_not_json_is_a_label_of_its_own(answer: str, label: str) -> None:
+    assert label_of(answer, Task.from_wire({"type": "classification", "labelPath": "$.a"})) == label
+
+
+@pytest.mark.parametrize("setting", ["warn", "ignore"])
+def test_answers_that_are_let_pass_are_counted_as_classes(setting: str) -> None:
+    task = {"task": {"type": "classification", "labelPath": "$.a"}}
+    content = {"pool": rows(*['{"a": "x"}'] * 10, *['{"a": "y"}'] * 10, "z")}
+    for check in (answers, balance, size, edge_cases):
+        remarks, _ = run(check, content, spec({"answers": setting}, evaluation=task))
+        if check is balance:
+            assert remarks[0].facts["classes"] == {"x": 10, "y": 10, "z": 1}
 
 
 def test_a_class_called_none_is_a_class() -> None:
