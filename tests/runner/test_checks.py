@@ -437,6 +437,24 @@ def test_near_duplicates_within_a_split(mode: str, left: int) -> None:
     assert near_duplicates.mode(spec(data={"groupBy": "$.customer"})) == "off"
 
 
+@pytest.mark.parametrize(("mode", "left"), [("warn", 61), ("drop", 60)])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_near_duplicates_within_a_source_of_its_own(split: str, mode: str, left: int) -> None:
+    wanted = spec({"nearDuplicates": mode}, data={split: {"source": "file:///own"}})
+    own = [*(case["prompt"] for case in varied(60, 5000)), varied(1, 5000)[0]["prompt"].upper() + "!"]
+    general = prompts(*[varied(1, 9000)[0]["prompt"]] * 2)
+    content = {"pool": prompts(*(case["prompt"] for case in varied(200))), split: prompts(*own), "replay": general}
+    with store_of(content) as store, NearDuplicates(store) as near:
+        split_pool(store, near, wanted)
+        leaks_before = run(leaks, store, wanted, near)
+        remarks, counts = run(near_duplicates, store, wanted, near)
+        assert run(leaks, store, wanted, near) == ([], counts), "what is known of the pool is kept"
+    assert leaks_before[0] == []
+    assert [(remark.rows, remark.positions) for remark in remarks] == [(1, (f"{split} row 61",))]
+    assert counts[split] == left
+    assert counts["replay"] == 2, "replay is general text"
+
+
 @pytest.mark.parametrize(
     ("split", "other"),
     [

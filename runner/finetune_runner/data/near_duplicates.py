@@ -132,17 +132,22 @@ class NearDuplicates:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def set_clusters(self, split: str) -> None:
+    def set_clusters(self, split: str, *, for_leaks: bool = True) -> None:
         """Give every row of the split the key of its cluster: its group, else the smallest content id in the cluster.
 
         Rows are of one cluster when a chain of near-duplicates within the split joins them.
+
+        Args:
+            split: whose rows are compared with each other.
+            for_leaks: `leaks` need not compare forms of two of these clusters again. One split at a time: the last.
         """
         within = self._forms_of(split)
         search = _Joining(len(self._form_of), within)
         self._look(search)
         database = self._store.database
         roots = search.roots(self._form_of)
-        self._roots = np.where(within, search.roots(np.arange(len(roots))), 0)
+        if for_leaks:
+            self._roots = np.where(within, search.roots(np.arange(len(roots))), 0)
         smallest = np.full(len(roots), np.iinfo(np.uint64).max, np.uint64)
         for number, row_id in database.execute("SELECT number, id FROM rows WHERE split = ?", (split,)):
             smallest[roots[number]] = min(smallest[roots[number]], np.uint64(int(row_id, 16)))
