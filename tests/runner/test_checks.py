@@ -33,6 +33,7 @@ from finetune_runner.data.checks import (
     pii_in_test,
     refusals,
     size,
+    unwanted,
 )
 from finetune_runner.data.labels import label_of
 from finetune_runner.data.near_duplicates import NearDuplicates
@@ -256,7 +257,7 @@ def test_mended_data_are_clean(
 
 
 def test_every_check_has_a_setting_or_always_runs() -> None:
-    always = {"duplicates", "lengths", "kinds", "sizes", "pii_in_test"}
+    always = {"duplicates", "lengths", "kinds", "unwanted", "sizes", "pii_in_test"}
     for name, module in modules_of("finetune_runner.data.checks").items():
         if name in always:
             continue
@@ -312,10 +313,15 @@ def test_preference_objectives_learn_from_their_own_rows(
 
 
 def test_models_are_not_judged_on_answers_that_nobody_wants() -> None:
-    content = {"pool": [PAIR], "test": [row("q", "good", label=True), row("q", "bad", label=False)]}
-    remarks, left = run(kinds, content, with_objective("kto"))
-    assert left == {"pool": 1, "test": 1}
-    assert "1 answers that are not wanted left out" in said(remarks)
+    both = [row("q", "good", label=True), row("q", "bad", label=False), PAIR, GOOD[0]]
+    content = {name: both for name in ("train", "validation", "replay", "test", "out_of_domain")}
+    for objective in ("kto", "dpo", "sft"):
+        remarks, left = run(unwanted, content, with_objective(objective))
+        assert left == {"train": 4, "validation": 4, "replay": 4, "test": 3, "out_of_domain": 3}
+        assert "2 answers that are not wanted" in said(remarks)
+        assert remarks[0].splits == {"test": 1, "out_of_domain": 1}
+    wanted = {"train": both, "test": [both[0], PAIR, GOOD[0]]}
+    assert run(unwanted, wanted, with_objective("kto")) == ([], {"train": 4, "test": 3})
 
 
 def test_plain_text_is_fine_where_all_is_learned_and_as_general_text() -> None:

@@ -444,6 +444,18 @@ def test_a_preference_set_is_refused_by_sft_with_the_fix(world: PrepareWorld) ->
     assert "method.objective: dpo" in error.hint
 
 
+def test_a_test_split_off_judged_answers_holds_only_wanted_ones(world: PrepareWorld) -> None:
+    judged = [{**row, "label": number % 2 == 0} for number, row in enumerate(varied(300))]
+    data = {"train": [{"source": world.write("a.jsonl", judged)}]}
+    result, findings, context = run(world, data, method={"objective": "kto"})
+    splits = splits_of(context)
+    assert {row.label for row in splits["test"]} == {True}
+    assert {row.label for row in splits["train"]} == {True, False}
+    assert {row.label for row in splits["validation"]} == {True, False}
+    assert said(findings, "unwanted").rows == result.rows.dropped > 0
+    assert len(splits["test"]) + result.rows.dropped + len(splits["train"]) + len(splits["validation"]) == 300
+
+
 def test_a_built_in_template_that_the_tokenizer_cannot_spell_is_refused(world: PrepareWorld) -> None:
     data = {"train": [{"source": world.write("a.jsonl", varied(80))}]}
     error = refused(world, data, model={"source": world.model, "chatTemplate": "llama3"})
