@@ -314,7 +314,7 @@ def test_preference_objectives_learn_from_their_own_rows(
 
 def test_models_are_not_judged_on_answers_that_nobody_wants() -> None:
     both = [row("q", "good", label=True), row("q", "bad", label=False), PAIR, GOOD[0]]
-    content = {name: both for name in ("train", "validation", "replay", "test", "out_of_domain")}
+    content = dict.fromkeys(("train", "validation", "replay", "test", "out_of_domain"), both)
     for objective in ("kto", "dpo", "sft"):
         remarks, left = run(unwanted, content, with_objective(objective))
         assert left == {"train": 4, "validation": 4, "replay": 4, "test": 3, "out_of_domain": 3}
