@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,11 +64,14 @@ class DataReport:
         }
 
 
-def _read(context: StageContext, store: RowStore, report: DataReport) -> None:
+def _read(context: StageContext, store: RowStore, report: DataReport) -> set[str]:
+    """Read the local sources; the splits of the others are returned."""
+    skipped = set()
     for number, named in enumerate(split_sources(context.task.spec)):
         split, wanted = named.split, named.wanted
         if not wanted.source.startswith(FILE_SCHEME):
             report.skipped.append(f"{wanted.place}: {wanted.source}")
+            skipped.add(split)
             continue
         try:
             fetched = fetch(context, wanted, context.scratch / str(number))
@@ -78,17 +81,28 @@ def _read(context: StageContext, store: RowStore, report: DataReport) -> None:
             continue
         report.findings.append(loaded.finding)
         report.formats[wanted.place] = loaded.format
+    return skipped
+
+
+def _without(spec: FineTuneJobSpec, skipped: Set[str]) -> FineTuneJobSpec:
+    """The job without the held-out sources that were not read: those splits are taken from data.train."""
+    unread = {
+        name: split.model_copy(update={"source": None})
+        for name, split in (("validation", spec.data.validation), ("test", spec.data.test))
+        if name in skipped
+    }
+    return spec.model_copy(update={"data": spec.data.model_copy(update=unread)})
 
 
 def check(job: FineTuneJob, context: StageContext) -> DataReport:
     """Read every local source, then run the checks that need no model. Every source's first problem is told."""
     report = DataReport()
     with RowStore(context.scratch / "rows.sqlite") as store:
-        _read(context, store, report)
+        skipped = _read(context, store, report)
         if report.problems or not store.counts().get(POOL):
             return report
         try:
-            _check(job.spec, store, report)
+            _check(_without(job.spec, skipped), store, report)
         except StageError as error:
             report.problems.append(DataProblem("data", error.message, error.hint, int(error.exit_code)))
         report.rows = store.counts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Task
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_runner.data.checking import Given, Remark
+from finetune_runner.data.checking import Given, Remark, run_checks
 from finetune_runner.data.checks import (
     agreement,
     answers,
@@ -33,12 +34,13 @@ from finetune_runner.data.checks import (
     pii_in_test,
     refusals,
     size,
+    sizes,
     unwanted,
 )
 from finetune_runner.data.labels import label_of
 from finetune_runner.data.near_duplicates import NearDuplicates
 from finetune_runner.data.personal_data import Span, personal_data, redacted, without_overlaps
-from finetune_runner.data.pool import split_pool
+from finetune_runner.data.pool import split_pool, weigh
 from finetune_runner.data.registry import modules_of
 from finetune_runner.data.row_store import Length, RowStore
 from finetune_runner.data.rows import Parsed, Row, make_row
@@ -257,7 +259,7 @@ def test_mended_data_are_clean(
 
 
 def test_every_check_has_a_setting_or_always_runs() -> None:
-    always = {"duplicates", "lengths", "kinds", "unwanted", "sizes", "pii_in_test"}
+    always = {"duplicates", "lengths", "kinds", "unwanted", "sizes", "sizes_left", "pii_in_test"}
     for name, module in modules_of("finetune_runner.data.checks").items():
         if name in always:
             continue
@@ -506,6 +508,84 @@ def test_what_only_resembles_is_no_leak() -> None:
         NearDuplicates(store) as n,
     ):
         assert run(leaks, store, spec({"leaks": "fail"}), n) == ([], {"train": 1, "test": 1})
+
+
+# -- what is left
+
+
+@pytest.mark.parametrize(
+    ("emptied", "place"),
+    [("pool", "data.train"), ("test", "data.test.source"), ("validation", "data.validation.source")],
+)
+def test_checks_that_leave_no_row_end_the_job_with_their_names(emptied: str, place: str) -> None:
+    checks = {"refusals": "drop", "emptyAnswers": "drop"}
+    refuse, empty = ["I'm sorry, but I can't help"] * 3, ["N/A"] * 2
+    own = {"test": {"source": "file:///t"}, "validation": {"source": "file:///v"}}
+    content = {name: rows("fine") for name in ("pool", "test", "validation")}
+    with store_of({**content, emptied: rows(*refuse, *empty, "fine")}) as store:
+        list(run_checks("rows", store, spec(checks, data=own)))
+        assert store.counts()[emptied] == 1, "one row is left"
+    with (
+        store_of({**content, emptied: rows(*refuse, *empty)}) as store,
+        pytest.raises(StageError, match=f"the checks dropped every row of {place}: refusals 3, emptyAnswers 2") as bad,
+    ):
+        list(run_checks("rows", store, spec(checks, data=own)))
+    assert bad.value.exit_code == ExitCode.INVALID_DATA
+    assert "data.checks.refusals: warn, data.checks.emptyAnswers: warn" in bad.value.hint
+
+
+def test_a_source_of_its_own_is_never_replaced_by_a_split() -> None:
+    wanted = spec({"minimumRows": 1}, data={"test": {"source": "file:///t"}})
+    with store_of({"pool": prompts(*(case["prompt"] for case in varied(60)))}) as store, NearDuplicates(store) as near:
+        split_pool(store, near, wanted)
+        assert "test" not in store.counts()
+        with pytest.raises(StageError, match="split test is empty") as caught:
+            run(sizes, store, wanted, near)
+    assert "the rows of data.test.source" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("weight", "long", "says", "fix"),
+    [
+        (1.0, 10, "", ""),
+        (1.0, 11, "removed since the split: 11 longer than training.maxLength 16", "raise training.maxLength"),
+        (0.01, 0, "by data.train[].weight", "raise data.train[].weight"),
+        (1.0, 60, "60 usable rows: 0 train, ", "raise training.maxLength"),
+    ],
+)
+def test_rows_that_vanish_after_the_split_are_missed(weight: float, long: int, says: str, fix: str) -> None:
+    wanted = spec({"minimumRows": 50}, training={"maxLength": 16}, data={"overlong": "drop"})
+    held = {"validation": rows(*["v"] * 30), "test": rows(*["t"] * 30)}
+    with RowStore() as store:
+        for each in rows(*["a"] * 60):
+            store.add("train", each, "a.jsonl", weight)
+        for split, content in held.items():
+            for each in content:
+                store.add(split, each, split)
+        store.flush()
+        weigh(store, 1)
+        numbers = [example.number for example in store.examples(*store.splits())]
+        store.set_lengths((number, Length(17 if number <= long else 16, 2)) for number in numbers)
+        outcome = run_checks("tokens", store, wanted)
+        if not says:
+            assert [each.check for each in outcome] == ["lengths", "sizes_left"]
+            return
+        with pytest.raises(StageError, match=re.escape(says)) as caught:
+            list(outcome)
+    assert caught.value.exit_code == ExitCode.INVALID_DATA
+    assert fix in caught.value.hint
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_split_that_is_too_long_altogether_ends_the_job(split: str) -> None:
+    wanted = spec({"minimumRows": 1}, training={"maxLength": 16}, data={"overlong": "drop"})
+    content = {"train": rows("a"), "validation": rows("v"), "test": rows("t"), "replay": rows("r")}
+    with store_of(content) as store:
+        gone = {1 + list(content).index(split), 4}
+        store.set_lengths((number, Length(17 if number in gone else 16, 2)) for number in range(1, 5))
+        with pytest.raises(StageError, match=f"split {split} is empty; .*: 1 longer than") as caught:
+            list(run_checks("tokens", store, wanted))
+    assert "raise training.maxLength" in caught.value.hint
 
 
 # -- lengths

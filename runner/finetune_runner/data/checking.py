@@ -34,6 +34,8 @@ HELD_OUT = ("validation", "test", "out_of_domain")
 SHOWN = 5
 """Positions of rows that a remark keeps."""
 _MESSAGE_LIMIT = 512
+_NEEDED = {POOL: "data.train", "validation": "data.validation.source", "test": "data.test.source"}
+"""Sources that must keep a row, and the fields that name them."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,12 @@ class CheckRun:
 def run_checks(
     phase: Phase, store: RowStore, spec: FineTuneJobSpec, context_length: int = 0, near: NearDuplicates | None = None
 ) -> Iterator[CheckRun]:
-    """Run a phase's checks in their order; each sees what the one before left."""
+    """Run a phase's checks in their order; each sees what the one before left.
+
+    Raises:
+        StageError: what a check raises; INVALID_DATA when the checks of phase `rows` leave nothing of a source.
+    """
+    dropped: dict[str, Counter[str]] = {}
     checks = {name: cast(Check, module) for name, module in modules_of("finetune_runner.data.checks").items()}
     for name, check in sorted(checks.items(), key=lambda item: (item[1].ORDER, item[0])):
         mode = check.mode(spec)
@@ -187,7 +194,31 @@ def run_checks(
             continue
         remarks = check.check(Given(store, spec, mode, context_length, near))
         changed = store.apply()
+        for split, rows in changed.dropped.items():
+            dropped.setdefault(split, Counter())[name] += rows
+        if phase == "rows" and changed.dropped:
+            _refuse_emptied(store, dropped)
         yield CheckRun(name, mode, remarks, changed.dropped, changed.replaced)
+
+
+def _refuse_emptied(store: RowStore, dropped: Mapping[str, Mapping[str, int]]) -> None:
+    counts = store.counts()
+    for split in dropped:
+        if split in counts or split not in _NEEDED:
+            continue
+        rows = {_setting(check): count for check, count in dropped[split].items()}
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"the checks dropped every row of {_NEEDED[split]}: "
+            + ", ".join(f"{check} {count}" for check, count in rows.items()),
+            "correct the rows, or keep them: " + ", ".join(f"data.checks.{check}: warn" for check in rows),
+        )
+
+
+def _setting(check: str) -> str:
+    """The field of data.checks that is a check's: near_duplicates has nearDuplicates."""
+    first, *rest = check.split("_")
+    return first + "".join(part.title() for part in rest)
 
 
 def listed(positions: Sequence[str], shown: int = 5, count: int | None = None) -> str:

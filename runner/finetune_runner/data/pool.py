@@ -24,11 +24,11 @@ class Step:
 
 
 def split_pool(store: RowStore, near: NearDuplicates, spec: FineTuneJobSpec) -> Step:
-    """Give each cluster of the pool to train, validation or test."""
-    counts = store.counts()
-    rows = counts[POOL]
-    validation = 0.0 if "validation" in counts else spec.data.validation.fraction
-    test = 0.0 if "test" in counts else test_share(spec.data.test.fraction, rows)
+    """Give each cluster of the pool, which has rows, to train, or to validation or test without a source of its own."""
+    rows = store.counts()[POOL]
+    # By the spec and not by what is left: a source that lost its rows is not to be replaced by a part of train.
+    validation = 0.0 if spec.data.validation.source is not None else spec.data.validation.fraction
+    test = 0.0 if spec.data.test.source is not None else test_share(spec.data.test.fraction, rows)
     seed = spec.training.seed
     near.set_clusters(POOL)
     database = store.database

@@ -20,24 +20,7 @@ def mode(spec: FineTuneJobSpec) -> Mode:
 
 def check(given: Given) -> list[Remark]:
     """Report a small test split. Raises StageError (INVALID_DATA) for too few train rows or an empty split."""
-    rows = {split: given.count(split) for split in ("train", "validation", "test")}
-    spec = given.spec.data
-    counts = (
-        f"{sum(rows.values())} usable rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
-    )
-    if rows["train"] < spec.checks.minimum_rows:
-        raise StageError(
-            ExitCode.INVALID_DATA,
-            f"{counts}; data.checks.minimumRows asks for {spec.checks.minimum_rows} train rows",
-            "add rows (below 50 a prompt with examples usually beats tuning), or lower data.checks.minimumRows",
-        )
-    for split in ("validation", "test"):
-        if not rows[split]:
-            raise StageError(
-                ExitCode.INVALID_DATA,
-                f"{counts}; split {split} is empty",
-                f"add rows that are not near-duplicates of each other, or give data.{split}.source",
-            )
+    rows = enough_rows(given)
     if rows["test"] < _TEST_ROWS_WANTED:
         message = (
             f"test has {rows['test']} rows; below {_TEST_ROWS_WANTED} only large differences can be told from "
@@ -45,3 +28,40 @@ def check(given: Given) -> list[Remark]:
         )
         return [Remark("sizes", "warning", message, rows["test"])]
     return []
+
+
+def enough_rows(given: Given, removed: str = "", keep: str = "") -> dict[str, int]:
+    """Rows by split, when there are enough.
+
+    Args:
+        given: the rows.
+        removed: what removed rows since they were last counted, for the message; empty = not known.
+        keep: how to keep those rows, for the hint; empty = add others.
+
+    Raises:
+        StageError: INVALID_DATA for fewer train rows than data.checks.minimumRows, or an empty split.
+    """
+    rows = {split: given.count(split) for split in ("train", "validation", "test")}
+    data = given.spec.data
+    counts = (
+        f"{sum(rows.values())} usable rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
+    )
+    also = f"; {removed}" if removed else ""
+    if rows["train"] < data.checks.minimum_rows:
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"{counts}; data.checks.minimumRows asks for {data.checks.minimum_rows} train rows{also}",
+            f"{keep or 'add rows'} (below 50 a prompt with examples usually beats tuning), or lower "
+            "data.checks.minimumRows",
+        )
+    sources = {"validation": data.validation.source, "test": data.test.source}
+    for split, source in sources.items():
+        if rows[split]:
+            continue
+        add = (
+            f"add rows that are not near-duplicates of each other, or give data.{split}.source"
+            if source is None
+            else f"the rows of data.{split}.source were dropped (leaks: they are also in another split): give others"
+        )
+        raise StageError(ExitCode.INVALID_DATA, f"{counts}; split {split} is empty{also}", keep or add)
+    return rows
