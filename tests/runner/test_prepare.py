@@ -276,8 +276,15 @@ def test_refusals_are_reported(world: PrepareWorld) -> None:
             id="bad schema",
         ),
         pytest.param(
+            varied(200),
+            {"evaluation": {"task": {"schema": {"$ref": "file:///a.json"}}}, "data": {"checks": {"answers": "ignore"}}},
+            ExitCode.INVALID_SPEC,
+            "evaluation.task.schema: the reference file:///a.json leads to no schema",
+            id="schema elsewhere",
+        ),
+        pytest.param(
             [exchange("word " * 3000 + str(n), "x") for n in range(200)],
-            {"training": {"maxLength": 4096}, "data": {"groupBy": None}},
+            {"training": {"maxLength": 4096}},
             ExitCode.INVALID_SPEC,
             "the model's context 512, training.maxLength 4096",
             id="longer than the context",
@@ -287,8 +294,8 @@ def test_refusals_are_reported(world: PrepareWorld) -> None:
 def test_data_that_cannot_be_trained_on_are_refused(
     world: PrepareWorld, rows: list[dict[str, str]], spec: dict[str, Any], code: ExitCode, says: str
 ) -> None:
-    spec = {key: value for key, value in spec.items() if key != "data"}
-    error = refused(world, {"train": [{"source": world.write("a.jsonl", rows)}]}, **spec)
+    data = {"train": [{"source": world.write("a.jsonl", rows)}], **spec.get("data", {})}
+    error = refused(world, data, **{key: value for key, value in spec.items() if key != "data"})
     assert error.exit_code == code
     assert says in error.message
 

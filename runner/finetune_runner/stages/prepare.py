@@ -28,6 +28,7 @@ from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row, write_rows_to
 from finetune_runner.data.wanted import SplitSource, split_sources
 from finetune_runner.evaluation.engines import check_engine
+from finetune_runner.json_schema import schema_validator
 from finetune_runner.model_source import FetchedModel, fetch_model, model_facts
 from finetune_runner.report.data_document import data_document
 from finetune_runner.report.data_page import render_data_report
@@ -96,6 +97,8 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     """
     task = context.task
     check_engine(task.spec.evaluation.engine)
+    if task.spec.evaluation.task.schema_ is not None:  # also where data.checks.answers is ignore: evaluation needs it
+        schema_validator(task.spec.evaluation.task.schema_)
     probe_conditional_writes(context.storage, join(task.run_uri, "prepare"))
     context.report_progress("reading the data")
     sources = _fetch_sources(context)

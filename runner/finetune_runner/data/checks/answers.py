@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 
-from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Task
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, judged, mode_of
 from finetune_runner.data.json_path import value_at
 from finetune_runner.data.records import BadRow, BadRows
-from finetune_runner.errors import StageError
+from finetune_runner.json_schema import problem_with, schema_validator
 
 PHASE: Phase = "rows"
 ORDER = 20
@@ -48,19 +45,6 @@ def check(given: Given) -> list[Remark]:
     return judged("answers", given, found, what="answers break evaluation.task", hint=_HINT)
 
 
-def schema_validator(schema: dict[str, Any]) -> Draft202012Validator:
-    """A validator of the task's schema. Raises StageError (INVALID_SPEC) when it is no JSON Schema."""
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise StageError(
-            ExitCode.INVALID_SPEC,
-            f"evaluation.task.schema is not a JSON Schema: {error.message}"[:500],
-            "correct the schema (draft 2020-12)",
-        ) from error
-    return Draft202012Validator(schema)
-
-
 def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None) -> str:
     """What is wrong with an expected answer; empty when nothing is."""
     try:
@@ -68,9 +52,9 @@ def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None
     except (ValueError, RecursionError) as error:
         return f"the answer is not JSON ({error})"
     if validator is not None:
-        problem = next(iter(sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))), None)
-        if problem is not None:
-            return f"the answer does not satisfy the schema at {problem.json_path}: {problem.message}"
+        problem = problem_with(validator, value)
+        if problem:
+            return f"the answer does not satisfy the schema at {problem}"
     if task.label_path is not None and value_at(value, task.label_path) is None:
         return f"the answer has nothing at labelPath {task.label_path}"
     return ""

@@ -10,16 +10,13 @@ from finetune_runner.evaluation.outcomes import Outcome
 
 
 def _rows(outcomes: Sequence[Outcome], settings: Settings) -> Array:
-    import jsonschema
-    from referencing import Registry
+    from finetune_runner.json_schema import problem_with, schema_validator
 
-    schema = settings.schema or {}
-    # An empty registry: a `$ref` to another document is an error, never a download.
-    validator = jsonschema.validators.validator_for(schema)(schema, registry=Registry())
+    validator = schema_validator(settings.schema or {})
 
     def valid(text: str) -> bool:
         value = strict_json(text)
-        return value is not MISSING and bool(validator.is_valid(value))
+        return value is not MISSING and not problem_with(validator, value)
 
     return mean_rows([float(valid(o.text or "")) for o in outcomes])
 
