@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,7 +103,7 @@ def load_rows(context: StageContext, wanted: Wanted, folder: Path) -> LoadedRows
     return LoadedRows(examples, loaded.format, loaded.finding, fetched.files)
 
 
-def store_of(splits: dict[str, Sequence[Row]], path: Path | None = None) -> RowStore:
+def store_of(splits: Mapping[str, Sequence[Row]], path: Path | None = None) -> RowStore:
     """A store with these rows; the origin of a row is its split and position there."""
     store = RowStore(path)
     for split, rows in splits.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -68,7 +68,7 @@ def rows(*answers: str) -> list[Row]:
 
 def run(
     check: ModuleType,
-    of: dict[str, Sequence[Row]] | RowStore,
+    of: Mapping[str, Sequence[Row]] | RowStore,
     wanted: FineTuneJobSpec,
     near: NearDuplicates | None = None,
 ) -> tuple[list[Remark], dict[str, int]]:
