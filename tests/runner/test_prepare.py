@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,19 @@ def test_groups_stay_together(world: PrepareWorld) -> None:
     _, _, context = run(world, {"train": [{"source": world.write("a.jsonl", rows)}], "groupBy": "$.customer.id"})
     groups = [{row.group for row in split} for split in splits_of(context).values() if split]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 30
+
+
+def test_what_rows_are_grouped_by_is_kept_as_a_hash_only(world: PrepareWorld) -> None:
+    rows = [{**row, "email": f"jane{number % 30}@example.com"} for number, row in enumerate(varied(120))]
+    rows[0]["email"] = rows[1]["email"] = "\ud800"
+    data = {"train": [{"source": world.write("a.jsonl", rows)}], "groupBy": "$.email", "checks": {"pii": "redact"}}
+    _, _, context = run(world, data)
+    groups = {row.group for split in splits_of(context).values() for row in split}
+    assert hashlib.sha256(b"jane2@example.com").hexdigest()[:16] in groups
+    assert len(groups) == 31
+    for item in context.storage.list(context.task.adapter_uri + "/"):
+        content = context.storage.read_bytes(item.uri)
+        assert b"example.com" not in (gzip.decompress(content) if item.uri.endswith(".gz") else content), item.uri
 
 
 @pytest.mark.parametrize(
