@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from finetune_runner.model_files import check_architecture, check_files, check_n
 from finetune_runner.storage.files import path_of
 
 __all__ = ["FetchedModel", "check_files", "fetch_model", "is_cached", "model_digest", "model_facts", "model_files"]
+
+log = logging.getLogger(__name__)
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -131,32 +134,39 @@ def _from_hub(context: StageContext, source: str) -> FetchedModel:
     pinned = context.task.results.prepare
     wanted_revision = pinned.revision if pinned else context.task.spec.model.revision
     cache = _cache(context)
-
-    def key_of(commit: str) -> str:
-        return f"hub/models--{repo.replace('/', '--')}/snapshots/{commit}"
-
-    listed: list[ModelFile] | None = None
     if _COMMIT.fullmatch(wanted_revision):
-        # A commit never changes: what the cache has of it needs no hub, unless it turns out corrupt.
         commit = wanted_revision
-        listed = cache.known_files(key_of(commit))
     else:
         commit = hub.resolve_revision(repo, wanted_revision, "model", account)
-    if listed is None:
+    key = _hub_key(repo, commit, account.endpoint)
+    known = cache.known_files(key)
+    try:
         every = hub.list_files(repo, commit, "model", account)
         names = used_names(file.name for file in every)
         check_names([file.name for file in every if "/" not in file.name], source)
         listed = [file for file in every if file.name in names]
-        if cache.known_files(key_of(commit)) is None:
-            # Before gigabytes are fetched for nothing.
-            hub.download_files(repo, commit, ["config.json"], "model", context.scratch / "model-config", account)
-            check_architecture(context.scratch / "model-config", source)
+        # Before gigabytes are fetched for nothing. Also where the cache has the model: anybody may list the files of a
+        # gated model, and only asking for one tells whether this job has access.
+        hub.download_files(repo, commit, ["config.json"], "model", context.scratch / "model-config", account)
+        check_architecture(context.scratch / "model-config", source)
+    except StageError as error:
+        if known is None or error.exit_code != ExitCode.STORAGE_UNAVAILABLE:
+            raise
+        # A commit never changes: what the cache has of it will do while the hub does not answer.
+        log.warning("%s; the model cache has commit %s", error, commit)
+        listed = known
 
     def fetch(files: Sequence[ModelFile], folder: Path, got: Callable[[int], None]) -> None:
         hub.download_files(repo, commit, [file.name for file in files], "model", folder, account, got)
 
-    made = cache.ensure(key_of(commit), source, listed, fetch)
+    made = cache.ensure(key, source, listed, fetch)
     return FetchedModel(made.path, commit, made.digest)
+
+
+def _hub_key(repo: str, commit: str, endpoint: str | None) -> str:
+    """Where the cache keeps a commit. A hub that a Secret names is apart: its commits say nothing about another's."""
+    hub = f"--at-{hashlib.sha256(endpoint.rstrip('/').encode()).hexdigest()[:12]}" if endpoint else ""
+    return f"hub/models--{repo.replace('/', '--')}{hub}/snapshots/{commit}"
 
 
 def _from_storage(context: StageContext, source: str) -> FetchedModel:

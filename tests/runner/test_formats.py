@@ -230,6 +230,7 @@ def test_of_several_layouts_the_one_that_says_most_is_taken(load_file: Any, row:
         ({"annotations": "a|b"}, ("a", "b")),
         ({"annotations": '["a", "b"]'}, ("a", "b")),
         ({"annotations": [{"start": 3}]}, ()),
+        ({"annotations": ["a", "\ud800"]}, ()),
         ({}, ()),
     ],
 )
@@ -237,6 +238,21 @@ def test_labels_of_several_people_are_kept(load_file: Any, row: dict[str, Any], 
     (example,) = load_file("a.jsonl", lines({**exchange("p", "c"), **row})).examples
     assert example.row.annotations == labels
     assert read_rows(write_rows([example.row])) == [example.row]
+
+
+def test_half_a_surrogate_pair_in_labels_or_names_of_columns_is_no_internal_error(load_file: Any) -> None:
+    row = {**exchange("p", "c"), "labels": ["a", "\ud800"], "\udfff": 1}
+    with pytest.raises(StageError, match=r"a\.jsonl line 1: `labels` has half a surrogate pair") as caught:
+        load_file("a.jsonl", lines(row), columns=Columns(annotations="labels"))
+    assert caught.value.exit_code == ExitCode.INVALID_DATA
+    loaded = load_file("a.jsonl", lines(row))
+    assert loaded.finding.message.encode()
+    with pytest.raises(StageError, match="has columns x, ") as caught:
+        load_file("a.jsonl", lines({"x": 1, "\udfff": 1}))
+    assert caught.value.message.encode()
+    with pytest.raises(StageError, match="has no `prompt`") as caught:
+        load_file("a.jsonl", lines({"x": 1, "\udfff": 1}), format="promptCompletion")
+    assert caught.value.message.encode()
 
 
 def test_a_system_prompt_of_the_spec_is_for_rows_without_one(load_file: Any) -> None:

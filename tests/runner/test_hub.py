@@ -258,12 +258,51 @@ def test_the_download_is_told_with_amounts_and_percent(
     assert [p.percent for p in fetching] == sorted(p.percent for p in fetching)
 
 
-def test_a_pinned_commit_in_the_cache_needs_no_hub(world: PrepareWorld, server: HubServer, tiny_model: Path) -> None:
+def test_a_pinned_commit_in_the_cache_needs_no_hub_that_answers(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = server.model(OFFICIAL, tiny_model).refs["main"]
     fetched = fetch_model(context_of(world, server, revision=commit))
-    asked = len(server.requests)
+    other = server.model("acme/other", tiny_model).refs["main"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert fetch_model(context_of(world, server, revision=commit)) == fetched
-    assert len(server.requests) == asked
+    with pytest.raises(StageError) as caught:
+        fetch_model(context_of(world, server, source="hf://acme/other", revision=other))
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_gated_model_in_the_cache_is_for_jobs_with_access(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, pinned: bool
+) -> None:
+    commit = server.model(OFFICIAL, tiny_model, gated=True).refs["main"]
+    asked = {"revision": commit} if pinned else {}
+    allowed = context_of(world, server, secretRef=secret(world, server, HubServer.TOKEN), **asked)
+    fetched = fetch_model(allowed)
+    own_scratch = {"scratch": world.folder / "scratch of another pod", "model_cache": allowed.model_cache}
+    stranger = context_of(world, server, secretRef=secret(world, server, HubServer.STRANGER), **asked)
+    with pytest.raises(StageError, match="is gated or private") as caught:
+        fetch_model(replace(stranger, **own_scratch))
+    assert caught.value.exit_code == ExitCode.ACCESS_DENIED
+    also_allowed = context_of(world, server, secretRef=secret(world, server, HubServer.TOKEN), **asked)
+    downloads = len(server.gets("/cdn/"))
+    assert fetch_model(replace(also_allowed, **own_scratch)) == fetched
+    assert len(server.gets("/cdn/")) == downloads
+
+
+def test_one_hubs_files_do_not_answer_for_anothers(world: PrepareWorld, server: HubServer, tiny_model: Path) -> None:
+    """Another hub may call anything by this commit."""
+    repo = server.model(OFFICIAL, tiny_model)
+    commit = repo.refs["main"]
+    first = fetch_model(context_of(world, server, revision=commit))
+    with HubServer() as another:
+        files = {item.name: item.read_bytes() for item in tiny_model.iterdir()}
+        theirs = another.model(OFFICIAL, files | {"generation_config.json": b"{}"})
+        theirs.commits[commit] = theirs.commits[theirs.refs["main"]]
+        second = fetch_model(context_of(world, another, revision=commit))
+        assert second.digest != first.digest
+        assert second.path != first.path
+        assert fetch_model(context_of(world, server, revision=commit)) == first
 
 
 def lines(*texts: str) -> bytes:

@@ -60,6 +60,38 @@ def exact_clusters(rows: Sequence[Row]) -> list[str]:
     return [min(row.id for row, root in zip(rows, of, strict=True) if root == mine) for mine in of]
 
 
+_SENTENCES = {
+    "Chinese": (
+        "请问我上周订购的包裹现在到哪里了因为我已经等了很多天还没有收到任何消息所以想知道{}",
+        "谢谢",
+        "你好吗我想退货并且取消这个月的所有订单因为质量太差了完全不能使用请尽快处理",
+    ),
+    "Japanese": (
+        "先週注文した荷物がまだ届いていないのですが現在どこにあるのか教えていただけますか{}",
+        "お願い",
+        "商品の色が写真と違うため返品して代金を返してもらいたいのですがどうすればよいですか",
+    ),
+    "Thai": (
+        "พัสดุที่ฉันสั่งซื้อเมื่อสัปดาห์ที่แล้วยังไม่มาถึงช่วยตรวจสอบให้หน่อยได้ไหมว่าตอนนี้อยู่ที่ไหน{}",
+        "คะ",
+        "สินค้าที่ได้รับมีสีไม่ตรงกับรูปภาพจึงต้องการส่งคืนและขอเงินคืนต้องทำอย่างไร",
+    ),
+}
+
+
+@pytest.mark.parametrize("script", _SENTENCES)
+def test_scripts_without_spaces_have_near_duplicates_too(script: str) -> None:
+    sentence, end, other = _SENTENCES[script]
+    one, near, far = cluster_keys([ask(sentence.format("")), ask(sentence.format(end)), ask(other)])
+    assert one == near != far
+
+
+def test_words_of_scripts_with_spaces_stay_whole() -> None:
+    assert normal_form("Grüße, 안녕하세요 мир_1!") == "grüsse 안녕하세요 мир_1"
+    assert normal_form("iPhone15を買う。") == "iphone15 を 買 う"
+    assert normal_form("・。") == "・。", "punctuation of these scripts is no word"
+
+
 @st.composite
 def texts_and_variants(draw: st.DrawFn) -> list[str]:
     """Texts of a few words, most of them a changed copy of another: near, nearly near and far pairs."""

@@ -302,8 +302,8 @@ class Checks(Contract):
     seen_before: Annotated[
         Literal["ignore", "warn", "fail"],
         Field(
-            description="Test rows that the version now released, or the one training starts from, was trained on: "
-            "comparisons with it are unfair. Default `warn`."
+            description="Test rows that one of the adapter's three newest versions, the version now released, or the "
+            "one training starts from, was trained on: comparisons with it are unfair. Default `warn`."
         ),
     ] = "warn"
     conflicting_answers: Annotated[

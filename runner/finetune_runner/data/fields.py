@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_runner.context import printable
 from finetune_runner.data.records import RowError
 from finetune_runner.data.rows import Message
 
@@ -24,7 +25,7 @@ def text_field(value: dict[str, Any], column: str, *, may_be_empty: bool = False
         RowError: when it is missing, empty, not text, or text that UTF-8 cannot hold.
     """
     if column not in value:
-        present = ", ".join(list(value)[:8]) or "nothing"
+        present = printable(", ".join(list(value)[:8])) or "nothing"
         raise RowError(f"has no `{column}` (has {present})", f"add `{column}`, or map it with data.train[].columns")
     return checked_text(value[column], f"`{column}`", may_be_empty=may_be_empty)
 

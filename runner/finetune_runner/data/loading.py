@@ -13,7 +13,7 @@ from finetune_api.common import SecretRef
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.data import Columns
 from finetune_api.stages import Finding
-from finetune_runner.context import StageContext
+from finetune_runner.context import StageContext, printable
 from finetune_runner.data.json_path import value_at
 from finetune_runner.data.listing import Listing
 from finetune_runner.data.records import BadRow, BadRows, Record, RowError
@@ -25,6 +25,7 @@ from finetune_runner.errors import StageError
 
 _LOOKED_AT = 20
 _STOP_EVERY = 1000
+_GROUP_DIGITS = 16
 
 
 class Container(Protocol):
@@ -211,7 +212,8 @@ def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tu
         StageError: INVALID_DATA naming the columns that were seen, when no format fits.
     """
     formats = _formats()
-    columns = ", ".join(list(dict.fromkeys(column for record in records for column in record.value))[:12]) or "none"
+    names = list(dict.fromkeys(column for record in records for column in record.value))
+    columns = printable(", ".join(names[:12])) or "none"
     if wanted.format != "auto":
         return formats[wanted.format], f"format {wanted.format} as asked for; columns: {columns}"
     scores = {name: sum(item.matches(r.value, wanted.columns) for r in records) for name, item in formats.items()}
@@ -292,12 +294,14 @@ def _container(name: str) -> Container:
 
 
 def _group(record: Record, path: str | None) -> str:
+    """What rows of one group share: a hash, since a customer's address may be what they are grouped by."""
     if path is None:
         return ""
     value = value_at(record.value, path)
     if value is None or isinstance(value, dict | list):
         raise RowError(f"has no value at data.groupBy {path}", "add it to every row, or leave data.groupBy out")
-    return str(value)
+    text = str(value)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_GROUP_DIGITS] if text else ""
 
 
 def _facts(name: str, path: Path) -> dict[str, Any]:

@@ -51,7 +51,14 @@ _SMALL_BUCKET = 32
 _BLOCK_SHINGLES = 2_000_000
 _CACHED_SHINGLES = 2_000_000
 _REJECTED_KEPT = 200_000
-_WORD = re.compile(r"\w+")
+_UNSPACED = (
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"  # Han
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ebd\u0ec0-\u0ece"  # Thai, Lao
+    "\u1000-\u103f\u1050-\u109d\u1780-\u17d3"  # Myanmar, Khmer
+)
+"""Characters of scripts that put no spaces between words: each counts as a word."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _ENTRY = np.dtype([("key", "<u8"), ("form", "<i8")])
 _HEAD = np.dtype([("start", "<i8"), ("size", "<i8"), ("signature", "<u4", (_PERMUTATIONS,))])
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
@@ -66,7 +73,7 @@ def input_text(row: Row) -> str:
 
 
 def normal_form(text: str) -> str:
-    """Text without differences of case, white space and punctuation."""
+    """Text without differences of case, white space and punctuation, its words apart (see `_UNSPACED`)."""
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return " ".join(words) or text.strip()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_api.job.data import Columns
-from finetune_runner.data.fields import type_name
+from finetune_runner.data.fields import checked_text, type_name
 from finetune_runner.data.records import RowError
 from finetune_runner.data.rows import Message, Parsed
 
@@ -47,7 +47,12 @@ def annotations_of(value: dict[str, Any], columns: Columns) -> tuple[str, ...]:
             given = [label.strip() for label in given.split("|")]
     labels = list(given.values()) if isinstance(given, dict) else given
     if isinstance(labels, list) and all(label is None or isinstance(label, str | int | bool) for label in labels):
-        return tuple(str(label) for label in labels if label is not None and label != "")
+        told = [str(label) for label in labels if label is not None and label != ""]
+        try:
+            return tuple(checked_text(label, f"`{column}`", may_be_empty=True) for label in told)
+        except RowError:
+            if columns.annotations is not None:
+                raise
     if columns.annotations is None:
         return ()
     raise RowError(f"`{column}` is {type_name(given)}, not labels", _HINT)

@@ -84,7 +84,8 @@ class Hooks:
 class ModelCache:
     """A folder with models, shared by pods or private to one.
 
-    Layout: `hub/models--owner--name/snapshots/<commit>/` (that of the hub's client) or `s3/<hash>/`, each whole and
+    Layout: `hub/models--owner--name/snapshots/<commit>/` (that of the hub's client; `--at-<hash>` after the name
+    where a Secret names the hub) or `s3/<hash>/`, each whole and
     with a manifest; `filling/` with what is being fetched, `locks/` with who does it. A model appears by a rename.
 
     Args:

@@ -1,6 +1,6 @@
 """Held-out rows that an earlier version of the adapter was trained on: it would be compared with on what it knows.
 
-Stage prepare keeps the inputs that the last versions learned from (`data/earlier_versions.py`); this finds them again.
+Stage prepare keeps the inputs that those versions learned from (`data/earlier_versions.py`); this finds them again.
 """
 
 from __future__ import annotations
