@@ -24,7 +24,13 @@ from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
 from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
 from finetune_runner.training.distributed import World
-from finetune_runner.training.guards import FirstStep, first_batch, refuse_changed_start, refuse_empty_adapter
+from finetune_runner.training.guards import (
+    FirstStep,
+    first_batch,
+    refuse_changed_start,
+    refuse_empty_adapter,
+    refuse_other_loss,
+)
 from finetune_runner.training.horizon import Horizon, still_falls
 from finetune_runner.training.judge import Judge
 from finetune_runner.training.loading import (
@@ -239,20 +245,23 @@ class TrainingRun:
         )
 
     def _prepare_objective(self, start: Start) -> None:
-        """Let the objective ask the model that training starts from; prove that a fresh adapter is the base."""
+        """Let the objective ask the model that training starts from, and prove that model and loss are the base's."""
         from finetune_runner.text import encode_example
 
         self._say("asking the model before training")
         self.engine.call(
             lambda model: self.objective.prepare(model, self.world, lambda _: self._watchdog.alive(), start)
         )
-        if start.untouched and start.fresh:
+        if start.untouched:
             max_length = self.training.max_length
             examples = first_batch(
                 [encode_example(self.tokenizer, row.messages, max_length) for row in self.rows.validation]
             )
             dora, pad = self.context.task.spec.method.use_dora, self.tokenizer.pad_token_id
-            self.engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
+            if start.fresh:
+                self.engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
+            precision = "bf16" if self.plan.method == "qlora" else self.plan.precision
+            self.engine.call(lambda model: refuse_other_loss(model, examples, pad, precision))
 
     def _probe(self) -> Probe:
         """Find out before the run whether the micro-batch fits."""
