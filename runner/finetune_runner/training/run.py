@@ -124,7 +124,12 @@ class TrainingRun:
             self.tracking.close("Continues" if interrupted else "Failed")
             raise
         self._lost_trackers = self.world.from_main(self.tracking.close("Continues"))
-        return self._result(best, duration_s)
+        peak_bytes = max(self.world.gather(peak_memory_bytes(self.device)))
+        # Only once the main process has written everything is there a result: if it fails, the others lose a peer.
+        result: TrainResult = self.world.from_main(
+            self._result(best, duration_s, peak_bytes) if self.world.main else None
+        )
+        return result
 
     def _train(self) -> tuple[Checkpoint, float]:
         """The kept checkpoint, and how many seconds it took."""
@@ -531,14 +536,14 @@ class TrainingRun:
             return None
         return round(self._per_second(self._tokens) * per_token / (peak * 1e12 * self.world.size), 4)
 
-    def _result(self, best: Checkpoint, duration_s: float) -> TrainResult:
-        if self.world.main:
-            # The kept checkpoint knows the curve only up to its own step.
-            self.context.fence.check()
-            self.context.storage.write_bytes(
-                f"{self.context.task.run_uri}/{HISTORY}",
-                json.dumps([asdict(point) for point in self.state.history]).encode(),
-            )
+    def _result(self, best: Checkpoint, duration_s: float, peak_bytes: int) -> TrainResult:
+        """Of the main process, which writes the whole curve first."""
+        # The kept checkpoint knows the curve only up to its own step.
+        self.context.fence.check()
+        self.context.storage.write_bytes(
+            f"{self.context.task.run_uri}/{HISTORY}",
+            json.dumps([asdict(point) for point in self.state.history]).encode(),
+        )
         ended_by: dict[str, Literal["completed", "earlyStopping", "plateau", "budget"]] = {
             "earlyStopping": "earlyStopping",
             "plateau": "plateau",
@@ -559,7 +564,7 @@ class TrainingRun:
             checkpoint_digest=adapter["sha256"],
             trainable_parameters=self.trainable_parameters,
             adapter_bytes=adapter["size"],
-            peak_memory_bytes=peak_memory_bytes(self.device),
+            peak_memory_bytes=peak_bytes,
             tokens_per_second=round(self._per_second(self._tokens), 1),
             labelled_tokens_per_second=round(self._per_second(self._labelled), 1),
             model_flops_utilization=self._utilization(),
