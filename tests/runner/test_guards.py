@@ -16,6 +16,7 @@ from finetune_runner.training.guards import (
     FirstStep,
     refuse_changed_start,
     refuse_empty_adapter,
+    refuse_other_loss,
 )
 
 EXAMPLES: list[Encoded] = [([5, 6, 7, 8, 9], [-100, -100, 7, 8, 9]), ([5, 7, 9], [-100, 7, 9])]
@@ -61,6 +62,36 @@ def test_another_lora_a_is_nearly_that(adapted: Any) -> None:
         if "lora_A" in name:
             parameter.data.normal_()
     refuse_changed_start(adapted, EXAMPLES, 0, dora=False)
+
+
+# -- the loss is the model's own --
+
+
+def scale_logits(model: Any, scale: float) -> None:
+    """As Falcon-H1 does behind its head."""
+
+    def scaled(module: Any, inputs: Any, output: Any) -> Any:
+        output.logits = output.logits * scale
+        return output
+
+    model.get_base_model().register_forward_hook(scaled)
+
+
+def test_a_head_that_is_scaled_unknown_to_the_loss_is_refused(adapted: Any) -> None:
+    adapted.train()
+    scale_logits(adapted, 0.5)
+    with pytest.raises(
+        StageError, match=r"another loss than LlamaForCausalLM has: \d.* from its head's.* \d.* from"
+    ) as no:
+        refuse_other_loss(adapted, EXAMPLES, 0, "fp32")
+    assert no.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert adapted.training, "the guard leaves the model in the mode it found"
+
+
+def test_a_head_that_is_nearly_as_known_passes(adapted: Any) -> None:
+    refuse_other_loss(adapted, EXAMPLES, 0, "fp32")
+    scale_logits(adapted, 1 + 1e-5)
+    refuse_other_loss(adapted, EXAMPLES, 0, "fp32")
 
 
 # -- every lora_B moves in the first step --

@@ -54,6 +54,16 @@ def test_all_ranks_end_with_the_first_cause(
     assert failed.value.exit_code == code
 
 
+def test_the_main_process_that_cannot_write_the_curve_fails_the_run(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = pair(tmp_path, tiny_model, monkeypatch)
+    (world.folder / "store/team/triage/runs/uid-1/1/train/history.json").mkdir(parents=True)
+    with pytest.raises(StageError) as failed:
+        train.run(world.context("train"))
+    assert "history.json" in failed.value.message + failed.value.evidence
+
+
 def test_sharded_ranks_save_on_a_stop_and_another_world_resumes(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

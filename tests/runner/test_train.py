@@ -15,7 +15,8 @@ from finetune_api.stages import Progress, StageTask, TrainResult
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
-from finetune_runner.training.checkpoint import CheckpointStore, sha256_of
+from finetune_runner.training.checkpoint import CheckpointStore, TrainingState, sha256_of
+from finetune_runner.training.distributed import World as Ranks
 from tests.runner.tiny import World, make_world
 
 DROPOUT = {"method": {"type": "lora", "rank": 4, "alpha": 8, "dropout": 0.1}}
@@ -267,6 +268,18 @@ def test_a_newer_attempt_fences_an_older_one(tmp_path: Path, tiny_model: Path) -
         run(old)
     assert fenced.value.exit_code == ExitCode.FENCED
     assert steps(world) == []
+
+
+def test_an_older_attempt_does_not_unmake_a_newer_ones_checkpoint(tmp_path: Path, tiny_model: Path) -> None:
+    world = make_world(tmp_path, tiny_model)
+    old, new = (CheckpointStore(world.context("train")) for _ in range(2))
+    new.begin(4, Ranks())
+    new.commit(TrainingState(step=4), {})
+    with pytest.raises(StageError, match="newer attempt"):
+        old.begin(4, Ranks())
+    assert new.steps() == [4]
+    new.begin(4, Ranks())  # the newest attempt itself may
+    assert new.steps() == []
 
 
 def test_a_train_task_without_a_plan_is_refused(tmp_path: Path, tiny_model: Path) -> None:

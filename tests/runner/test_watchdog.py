@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -37,6 +38,13 @@ def test_a_validation_keeps_the_dog_quiet_and_counts_as_no_step() -> None:
     patience.alive(500.0)
     assert not patience.hung(1000.0)
     assert not patience.steps_s
+
+
+def test_what_went_before_the_watch_is_no_hang() -> None:
+    dog = Watchdog(lambda error: None)
+    dog._patience.last_beat_s -= 10_000  # a set-up of almost three hours
+    with dog:
+        assert not dog._patience.hung(time.monotonic())
 
 
 def test_a_hang_is_told_with_its_exit_code() -> None:

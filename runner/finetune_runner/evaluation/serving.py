@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import TrainPlan
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
@@ -71,13 +72,21 @@ def make_merged(
         )
 
 
-def load_plain(folder: Path, device: torch.device) -> Any:
-    """A model in the precision in which it was saved."""
+def load_plain(folder: Path, device: torch.device, plan: TrainPlan | None = None) -> Any:
+    """A model in the precision in which it was saved, with the plan's attention (without a plan: sdpa)."""
     from transformers import AutoModelForCausalLM
 
+    from finetune_runner.training.attention import implementation
+
+    attention = implementation(plan.attention if plan is not None else "sdpa")
     # Straight onto the GPU, weight by weight: a 70B model need not fit the host.
     placed = {"device_map": {"": device}} if device.type == "cuda" else {}
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="auto", trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa", **placed
+        str(folder),
+        dtype="auto",
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation=attention,
+        **placed,
     )
     return model.to(device).eval()

@@ -10,8 +10,13 @@ from typing import Any
 
 import torch
 
+from finetune_api.exit_codes import ExitCode
+from finetune_runner.errors import StageError
+
 NAME = "finetune_varlen"
 _MEMORY = "_finetune_segments"
+NEITHER_COMPUTES = {"s_aux": "sinks (as gpt-oss)", "softcap": "capped scores (as Gemma 2)"}
+"""Options with which a model calls its attention, and what they are."""
 
 
 def implementation(wanted: str) -> str:
@@ -31,6 +36,25 @@ def implementation(wanted: str) -> str:
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, mask)
     return NAME
+
+
+def refuse(what: str) -> StageError:
+    """The error for a model that computes attention in a way that only transformers' own code knows."""
+    return StageError(
+        ExitCode.MODEL_UNUSABLE,
+        f"model.attention is flash or auto, and {what}",
+        hint="set model.attention: eager",
+    )
+
+
+def causal_mask(query: torch.Tensor, key: torch.Tensor, window: int) -> torch.Tensor:
+    """[1, 1, queries, keys] bool, True = seen: a token sees itself and the `window - 1` before it.
+
+    The last query belongs to the last key, as with a cache.
+    """
+    keys = torch.arange(key.shape[2], device=query.device)
+    ahead = keys[-query.shape[2] :, None] - keys[None, :]
+    return ((ahead >= 0) & (ahead < window))[None, None]
 
 
 def segments(position_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -58,11 +82,19 @@ def attend(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention in transformers' form: [rows, heads, tokens, width] in, [rows, tokens, heads, width] out."""
+    """Attention in transformers' form: [rows, heads, tokens, width] in, [rows, tokens, heads, width] out.
+
+    Raises StageError (MODEL_UNUSABLE) when the model asks for what neither the kernel nor SDPA computes.
+    """
+    for option, meaning in NEITHER_COMPUTES.items():
+        if options.get(option) is not None:
+            raise refuse(f"the model's attention has {meaning}")
     packed = attention_mask is None and position_ids is not None and query.shape[0] == 1 and query.shape[2] > 1
     if not packed or position_ids is None or len((found := segments(position_ids))[0]) <= 2:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+        if attention_mask is None and sliding_window is not None and key.shape[2] > sliding_window:
+            attention_mask = causal_mask(query, key, sliding_window)
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )

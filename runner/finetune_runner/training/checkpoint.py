@@ -116,8 +116,12 @@ class CheckpointStore:
         return f"{self._root}/step-{step}"
 
     def begin(self, step: int, world: World) -> None:
-        """Unmake what an earlier attempt may have left of this step, half-written or corrupt, before files change."""
+        """Unmake what an earlier attempt may have left of this step, half-written or corrupt, before files change.
+
+        Raises StageError (FENCED) when a newer attempt exists: then nothing is touched.
+        """
         if world.main:
+            self._context.fence.check()  # else it could be a newer attempt's checkpoint that is unmade
             self._context.storage.delete(f"{self.uri(step)}/{MANIFEST}")
         world.barrier()
 

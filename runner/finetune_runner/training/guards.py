@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SMALL_BATCH = 4
 EXACT, ROUNDED = 1e-6, 0.02
 """Relative. B = 0 adds exactly nothing; DoRA divides by a norm and multiplies with it again, in 16 bit."""
+LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
+"""Relative, and absolute for a model that already knows the answers."""
 SHOWN = 3
 
 
@@ -51,6 +53,39 @@ def refuse_changed_start(model: Any, examples: Sequence[Encoded], pad_token_id: 
         ExitCode.INTERNAL,
         f"the fresh adapter changes the base model: loss {with_it:.6g} at step 0, {without:.6g} without it",
         hint="report this with the base model's name; nothing was trained",
+    )
+
+
+def refuse_other_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int, precision: str) -> None:
+    """The loss that is trained on, of the labelled positions only, must be that of the model's own logits.
+
+    A model may scale its head's output in a way that label_only.py does not know. The model is in eval mode meanwhile.
+
+    Raises StageError (MODEL_UNUSABLE) with both.
+    """
+    import torch
+
+    from finetune_runner.training.label_only import label_losses
+    from finetune_runner.training.objectives.sft import pad
+
+    own = batch_loss(model, examples, pad_token_id)
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        batch = {name: tensor.to(device) for name, tensor in pad(examples, pad_token_id).items()}
+        trained = float(label_losses(model, **batch).double().mean())
+    model.train(training)
+    tolerance = LOSS_TOLERANCE[precision]
+    if math.isclose(trained, own, rel_tol=tolerance, abs_tol=tolerance):
+        return
+    architecture = type(model.get_base_model()).__name__
+    raise StageError(
+        ExitCode.MODEL_UNUSABLE,
+        f"training would minimise another loss than {architecture} has: {trained:.6g} from its head's output, "
+        f"{own:.6g} from its own logits; nothing was trained",
+        hint="this architecture changes its logits in a way this version does not know; use another model and report "
+        "this one",
     )
 
 

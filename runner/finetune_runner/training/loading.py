@@ -59,7 +59,7 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from finetune_runner.training.attention import implementation
+    from finetune_runner.training.attention import implementation, refuse
 
     options: dict[str, Any] = {
         "dtype": base_dtype(method, device, plan),
@@ -77,9 +77,14 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
             "the base model cannot be loaded as a causal language model",
-            hint="model.source must be a transformers causal language model with safetensors weights",
+            hint="set model.attention: eager"
+            if "scaled_dot_product_attention" in str(error)
+            else "model.source must be a transformers causal language model with safetensors weights",
             evidence=str(error)[:500],
         ) from error
+    # transformers asks this of its own `sdpa` only.
+    if plan is not None and plan.attention == "flash" and not model._supports_sdpa:
+        raise refuse(f"{type(model).__name__} has an attention that SDPA does not compute")
     if method == "lora":
         model.to(device)
     else:

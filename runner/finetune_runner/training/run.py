@@ -24,7 +24,13 @@ from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
 from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
 from finetune_runner.training.distributed import World
-from finetune_runner.training.guards import FirstStep, first_batch, refuse_changed_start, refuse_empty_adapter
+from finetune_runner.training.guards import (
+    FirstStep,
+    first_batch,
+    refuse_changed_start,
+    refuse_empty_adapter,
+    refuse_other_loss,
+)
 from finetune_runner.training.horizon import Horizon, still_falls
 from finetune_runner.training.judge import Judge
 from finetune_runner.training.loading import (
@@ -118,7 +124,12 @@ class TrainingRun:
             self.tracking.close("Continues" if interrupted else "Failed")
             raise
         self._lost_trackers = self.world.from_main(self.tracking.close("Continues"))
-        return self._result(best, duration_s)
+        peak_bytes = max(self.world.gather(peak_memory_bytes(self.device)))
+        # Only once the main process has written everything is there a result: if it fails, the others lose a peer.
+        result: TrainResult = self.world.from_main(
+            self._result(best, duration_s, peak_bytes) if self.world.main else None
+        )
+        return result
 
     def _train(self) -> tuple[Checkpoint, float]:
         """The kept checkpoint, and how many seconds it took."""
@@ -239,20 +250,23 @@ class TrainingRun:
         )
 
     def _prepare_objective(self, start: Start) -> None:
-        """Let the objective ask the model that training starts from; prove that a fresh adapter is the base."""
+        """Let the objective ask the model that training starts from, and prove that model and loss are the base's."""
         from finetune_runner.text import encode_example
 
         self._say("asking the model before training")
         self.engine.call(
             lambda model: self.objective.prepare(model, self.world, lambda _: self._watchdog.alive(), start)
         )
-        if start.untouched and start.fresh:
+        if start.untouched:
             max_length = self.training.max_length
             examples = first_batch(
                 [encode_example(self.tokenizer, row.messages, max_length) for row in self.rows.validation]
             )
             dora, pad = self.context.task.spec.method.use_dora, self.tokenizer.pad_token_id
-            self.engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
+            if start.fresh:
+                self.engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
+            precision = "bf16" if self.plan.method == "qlora" else self.plan.precision
+            self.engine.call(lambda model: refuse_other_loss(model, examples, pad, precision))
 
     def _probe(self) -> Probe:
         """Find out before the run whether the micro-batch fits."""
@@ -522,14 +536,14 @@ class TrainingRun:
             return None
         return round(self._per_second(self._tokens) * per_token / (peak * 1e12 * self.world.size), 4)
 
-    def _result(self, best: Checkpoint, duration_s: float) -> TrainResult:
-        if self.world.main:
-            # The kept checkpoint knows the curve only up to its own step.
-            self.context.fence.check()
-            self.context.storage.write_bytes(
-                f"{self.context.task.run_uri}/{HISTORY}",
-                json.dumps([asdict(point) for point in self.state.history]).encode(),
-            )
+    def _result(self, best: Checkpoint, duration_s: float, peak_bytes: int) -> TrainResult:
+        """Of the main process, which writes the whole curve first."""
+        # The kept checkpoint knows the curve only up to its own step.
+        self.context.fence.check()
+        self.context.storage.write_bytes(
+            f"{self.context.task.run_uri}/{HISTORY}",
+            json.dumps([asdict(point) for point in self.state.history]).encode(),
+        )
         ended_by: dict[str, Literal["completed", "earlyStopping", "plateau", "budget"]] = {
             "earlyStopping": "earlyStopping",
             "plateau": "plateau",
@@ -550,7 +564,7 @@ class TrainingRun:
             checkpoint_digest=adapter["sha256"],
             trainable_parameters=self.trainable_parameters,
             adapter_bytes=adapter["size"],
-            peak_memory_bytes=peak_memory_bytes(self.device),
+            peak_memory_bytes=peak_bytes,
             tokens_per_second=round(self._per_second(self._tokens), 1),
             labelled_tokens_per_second=round(self._per_second(self._labelled), 1),
             model_flops_utilization=self._utilization(),

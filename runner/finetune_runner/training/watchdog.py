@@ -71,6 +71,7 @@ class Watchdog:
         self._patience.alive(time.monotonic())
 
     def __enter__(self) -> Watchdog:
+        self.alive()  # whatever went before, for example loading the model, was no step
         self._thread.start()
         return self
 

@@ -30,7 +30,7 @@ def open_engine(request: Request) -> TransformersEngine:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if request.method is None:
-        model = load_plain(request.model_path, device)
+        model = load_plain(request.model_path, device, request.plan)
     else:
         model = load_base(request.model_path, request.method, device, request.plan)
     if request.adapter is not None:
