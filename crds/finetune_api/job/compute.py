@@ -94,6 +94,12 @@ class Compute(Contract):
         ),
     ] = 3
 
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether the strategy asked for keeps a part of the base's weights per process."""
+        zero_3 = self.strategy == "deepspeed" and (self.deepspeed or DeepSpeed()).stage == 3
+        return self.strategy == "fsdp" or zero_3
+
     RULES = (
         Rule(
             cel="!has(self.priorityClass) || has(self.queue)",

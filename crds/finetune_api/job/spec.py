@@ -65,6 +65,15 @@ class FineTuneJobSpec(Contract):
             field_path="method.rank",
         ),
         Rule(
+            cel="!has(self.method.bits) || self.method.bits != 8 || !(self.compute.strategy == 'fsdp' || "
+            "(self.compute.strategy == 'deepspeed' && (!has(self.compute.deepspeed) || "
+            "self.compute.deepspeed.stage == 3)))",
+            message="8-bit weights cannot be cut into parts by fsdp or ZeRO stage 3; set method.bits: 4, or "
+            "compute.strategy: ddp",
+            holds=lambda s: s.method.bits != 8 or not s.compute.cuts_weights,
+            field_path="method.bits",
+        ),
+        Rule(
             cel="self.training.bestBy != 'rewardAccuracy' || self.method.objective != 'sft'",
             message="training.bestBy: sft has no rewards; use validationLoss, or set method.objective to dpo or kto",
             holds=lambda s: s.training.best_by != "rewardAccuracy" or s.method.objective != "sft",

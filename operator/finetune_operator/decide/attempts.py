@@ -101,7 +101,11 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
     retries = draft.observed.job.spec.compute.max_retries
     final = cause.retry == "never" or counted > retries or attempt.attempt >= MAXIMUM_ATTEMPTS
     if not final and cause.adjust is not None:
-        gentler = cause.adjust(draft.status.plan, diagnosis.evidence) if draft.status.plan is not None else None
+        gentler = (
+            cause.adjust(draft.status.plan, draft.observed.job.spec, diagnosis.evidence)
+            if draft.status.plan is not None
+            else None
+        )
         if gentler is None:
             final = True
         else:

@@ -22,7 +22,7 @@ from finetune_operator.planner.gpus import MethodType, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.shape import UnknownShapeError, shape_of
 from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
-from finetune_operator.planner.strategy import Choice, choose, memory_strategy
+from finetune_operator.planner.strategy import Choice, choose, cuts_optimizer, cuts_weights, memory_strategy
 from finetune_operator.planner.throughput import training_flops_per_token
 from finetune_operator.planner.workload import workload_of
 
@@ -68,12 +68,19 @@ def _as_asked(
 
 
 def _refuse_optimizer(spec: FineTuneJobSpec, strategy: Strategy, method: MethodType) -> None:
-    """Bitsandbytes' and Adafactor's states cannot be cut into parts. FSDP with qlora keeps the adapter whole."""
-    cut = strategy == "deepspeed" or (strategy == "fsdp" and method == "lora")
-    if cut and spec.training.optimizer != "adamw_torch_fused":
+    if not cuts_optimizer(spec.training.optimizer, strategy, method):
         raise PlanError(
             f"training.optimizer: the states of {spec.training.optimizer} cannot be shared out by strategy {strategy} "
             f"with {method}; use adamw_torch_fused, or compute.strategy: ddp"
+        )
+
+
+def _refuse_8_bit(spec: FineTuneJobSpec, choice: Choice, method: MethodType) -> None:
+    parts = choice.strategy == "fsdp" or (choice.strategy == "deepspeed" and choice.zero_stage == 3)
+    if parts and not cuts_weights(spec.method, method):
+        raise PlanError(
+            f"method.bits: 8-bit weights cannot be shared out by strategy {choice.strategy}; set bits: 4, or "
+            "compute.strategy: ddp"
         )
 
 
@@ -143,6 +150,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         demand = replace(demand, method=method, flash_attention=attention == "flash")
     choice = _as_asked(choose(spec.compute, demand, memory_gib, processes), spec, demand, memory_gib, processes)
     _refuse_optimizer(spec, choice.strategy, method)
+    _refuse_8_bit(spec, choice, method)
     if demand is not None:
         demand = replace(
             demand,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from finetune_api.job.compute import Compute
+from finetune_api.job.method import Method
+from finetune_api.job.training import Optimizer
 from finetune_api.stages import Offload, Strategy, TrainPlan
 from finetune_operator.planner.fit import Demand, fit, fsdp_of, largest_micro_batch, train_breakdown
 from finetune_operator.planner.gpus import MethodType, saturation_tokens
@@ -37,6 +39,20 @@ def memory_strategy_of(plan: TrainPlan) -> MemoryStrategy:
     return memory_strategy(plan.strategy, plan.method, plan.zero_stage)
 
 
+def cuts_weights(method: Method, planned: MethodType) -> bool:
+    """Whether the base can be cut into parts: 8-bit weights are integers, which FSDP and ZeRO-3 do not flatten."""
+    return planned == "lora" or method.bits != 8
+
+
+def cuts_optimizer(optimizer: Optimizer, strategy: Strategy, method: MethodType) -> bool:
+    """Whether a strategy can have an optimiser: bitsandbytes' and Adafactor's states cannot be cut into parts.
+
+    FSDP with qlora keeps the adapter, and so its optimiser, whole.
+    """
+    cut = strategy == "deepspeed" or (strategy == "fsdp" and method == "lora")
+    return not cut or optimizer == "adamw_torch_fused"
+
+
 def _strategy(compute: Compute, demand: Demand | None, memory_gib: float, processes: int) -> Strategy:
     """One GPU if it fits, then a replica per GPU, then parts; what the user says goes before."""
     wanted = compute.strategy
@@ -50,12 +66,16 @@ def _strategy(compute: Compute, demand: Demand | None, memory_gib: float, proces
         return wanted
     if processes == 1:
         return "single"
-    if wanted == "auto" and demand is not None:
+    if wanted == "auto" and demand is not None and _can_be_parts(demand):
         replica = train_breakdown(replace(demand, strategy="ddp", gpus=processes), 1)
         parts = train_breakdown(replace(demand, strategy=fsdp_of(demand.method), gpus=processes), 1)
         if fit(replica, memory_gib) != "Fits" and fit(parts, memory_gib) == "Fits":
             return "fsdp"
     return "ddp"
+
+
+def _can_be_parts(demand: Demand) -> bool:
+    return demand.quantisation != "int8" and cuts_optimizer(demand.optimizer, "fsdp", demand.method)
 
 
 def choose(compute: Compute, demand: Demand | None, memory_gib: float, processes: int) -> Choice:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import TrainPlan
 from finetune_operator.decide.types import PodState
 
@@ -30,7 +31,8 @@ class Cause:
     """The evidence on a pod, or None when this cause does not show there."""
     counts: bool = True
     """Whether an attempt that ended so uses up one of compute.maxRetries."""
-    adjust: Callable[[TrainPlan, str], tuple[TrainPlan, str] | None] | None = None
-    """A gentler plan for the next attempt and what changed, from plan and evidence; None when none is left (final)."""
+    adjust: Callable[[TrainPlan, FineTuneJobSpec, str], tuple[TrainPlan, str] | None] | None = None
+    """A gentler plan for training's next attempt and what changed, from plan, spec and evidence; None when none is left
+    (final)."""
     precedence: int = 50
     """Lower is looked at first."""

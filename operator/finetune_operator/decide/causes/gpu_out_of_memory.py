@@ -1,16 +1,18 @@
 """The GPU's memory did not hold the step. The next attempt keeps the effective batch and needs less memory.
 
-The ladder: half the micro-batch, gradient checkpointing, shards, and at its end a pool with more memory, which is the
-user's to choose because it costs more.
+The ladder: half the micro-batch, gradient checkpointing, shards where the job can have them, and at its end a pool with
+more memory, which is the user's to choose because it costs more.
 """
 
 from __future__ import annotations
 
+from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_operator.decide.causes.base import Cause
+from finetune_operator.planner.strategy import cuts_optimizer, cuts_weights
 
 
-def _gentler(plan: TrainPlan, evidence: str) -> tuple[TrainPlan, str] | None:
+def _gentler(plan: TrainPlan, spec: FineTuneJobSpec, evidence: str) -> tuple[TrainPlan, str] | None:
     if evidence.startswith(PROBE_EXHAUSTED):
         tried = {
             "micro_batch_size": 1,
@@ -26,7 +28,10 @@ def _gentler(plan: TrainPlan, evidence: str) -> tuple[TrainPlan, str] | None:
         return plan.model_copy(update=halved), f"micro-batch {plan.micro_batch_size} -> {plan.micro_batch_size // 2}"
     if not plan.gradient_checkpointing:
         return plan.model_copy(update={"gradient_checkpointing": True}), "gradient checkpointing on"
-    if plan.strategy == "ddp":
+    if not cuts_weights(spec.method, plan.method):
+        return None
+    asked_whole = spec.compute.strategy == "ddp"
+    if plan.strategy == "ddp" and not asked_whole and cuts_optimizer(spec.training.optimizer, "fsdp", plan.method):
         return plan.model_copy(update={"strategy": "fsdp"}), "strategy ddp -> fsdp"
     if plan.strategy == "deepspeed" and plan.zero_stage == 2:
         return plan.model_copy(update={"zero_stage": 3}), "ZeRO stage 2 -> 3"
