@@ -165,6 +165,23 @@ def test_gpu_out_of_memory_climbs_the_ladder_with_the_same_effective_batch() -> 
     assert world.status.reason == "GPUOutOfMemory"
 
 
+@pytest.mark.parametrize("stage", ["baseline", "evaluate"])
+def test_the_ladder_is_not_climbed_for_a_stage_that_does_not_train(stage: str) -> None:
+    """Micro-batch and strategy mean nothing to answering: the same attempt would end the same way, and cost."""
+    world = World()
+    world.run_to(stage)
+    plan = world.status.plan
+    report = world.report(outcome="Failed", exitCode=86, cause="GPUOutOfMemory", message="CUDA out of memory", hint="x")
+    world.end(86, report)
+    assert (world.status.phase, world.status.reason) == ("Failed", "GPUOutOfMemory")
+    assert world.status.plan == plan
+    assert [attempt.name for attempt in world.status.stages].count(stage) == 1
+    for fix in ("compute.pool", "method.type: qlora", "training.maxLength", "evaluation.maxNewTokens"):
+        assert fix in world.status.next_step
+    assert world.status.stages[-1].hint == world.status.next_step
+    assert "training.microBatchSize" not in world.status.next_step
+
+
 def test_a_lost_report_is_read_again_from_storage() -> None:
     world = World()
     world.run_to("train")

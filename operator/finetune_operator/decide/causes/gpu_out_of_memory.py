@@ -45,4 +45,6 @@ CAUSE = Cause(
     adjust=_gentler,
     hint="Nothing gentler is left: use a pool with larger GPUs (compute.pool), more of them (compute.gpusPerNode), "
     "method.type: qlora, or a shorter training.maxLength.",
+    hint_without_training="Micro-batch and strategy do not change what answering needs: use a pool with larger GPUs "
+    "(compute.pool), method.type: qlora, or a shorter training.maxLength or evaluation.maxNewTokens.",
 )
