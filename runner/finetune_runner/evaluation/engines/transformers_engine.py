@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,17 @@ from finetune_runner.evaluation.engines.base import OnBatch, Request
 from finetune_runner.evaluation.generation import Answer, GenerationSettings, generate, settings_for
 from finetune_runner.evaluation.likelihood import Encoded, score
 
+if TYPE_CHECKING:
+    from finetune_runner.training.loading import MethodType
+
 
 def check() -> None:
     """It is part of every image."""
+
+
+def check_served(method: MethodType | None, rank: int | None) -> None:
+    """It loads whatever was trained."""
+    del method, rank
 
 
 def open_engine(request: Request) -> TransformersEngine:
