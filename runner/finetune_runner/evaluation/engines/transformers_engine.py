@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +64,10 @@ class TransformersEngine:
 
     def close(self) -> int:
         """Give the memory back before the next model is loaded: two of them might not fit."""
-        import torch
-
-        from finetune_runner.training.device import peak_memory_bytes, pick_device
+        from finetune_runner.training.device import peak_memory_bytes, pick_device, release_memory
 
         device = pick_device(self._request.plan)
         peak = peak_memory_bytes(device)
         del self.model
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(device)
         return peak
