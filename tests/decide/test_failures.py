@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
+from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.diagnosis import diagnose_failure
@@ -162,6 +163,23 @@ def test_gpu_out_of_memory_climbs_the_ladder_with_the_same_effective_batch() -> 
     assert {micro * accumulation for micro, accumulation, _ in seen} == {16}
     assert seen[-1][0] == 1
     assert world.status.reason == "GPUOutOfMemory"
+
+
+@pytest.mark.parametrize("stage", ["baseline", "evaluate"])
+def test_the_ladder_is_not_climbed_for_a_stage_that_does_not_train(stage: str) -> None:
+    """Micro-batch and strategy mean nothing to answering: the same attempt would end the same way, and cost."""
+    world = World()
+    world.run_to(stage)
+    plan = world.status.plan
+    report = world.report(outcome="Failed", exitCode=86, cause="GPUOutOfMemory", message="CUDA out of memory", hint="x")
+    world.end(86, report)
+    assert (world.status.phase, world.status.reason) == ("Failed", "GPUOutOfMemory")
+    assert world.status.plan == plan
+    assert [attempt.name for attempt in world.status.stages].count(stage) == 1
+    for fix in ("compute.pool", "method.type: qlora", "training.maxLength", "evaluation.maxNewTokens"):
+        assert fix in world.status.next_step
+    assert world.status.stages[-1].hint == world.status.next_step
+    assert "training.microBatchSize" not in world.status.next_step
 
 
 def test_a_lost_report_is_read_again_from_storage() -> None:
@@ -368,9 +386,24 @@ def test_a_pod_whose_volumes_are_not_made_is_pointed_at_and_goes_on_when_they_ar
 def test_what_the_probe_has_tried_is_not_tried_again(
     strategy: str, evidence: str, expected: tuple[int, int, bool, str] | None
 ) -> None:
+    step = _gentler(strategy, evidence)
+    found = step and (
+        step[0].micro_batch_size,
+        step[0].gradient_accumulation,
+        step[0].gradient_checkpointing,
+        step[0].strategy,
+    )
+    assert found == expected
+    if strategy == "deepspeed":
+        assert step is not None
+        assert step[0].zero_stage == 3
+
+
+def _gentler(strategy: str, evidence: str, planned: str = "lora", **spec: Any) -> tuple[TrainPlan, str] | None:
+    """What the ladder makes of a plan for two GPUs with micro-batch 8."""
     plan = TrainPlan.model_validate(
         {
-            "method": "lora",
+            "method": planned,
             "strategy": strategy,
             "nodes": 1,
             "gpusPerNode": 2,
@@ -383,14 +416,33 @@ def test_what_the_probe_has_tried_is_not_tried_again(
     )
     adjust = registry()["GPUOutOfMemory"].adjust
     assert adjust is not None
-    step = adjust(plan, evidence)
-    found = step and (
-        step[0].micro_batch_size,
-        step[0].gradient_accumulation,
-        step[0].gradient_checkpointing,
-        step[0].strategy,
-    )
-    assert found == expected
-    if strategy == "deepspeed":
-        assert step is not None
-        assert step[0].zero_stage == 3
+    return adjust(plan, FineTuneJobSpec.from_wire(job_dict(**spec)["spec"]), evidence)
+
+
+EIGHT_BIT = {"type": "qlora", "bits": 8}
+LION = {"optimizer": "lion"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "method", "spec", "changed"),
+    [
+        ("ddp", "qlora", {"method": {"type": "qlora", "bits": 4}}, "strategy ddp -> fsdp"),
+        ("ddp", "qlora", {"method": EIGHT_BIT}, None),
+        ("deepspeed", "qlora", {"method": EIGHT_BIT}, None),
+        ("ddp", "lora", {"method": {"bits": 8}}, "strategy ddp -> fsdp"),  # auto took lora: bits mean nothing
+        ("ddp", "lora", {"compute": {"strategy": "ddp"}}, None),
+        ("ddp", "lora", {"compute": {"strategy": "auto"}}, "strategy ddp -> fsdp"),
+        ("ddp", "lora", {"training": LION}, None),
+        ("ddp", "lora", {"training": {"optimizer": "adamw_8bit"}}, None),
+        ("ddp", "lora", {"training": {"optimizer": "adafactor"}}, None),
+        ("ddp", "qlora", {"training": LION}, "strategy ddp -> fsdp"),
+    ],
+)
+def test_the_ladder_ends_where_parts_cannot_be_made_or_were_not_wanted(
+    strategy: str, method: str, spec: dict[str, Any], changed: str | None
+) -> None:
+    step = _gentler(strategy, f"{PROBE_EXHAUSTED}: as planned", method, **spec)
+    assert (step and step[1]) == changed
+    halved = _gentler(strategy, "", method, **spec)
+    assert halved is not None
+    assert halved[1] == "micro-batch 8 -> 4", "the gentler steps before it are still taken"

@@ -95,6 +95,39 @@ def test_8_bit_states_are_not_cut_into_parts(strategy: str, method: str, refused
         assert planned(2, **spec).strategy == strategy
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_auto_keeps_whole_what_cannot_be_cut(bits: int) -> None:
+    """8-bit weights are integers, which FSDP does not flatten: a replica, although only parts would fit."""
+    spec = {"method": {"type": "qlora", "bits": bits}, "compute": {"gpusPerNode": 8}}
+    assert planned(8, 80.0, **spec).strategy == "ddp"
+    assert planned(8, 14.0, **spec).strategy == ("fsdp" if bits == 4 else "ddp")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "lion", "adafactor"])
+def test_auto_keeps_whole_what_an_optimiser_cannot_cut(optimizer: str) -> None:
+    spec = {"method": {"type": "lora"}, "compute": {"gpusPerNode": 2}, "training": {"optimizer": optimizer}}
+    assert planned(2, 22.0, **spec).strategy == ("fsdp" if optimizer == "adamw_torch_fused" else "ddp")
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [{"strategy": "fsdp"}, {"strategy": "deepspeed"}, {"strategy": "deepspeed", "deepspeed": {"stage": 3}}],
+    ids=["fsdp", "ZeRO-3 by default", "ZeRO-3"],
+)
+def test_8_bit_weights_are_not_cut_into_parts(compute: dict[str, Any]) -> None:
+    asked = FineTuneJobSpec.from_wire(job_dict(method={"type": "qlora"}, compute=compute | {"gpusPerNode": 2})["spec"])
+    assert make_plan(asked, resolved(2, 80.0), KNOWN).strategy == compute["strategy"]
+    # Stored before the contract refused the pair: parsed without its rules.
+    stored = asked.model_copy(update={"method": asked.method.model_copy(update={"bits": 8})})
+    with pytest.raises(PlanError, match=r"method\.bits: 8-bit weights cannot be shared out .* set bits: 4, or compute"):
+        make_plan(stored, resolved(2, 80.0), KNOWN)
+
+
+def test_8_bit_weights_stay_whole_under_zero_2() -> None:
+    compute = {"strategy": "deepspeed", "deepspeed": {"stage": 2}, "gpusPerNode": 2}
+    assert planned(2, method={"type": "qlora", "bits": 8}, compute=compute).zero_stage == 2
+
+
 # -- memory --
 
 

@@ -13,8 +13,8 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Generation
 from finetune_api.stages import StageResults
 from finetune_runner.errors import StageError
-from finetune_runner.evaluation.engines import check_engine, generation_facts
-from finetune_runner.evaluation.engines.vllm_engine import summed_likelihood
+from finetune_runner.evaluation.engines import check_engine, check_served, generation_facts
+from finetune_runner.evaluation.engines.vllm_engine import served_rank, summed_likelihood
 from finetune_runner.evaluation.generation import batches_of, generate, settings_for
 from finetune_runner.evaluation.outcomes import Outcome, joined
 from finetune_runner.evaluation.parallel import processes
@@ -164,6 +164,34 @@ def test_vllm_is_refused_with_the_fix_where_it_is_not_installed(tmp_path: Path, 
     world = World(tmp_path, tiny_model, spec, base.plan, base.prepare)
     with pytest.raises(StageError, match="not in this runner image"):
         evaluate.run(world.context("evaluate", results=StageResults(prepare=world.prepare)))
+
+
+@pytest.mark.parametrize(
+    ("rank", "served"),
+    [(1, 1), (2, 8), (8, 8), (9, 16), (16, 16), (48, 64), (100, 128), (129, 256), (257, 320), (321, 512), (512, 512)],
+)
+def test_vllm_is_told_the_smallest_rank_it_takes(rank: int, served: int) -> None:
+    assert served_rank(rank) == served
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "words"),
+    [
+        ("qlora-8bit", None, "vllm does not load 8-bit bases"),
+        ("qlora-8bit", 16, "vllm does not load 8-bit bases"),
+        ("lora", 513, r"vllm serves adapters up to rank 512, this one has 513"),
+    ],
+)
+def test_vllm_is_not_given_what_it_would_answer_otherwise(method: Any, rank: int | None, words: str) -> None:
+    with pytest.raises(StageError, match=words) as refused:
+        check_served("vllm", method, rank)
+    assert "evaluation.engine: transformers" in refused.value.hint
+    check_served("transformers", method, rank)
+
+
+@pytest.mark.parametrize(("method", "rank"), [("lora", 512), ("qlora", 1), ("qlora", None), (None, None)])
+def test_vllm_is_given_what_it_serves(method: Any, rank: int | None) -> None:
+    check_served("vllm", method, rank)
 
 
 def test_likelihoods_of_vllm_leave_out_what_has_no_label() -> None:

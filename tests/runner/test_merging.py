@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from finetune_runner.evaluation import serving
 from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
 from finetune_runner.training.loading import load_base, merged
+from tests.runner.tiny import make_world
 
 CPU = torch.device("cpu")
 
@@ -164,3 +167,31 @@ def test_an_adapter_that_holds_more_than_low_rank_updates_is_refused(
     adapter = make_adapter(sharded, tmp_path / "adapter", **options)
     with pytest.raises(NotByShardsError, match=words):
         merge_by_shards(sharded, adapter, tmp_path / "m", quantise=False, dtype=torch.float32, device=CPU)
+
+
+@pytest.mark.parametrize(("method", "device"), [("qlora-8bit", "cuda"), ("qlora-8bit", "cpu"), ("lora", "cuda")])
+def test_the_gpu_is_free_again_before_other_processes_load_models(
+    method: Any, device: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch has cached after the merge is lost to every process but this one."""
+    alive: list[weakref.ref[Any]] = []
+    emptied: list[list[bool]] = []
+
+    class Model:
+        def save_pretrained(self, folder: str, *, safe_serialization: bool) -> None:
+            assert safe_serialization
+
+    def merge_in_memory(*_: Any) -> Model:
+        model = Model()
+        model.itself = model  # type: ignore[attr-defined] # as modules and hooks do: only the collector frees it
+        alive.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(serving, "load_base", lambda *_: None)
+    monkeypatch.setattr(serving, "merged", merge_in_memory)
+    monkeypatch.setattr(serving, "merge_by_shards", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append([ref() is not None for ref in alive]))
+    context = make_world(tmp_path, tiny_model).context("evaluate")
+    serving.make_merged(context, tiny_model, tmp_path, tmp_path / "merged", method, torch.device(device))
+    in_memory = method == "qlora-8bit"
+    assert emptied == ([[False] * in_memory] if device == "cuda" else [])

@@ -13,8 +13,9 @@ Objective = Literal["sft", "dpo", "kto"]
 DEFAULT_BETA = 0.1
 """Rafailov et al. 2023 (DPO) and Ethayarajh et al. 2024 (KTO)."""
 DEFAULT_BITS = 4
-LARGEST_SERVED_RANK = 512
-"""The largest of vLLM's `max_lora_rank` (1, 8, 16, 32, 64, 128, 256, 320, 512; vllm/config/lora.py of 0.22)."""
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as `max_lora_rank` (vllm/config/lora.py of 0.22)."""
+LARGEST_SERVED_RANK = SERVED_RANKS[-1]
 
 _MODULE = "[A-Za-z_][A-Za-z0-9_.]*"
 _MODULES = f"{_MODULE}(,{_MODULE})*"

@@ -74,6 +74,30 @@ class FineTuneJobSpec(Contract):
             field_path="method.bits",
         ),
         Rule(
+            cel="self.evaluation.engine != 'vllm' || !has(self.method.bits) || self.method.bits != 8",
+            message="evaluation.engine vllm would judge on a 16-bit base what was trained on an 8-bit one; set "
+            "evaluation.engine: transformers, or method.bits: 4",
+            holds=lambda s: s.evaluation.engine != "vllm" or s.method.bits != 8,
+            field_path="evaluation.engine",
+        ),
+        Rule(
+            cel="self.evaluation.engine != 'vllm' || self.method.type == 'lora' || "
+            f"self.method.rank <= {LARGEST_SERVED_RANK}",
+            message=f"evaluation.engine vllm judges adapters up to rank {LARGEST_SERVED_RANK}, and qlora's is judged "
+            "beside the merged model; set evaluation.engine: transformers, method.type: lora, or a lower method.rank",
+            holds=lambda s: (
+                s.evaluation.engine != "vllm" or s.method.type == "lora" or s.method.rank <= LARGEST_SERVED_RANK
+            ),
+            field_path="evaluation.engine",
+        ),
+        Rule(
+            cel="self.evaluation.engine != 'vllm' || self.method.type == 'lora' || !self.method.useDora",
+            message="evaluation.engine vllm does not judge DoRA adapters, and qlora's is judged beside the merged "
+            "model; set evaluation.engine: transformers, method.type: lora, or method.useDora: false",
+            holds=lambda s: s.evaluation.engine != "vllm" or s.method.type == "lora" or not s.method.use_dora,
+            field_path="evaluation.engine",
+        ),
+        Rule(
             cel="self.training.bestBy != 'rewardAccuracy' || self.method.objective != 'sft'",
             message="training.bestBy: sft has no rewards; use validationLoss, or set method.objective to dpo or kto",
             holds=lambda s: s.training.best_by != "rewardAccuracy" or s.method.objective != "sft",

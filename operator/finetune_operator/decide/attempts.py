@@ -82,6 +82,10 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
     if attempt is None:
         raise RuntimeError("there is no attempt to fail")
     cause = diagnosis.cause
+    # Another plan is another training; it changes nothing of what the other stages need.
+    plan = draft.status.plan if attempt.name == "train" else None
+    if cause.adjust is not None and attempt.name != "train":
+        diagnosis = replace(diagnosis, hint=cause.hint_without_training)
     draft.set_stage(
         state="Failed",
         finished_at=_ended(draft, run),
@@ -101,11 +105,7 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
     retries = draft.observed.job.spec.compute.max_retries
     final = cause.retry == "never" or counted > retries or attempt.attempt >= MAXIMUM_ATTEMPTS
     if not final and cause.adjust is not None:
-        gentler = (
-            cause.adjust(draft.status.plan, draft.observed.job.spec, diagnosis.evidence)
-            if draft.status.plan is not None
-            else None
-        )
+        gentler = None if plan is None else cause.adjust(plan, draft.observed.job.spec, diagnosis.evidence)
         if gentler is None:
             final = True
         else:

@@ -33,7 +33,7 @@ def disk_bytes(
     return files + KEPT_CHECKPOINTS * checkpoint + (2.0 * shape.parameters if merges else 0.0)
 
 
-def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool) -> float:
+def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool, kept_bytes: float = 0.0) -> float:
     """Host memory of a GPU pod; the page cache of the model's files is not counted, it can be given back.
 
     Args:
@@ -41,6 +41,7 @@ def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool) -> float
         processes: of the pod, one per GPU.
         whole_model: whether weights are read in 16 bit before they move to the GPU (LoRA, and the merged form);
             quantised weights pass by file by file.
+        kept_bytes: quantised weights of the whole base that each process keeps until they are cut into parts.
     """
     size = 2.0 * shape.parameters
-    return processes * (LIBRARIES_HOST_BYTES + (size if whole_model else min(SHARD_BYTES, size)))
+    return processes * (LIBRARIES_HOST_BYTES + (size if whole_model else kept_bytes + min(SHARD_BYTES, size)))

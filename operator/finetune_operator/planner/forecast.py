@@ -18,6 +18,8 @@ from finetune_operator.planner.fit import Demand, fit, merge_breakdown, stage_me
 from finetune_operator.planner.gain import minimum_detectable_gain
 from finetune_operator.planner.gpus import MethodType, Range, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
+from finetune_operator.planner.memory.sharding import shards
+from finetune_operator.planner.memory.weights import weight_bytes
 from finetune_operator.planner.shape import ModelShape, UnknownShapeError, shape_of
 from finetune_operator.planner.strategy import memory_strategy_of
 from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
@@ -100,6 +102,11 @@ class _Case:
     def merges(self) -> bool:
         """Whether evaluate makes the merged model."""
         return self.demand.serves_merged or (self.plan.method == "qlora" and self.plan.judge_both_forms)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether training cuts the base into parts."""
+        return shards(self.demand.strategy, 2)[0] > 1
 
 
 def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, plan: TrainPlan) -> Forecast:
@@ -226,7 +233,10 @@ def _timing(case: _Case) -> tuple[Mapping[str, Range], dict[str, Any]]:
 
 
 def _host(case: _Case) -> float:
-    training = host_bytes(case.shape, case.plan.gpus_per_node, whole_model=case.plan.method == "lora")
+    # The runner quantises the whole base in host memory first where it is cut into parts (training/run.py).
+    kept_bytes = weight_bytes(case.shape, case.demand.quantisation) if case.cuts else 0.0
+    whole = case.plan.method == "lora"
+    training = host_bytes(case.shape, case.plan.gpus_per_node, whole_model=whole, kept_bytes=kept_bytes)
     merging = host_bytes(case.shape, 1, whole_model=True) if case.merges else 0.0
     return max(training, merging)
 
@@ -250,7 +260,11 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
             else f"tight: {', '.join(tight)} may run out of GPU memory; a shorter training.maxLength gives room"
         )
     if host > quantity_bytes(pool.gpu_pod.memory):
-        notes.append(f"host memory: about {_gib(host)} GiB are needed, pods of the pool get {pool.gpu_pod.memory}")
+        why = f" (each of {plan.gpus_per_node} processes of a pod loads the whole base before it is cut)"
+        notes.append(
+            f"host memory: about {_gib(host)} GiB are needed{why if case.cuts else ''}, pods of the pool get "
+            f"{pool.gpu_pod.memory}; raise gpuPod.memory of the pool, or lower compute.gpusPerNode"
+        )
     if disk > quantity_bytes(pool.scratch_size):
         notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")
     if plan.method == "qlora" and not case.demand.serves_merged and not plan.judge_both_forms:

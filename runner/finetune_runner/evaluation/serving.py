@@ -13,6 +13,7 @@ from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
 from finetune_runner.training.checkpoint import sha256_of
+from finetune_runner.training.device import release_memory
 from finetune_runner.training.loading import ADAPTER_FILE, MethodType, base_dtype, load_base, merged
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def make_merged(
         merged(load_base(model_path, method, device, plan), adapter, method).save_pretrained(
             str(folder), safe_serialization=True
         )
+    # The processes that judge the forms are others than this one.
+    release_memory(device)
 
 
 def load_plain(folder: Path, device: torch.device, plan: TrainPlan | None = None) -> Any:

@@ -190,6 +190,29 @@ def test_qlora_judges_the_merged_form_where_it_fits(memory_gib: float, host: str
     assert any("only the adapter is judged" in note for note in status.forecast.notes) is not both
 
 
+@pytest.mark.parametrize(
+    ("method", "strategy", "gpus", "gib"),
+    [
+        ("lora", "ddp", 4, 4 * (4 + 131.4)),
+        ("lora", "fsdp", 4, 4 * (4 + 131.4)),
+        ("qlora", "ddp", 4, 4 * (4 + 4.7)),
+        ("qlora", "fsdp", 4, 4 * (4 + 4.7 + 36.9)),  # the whole 4-bit base, and the file that is being read
+        ("qlora", "deepspeed", 2, 2 * (4 + 4.7 + 36.9)),
+    ],
+)
+def test_every_process_loads_the_base_before_it_is_cut(method: str, strategy: str, gpus: int, gib: float) -> None:
+    job = job_dict(method={"type": method}, compute={"pool": "a100", "strategy": strategy, "gpusPerNode": gpus})
+    offered = {"gpuMemoryGib": 180, "gpuPod": {"cpu": "4", "memory": "140Gi"}, "scratchSize": "90Gi"}
+    status = planned(prepared("Llama-3.1-70B", 512), job, **offered).status
+    assert status.forecast is not None
+    assert status.forecast.host_memory_gib == pytest.approx(gib, rel=0.02)
+    told = [finding.message for finding in status.findings if finding.message.startswith("host memory:")]
+    assert bool(told) is (gib > 140)
+    cut = strategy != "ddp"
+    assert all((f"each of {gpus} processes of a pod" in message) is cut for message in told)
+    assert all("gpuPod.memory" in message for message in told)
+
+
 def _resolved(**pool_spec: Any) -> Resolved:
     offered = pool(**pool_spec)
     wire = {"pool": "x", "poolSpec": offered.spec.to_wire(), "gpusPerNode": 1, "storage": STORAGE}

@@ -34,5 +34,7 @@ class Cause:
     adjust: Callable[[TrainPlan, FineTuneJobSpec, str], tuple[TrainPlan, str] | None] | None = None
     """A gentler plan for training's next attempt and what changed, from plan, spec and evidence; None when none is left
     (final)."""
+    hint_without_training: str = ""
+    """What the user should do where the stage does not train, so that no gentler plan helps; needed beside `adjust`."""
     precedence: int = 50
     """Lower is looked at first."""

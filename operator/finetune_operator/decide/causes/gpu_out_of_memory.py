@@ -1,7 +1,7 @@
 """The GPU's memory did not hold the step. The next attempt keeps the effective batch and needs less memory.
 
-The ladder: half the micro-batch, gradient checkpointing, shards where the job can have them, and at its end a pool with more memory, which is the
-user's to choose because it costs more.
+The ladder: half the micro-batch, gradient checkpointing, shards where the job can have them, and at its end a pool with
+more memory, which is the user's to choose because it costs more.
 """
 
 from __future__ import annotations
@@ -45,4 +45,6 @@ CAUSE = Cause(
     adjust=_gentler,
     hint="Nothing gentler is left: use a pool with larger GPUs (compute.pool), more of them (compute.gpusPerNode), "
     "method.type: qlora, or a shorter training.maxLength.",
+    hint_without_training="Micro-batch and strategy do not change what answering needs: use a pool with larger GPUs "
+    "(compute.pool), method.type: qlora, or a shorter training.maxLength or evaluation.maxNewTokens.",
 )

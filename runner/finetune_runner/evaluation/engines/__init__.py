@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.job.evaluation import Evaluation
 from finetune_runner.evaluation.engines.base import Engine, Request
 
-__all__ = ["Engine", "Request", "check_engine", "engine_version", "generation_facts", "open_engine"]
+if TYPE_CHECKING:
+    from finetune_runner.training.loading import MethodType
+
+__all__ = ["Engine", "Request", "check_engine", "check_served", "engine_version", "generation_facts", "open_engine"]
 
 
 def _module(name: str) -> object:
@@ -28,6 +31,20 @@ def open_engine(name: str, request: Request) -> Engine:
 def check_engine(name: str) -> None:
     """Refuse an engine that this image lacks, without importing it. Raises StageError (INVALID_SPEC) with the fix."""
     _module(name).check()  # type: ignore[attr-defined]
+
+
+def check_served(name: str, method: MethodType | None, rank: int | None) -> None:
+    """Refuse a form that the named engine cannot load as it was trained, without importing it.
+
+    Args:
+        name: of the engine.
+        method: precision of the base; None for a merged model.
+        rank: of the adapter; None without one.
+
+    Raises:
+        StageError: INVALID_SPEC with the fix.
+    """
+    _module(name).check_served(method, rank)  # type: ignore[attr-defined]
 
 
 def engine_version(name: str) -> str:

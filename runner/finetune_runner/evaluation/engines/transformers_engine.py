@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,17 @@ from finetune_runner.evaluation.engines.base import OnBatch, Request
 from finetune_runner.evaluation.generation import Answer, GenerationSettings, generate, settings_for
 from finetune_runner.evaluation.likelihood import Encoded, score
 
+if TYPE_CHECKING:
+    from finetune_runner.training.loading import MethodType
+
 
 def check() -> None:
     """It is part of every image."""
+
+
+def check_served(method: MethodType | None, rank: int | None) -> None:
+    """It loads whatever was trained."""
+    del method, rank
 
 
 def open_engine(request: Request) -> TransformersEngine:
@@ -57,14 +64,10 @@ class TransformersEngine:
 
     def close(self) -> int:
         """Give the memory back before the next model is loaded: two of them might not fit."""
-        import torch
-
-        from finetune_runner.training.device import peak_memory_bytes, pick_device
+        from finetune_runner.training.device import peak_memory_bytes, pick_device, release_memory
 
         device = pick_device(self._request.plan)
         peak = peak_memory_bytes(device)
         del self.model
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(device)
         return peak

@@ -10,16 +10,20 @@ import gc
 import importlib.util
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.job.method import LARGEST_SERVED_RANK, SERVED_RANKS
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.engines.base import OnBatch, Request
 from finetune_runner.evaluation.generation import Answer, GenerationSettings, cut_prompts, settings_for
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded
+
+if TYPE_CHECKING:
+    from finetune_runner.training.loading import MethodType
 
 GPU_MEMORY_SHARE = 0.9
 """vLLM's own default of `gpu_memory_utilization`."""
@@ -33,6 +37,24 @@ def check() -> None:
             "evaluation.engine: vllm is not in this runner image",
             hint="set evaluation.engine: transformers, or give the GPUPool an image with vllm installed",
         )
+
+
+def check_served(method: MethodType | None, rank: int | None) -> None:
+    """Refuse an 8-bit base, which vLLM would load in 16 bit, and adapters of a rank above its largest."""
+    hint = "set evaluation.engine: transformers"
+    if method == "qlora-8bit":
+        raise StageError(ExitCode.INVALID_SPEC, "evaluation.engine: vllm does not load 8-bit bases", hint=hint)
+    if rank is not None and rank > LARGEST_SERVED_RANK:
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"evaluation.engine: vllm serves adapters up to rank {LARGEST_SERVED_RANK}, this one has {rank}",
+            hint=hint,
+        )
+
+
+def served_rank(rank: int) -> int:
+    """The smallest `max_lora_rank` that vLLM takes and that holds an adapter of this rank, at most 512."""
+    return next(served for served in SERVED_RANKS if served >= rank)
 
 
 def open_engine(request: Request) -> VllmEngine:
@@ -54,7 +76,8 @@ def open_engine(request: Request) -> VllmEngine:
     if request.adapter is not None:
         from peft import LoraConfig
 
-        options |= {"enable_lora": True, "max_lora_rank": LoraConfig.from_pretrained(str(request.adapter)).r}
+        rank = LoraConfig.from_pretrained(str(request.adapter)).r
+        options |= {"enable_lora": True, "max_lora_rank": served_rank(rank)}
     llm = LLM(
         model=str(request.model_path),
         dtype="bfloat16" if request.method is not None else "auto",
