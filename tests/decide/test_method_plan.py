@@ -11,7 +11,9 @@ from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.training import Training
 from finetune_api.stages import PrepareResult, TrainPlan
 from finetune_operator.decide.hashing import fingerprint
+from finetune_operator.planner.advice import what_would_fit
 from finetune_operator.planner.families import known_shapes
+from finetune_operator.planner.forecast import demand_of
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.dora import dora_saved_bytes_per_block, dora_saved_bytes_per_token
 from finetune_operator.planner.memory.optimizer import optimiser_bytes_per_parameter
@@ -19,6 +21,7 @@ from finetune_operator.planner.memory.training import TrainingSetup, training_me
 from finetune_operator.planner.memory.weights import weight_bytes
 from finetune_operator.planner.plan import make_plan
 from finetune_operator.planner.steps import PlanError, plan_steps, split_batch
+from finetune_operator.planner.workload import workload_of
 from tests.decide.test_planner import resolved
 from tests.decide.world import PREPARED, job_dict
 
@@ -188,3 +191,12 @@ def test_the_fingerprint_knows_what_is_learned_and_not_how_it_is_computed() -> N
         of(method={"excludeModules": "down_proj"}),
     ]
     assert len({plain, *learned}) == len(learned) + 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "words"), [(4, ", or 8 GPUs with compute.strategy: fsdp"), (8, "more GPUs do not help")]
+)
+def test_more_gpus_are_advised_only_where_the_job_can_be_cut(bits: int, words: str) -> None:
+    spec = FineTuneJobSpec.from_wire(job_dict(method={"type": "qlora", "bits": bits})["spec"])
+    demand = demand_of(spec, LLAMA, KNOWN.model, workload_of(spec, KNOWN), "qlora", 1, packed=False)
+    assert words in what_would_fit(demand, 14.0, 200, 8)

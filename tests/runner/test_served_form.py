@@ -12,6 +12,7 @@ import pytest
 
 from finetune_api.stages import EvaluateResult, PublishResult, StageResults
 from finetune_runner.errors import StageError
+from finetune_runner.evaluation.incumbent import check_incumbent
 from finetune_runner.stages import baseline, evaluate, publish, train
 from finetune_runner.training.checkpoint import sha256_of
 from tests.runner.tiny import World, make_world
@@ -193,6 +194,34 @@ def test_an_incumbent_without_stored_outputs_is_asked(lora: Published) -> None:
     assert found is not None
     assert found.comparisons[2].reference == found.comparisons[2].candidate
     assert outputs.read_bytes() == kept, "the same adapter gives the same answers"
+
+
+@pytest.mark.parametrize(
+    ("weights", "rank", "served", "words"),
+    [
+        ("int8", 16, "adapter", "v1 would be asked too: .* 8-bit bases"),
+        ("fp32", 513, "adapter", "v1 would be asked too: .* rank 512, this one has 513"),
+        ("fp32", 512, "adapter", ""),
+        ("int8", 1024, "merged", ""),
+    ],
+)
+def test_an_incumbent_that_the_engine_cannot_load_is_refused_before_training(
+    weights: str, rank: int, served: str, words: str, lora: Published, tmp_path: Path
+) -> None:
+    manifest = json.loads((lora.folder / "manifest.json").read_bytes())
+    manifest["base"]["weights"], manifest["hyperparameters"]["rank"], manifest["servedAs"] = weights, rank, served
+    manifest["run"]["uri"] = f"file://{tmp_path}/none"
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1/manifest.json").write_text(json.dumps(manifest))
+    task = lora.world.task("baseline", results=lora.results)
+    wire = {**task.to_wire(), "incumbent": {"version": "v1", "uri": f"file://{tmp_path}/v1"}}
+    wire["spec"] = {**wire["spec"], "evaluation": {**wire["spec"]["evaluation"], "engine": "vllm"}}
+    context = lora.world.open(type(task).from_wire(wire))
+    if words:
+        with pytest.raises(StageError, match=words):
+            check_incumbent(context, [], [])
+    else:
+        check_incumbent(context, [], [])
 
 
 def test_an_adapter_changed_after_training_is_refused(lora: Published) -> None:

@@ -9,6 +9,7 @@ from itertools import combinations
 
 from finetune_operator.planner.fit import Demand, fit, sharded_gpus, stage_memory
 from finetune_operator.planner.memory.breakdown import GIB
+from finetune_operator.planner.strategy import can_be_parts
 
 SHORTEST_LENGTH = 256
 LENGTH_STEP = 128
@@ -117,7 +118,7 @@ def what_would_fit(demand: Demand, memory_gib: float, p95_length: int, most_gpus
     edit = smallest_change(demand, memory_gib, p95_length)
     size = f"a pool whose GPUs have {card_size_gib(demand):.0f} GiB"
     options = f"set {edit}, or use {size}" if edit else f"no setting is enough: use a smaller model or {size}"
-    gpus = sharded_gpus(demand, memory_gib, most_gpus)
+    gpus = sharded_gpus(demand, memory_gib, most_gpus) if can_be_parts(demand) else None
     if gpus is None:
         return f"{options}; more GPUs do not help, each holds the whole model"
-    return f"{options}; {gpus} GPUs would do if the model were sharded, which this version does not offer"
+    return f"{options}, or {gpus} GPUs with compute.strategy: fsdp"

@@ -66,7 +66,7 @@ def _strategy(compute: Compute, demand: Demand | None, memory_gib: float, proces
         return wanted
     if processes == 1:
         return "single"
-    if wanted == "auto" and demand is not None and _can_be_parts(demand):
+    if wanted == "auto" and demand is not None and can_be_parts(demand):
         replica = train_breakdown(replace(demand, strategy="ddp", gpus=processes), 1)
         parts = train_breakdown(replace(demand, strategy=fsdp_of(demand.method), gpus=processes), 1)
         if fit(replica, memory_gib) != "Fits" and fit(parts, memory_gib) == "Fits":
@@ -74,7 +74,8 @@ def _strategy(compute: Compute, demand: Demand | None, memory_gib: float, proces
     return "ddp"
 
 
-def _can_be_parts(demand: Demand) -> bool:
+def can_be_parts(demand: Demand) -> bool:
+    """Whether fsdp can train the demand: its weights and its optimiser can be cut as far as fsdp cuts them."""
     return demand.quantisation != "int8" and cuts_optimizer(demand.optimizer, "fsdp", demand.method)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from finetune_runner.context import StageContext
 from finetune_runner.data.prepared import load_split
 from finetune_runner.data.rows import Row
+from finetune_runner.errors import StageError
 from finetune_runner.evaluation.compare import System
-from finetune_runner.evaluation.engines import Request, generation_facts, open_engine
+from finetune_runner.evaluation.engines import Request, check_served, generation_facts, open_engine
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.parallel import Measured, measure
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, unpack_systems
@@ -41,17 +42,40 @@ def incumbent_system(context: StageContext, test: Sequence[Row], out_of_domain: 
     return System(incumbent.version, stored["candidate"], stored.get("candidate" + OUT_OF_DOMAIN_SUFFIX, []))
 
 
+def check_incumbent(context: StageContext, test: Sequence[Row], out_of_domain: Sequence[Row]) -> None:
+    """Refuse, before anything is trained, an incumbent that this job's engine could not ask.
+
+    Raises:
+        StageError: INVALID_SPEC with the fix; none where its stored answers do, or no version is released.
+    """
+    incumbent = context.task.incumbent
+    if incumbent is None:
+        return
+    manifest = read_manifest(context.storage, incumbent.uri)
+    if manifest["servedAs"] == "merged" or _stored(context, manifest, test, out_of_domain) is not None:
+        return
+    method, rank = method_of_weights(manifest["base"]["weights"]), manifest["hyperparameters"]["rank"]
+    try:
+        check_served(context.task.spec.evaluation.engine, method, rank)
+    except StageError as error:
+        raise StageError(
+            error.exit_code, f"{incumbent.version} would be asked too: {error.message}", hint=error.hint
+        ) from error
+
+
 def _stored(
     context: StageContext, manifest: dict[str, Any], test: Sequence[Row], out_of_domain: Sequence[Row]
 ) -> dict[str, list[Outcome]] | None:
     """The outputs of the incumbent's own evaluation, when they answer exactly these rows under the same limits."""
     uri = join(manifest["run"]["uri"], "evaluate/outputs.jsonl.gz")
+    if not context.storage.exists(uri):
+        return None
     spec = context.task.spec
     same_limits = (
         manifest["generation"] == generation_facts(spec.evaluation)
         and manifest["hyperparameters"]["maxLength"] == spec.training.max_length
     )
-    if not same_limits or not context.storage.exists(uri):
+    if not same_limits:
         return None
     try:
         outcomes = unpack_systems(context.storage.read_bytes(uri), {"test": test, "out_of_domain": out_of_domain})

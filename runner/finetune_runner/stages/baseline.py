@@ -26,6 +26,7 @@ from finetune_runner.evaluation.compare import (
 )
 from finetune_runner.evaluation.engines import Request, check_engine, engine_version, open_engine
 from finetune_runner.evaluation.generation import ROWS_PER_BATCH
+from finetune_runner.evaluation.incumbent import check_incumbent
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
 from finetune_runner.evaluation.outcomes import Outcome
@@ -63,6 +64,7 @@ def run(context: StageContext) -> StageResults:
     check_engine(spec.evaluation.engine)
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     settings = settings_for_rows(context, test)
+    check_incumbent(context, test, out_of_domain)
     tokenizer = load_tokenizer(fetch_model(context).path, spec.model.chat_template)
     train = load_split(context, "train")
     prompts = _prompts(context, tokenizer, train, test)

@@ -77,6 +77,7 @@ def open_engine(request: Request) -> VllmEngine:
         from peft import LoraConfig
 
         rank = LoraConfig.from_pretrained(str(request.adapter)).r
+        check_served(request.method, rank)
         options |= {"enable_lora": True, "max_lora_rank": served_rank(rank)}
     llm = LLM(
         model=str(request.model_path),
