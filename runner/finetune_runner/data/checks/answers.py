@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema.exceptions import SchemaError, ValidationError
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Task
@@ -62,7 +63,7 @@ def schema_validator(schema: dict[str, Any]) -> Draft202012Validator:
 
 
 def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None) -> str:
-    """What is wrong with an expected answer; empty when nothing is."""
+    """What is wrong with an expected answer, without a word of it: it goes to status. Empty when nothing is."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError) as error:
@@ -70,7 +71,21 @@ def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None
     if validator is not None:
         problem = next(iter(sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))), None)
         if problem is not None:
-            return f"the answer does not satisfy the schema at {problem.json_path}: {problem.message}"
+            return f"the answer does not satisfy the schema at {_place(problem, validator)}: {problem.validator}"
     if task.label_path is not None and value_at(value, task.label_path) is None:
         return f"the answer has nothing at labelPath {task.label_path}"
     return ""
+
+
+def _place(problem: ValidationError, validator: Draft202012Validator) -> str:
+    """JSON path of what breaks the schema; a key that the schema does not have is the row's own: `*`."""
+    known = set(_keys(validator.schema))
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step if step in known else '*'}" for step in problem.path)
+    return "$" + "".join(steps)
+
+
+def _keys(schema: object) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _keys(part)
