@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -37,12 +38,26 @@ def schema_validator(schema: dict[str, Any]) -> Draft202012Validator:
 
 
 def problem_with(validator: Draft202012Validator, value: object) -> str:
-    """Where and why a value does not satisfy the schema; empty when it does."""
+    """Where a value does not satisfy the schema, and which keyword; empty when it does. Never a word of the value."""
     try:
         problem = next(iter(sorted(validator.iter_errors(value), key=lambda e: list(map(str, e.path)))), None)
     except RecursionError:
         return "$: it is nested too deeply, or the schema refers to itself without end"
-    return "" if problem is None else f"{problem.json_path}: {problem.message}"
+    return "" if problem is None else f"{_place(problem, validator)}: {problem.validator}"
+
+
+def _place(problem: ValidationError, validator: Draft202012Validator) -> str:
+    """JSON path of what breaks the schema; a key that the schema does not have is the row's own: `*`."""
+    known = set(_keys(validator.schema))
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step if step in known else '*'}" for step in problem.path)
+    return "$" + "".join(steps)
+
+
+def _keys(schema: object) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _keys(part)
 
 
 def _check_references(schema: dict[str, Any]) -> None:

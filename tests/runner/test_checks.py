@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,8 +40,9 @@ from finetune_runner.data.checks import (
 )
 from finetune_runner.data.labels import label_of
 from finetune_runner.data.near_duplicates import NearDuplicates
-from finetune_runner.data.personal_data import Span, personal_data, redacted, without_overlaps
+from finetune_runner.data.personal_data import Span, personal_data, without_overlaps
 from finetune_runner.data.pool import split_pool, weigh
+from finetune_runner.data.redaction import personal_kinds, redacted
 from finetune_runner.data.registry import modules_of
 from finetune_runner.data.row_store import Length, RowStore
 from finetune_runner.data.rows import Parsed, Row, make_row
@@ -649,6 +651,69 @@ def test_redaction_keeps_all_else_and_is_done_once() -> None:
 )
 def test_ids_count_with_the_right_check_digit_only(text: str, kind: str | None) -> None:
     assert [span.kind for span in personal_data(f"It is {text}, he said.")] == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ('{"phone": 4155552671}', '{"phone": "<UK_NHS>"}'),
+        (' {"a":1,  "mail" :"to a.b@example.com \\u00fc"}\n', ' {"a":1,  "mail" :"to <EMAIL_ADDRESS> \\u00fc"}\n'),
+        ('{"é": "ü a.b@example.com", "n": -1.5e3}', '{"é": "ü <EMAIL_ADDRESS>", "n": -1.5e3}'),
+        (
+            '{"a.b@example.com": ["\\"x\\" \\ud800 c.d@example.com"]}',
+            '{"<EMAIL_ADDRESS>": ["\\"x\\" \\ud800 <EMAIL_ADDRESS>"]}',
+        ),
+        ('{"a": "\\u0061", "n": [0.015625, 12e2, true]}', '{"a": "\\u0061", "n": [0.015625, 12e2, true]}'),
+        ('{"mail": a.b@example.com}', '{"mail": <EMAIL_ADDRESS>}'),  # no JSON before either
+    ],
+)
+def test_redacted_json_is_json_written_as_before(text: str, after: str) -> None:
+    assert redacted(text) == after
+    assert len(personal_kinds(text)) == after.count("<")
+    assert personal_kinds(after) == []
+
+
+_LEAVES = st.none() | st.booleans() | st.integers(-999, 999) | st.floats(-9, 9) | st.text('ab"\\é \ud800', max_size=8)
+
+
+@given(
+    st.recursive(
+        _LEAVES | st.just("call +1 212-555-0143"),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text('ab"', max_size=3), inner),
+    ),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+)
+def test_whatever_json_is_redacted_is_json(value: Any, indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps([value], indent=indent, ensure_ascii=ascii_only)
+    expected = json.loads(json.dumps([value]).replace("+1 212-555-0143", "<PHONE_NUMBER>"))
+    assert json.loads(redacted(text)) == expected
+    assert "212-555" not in redacted(text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ('{"a": "jane.doe@example.com"}', "at $.a: enum"),
+        ('{"jane.doe@example.com": 1}', "at $: required"),
+        ('{"a": 1, "by": {"jane.doe@example.com": "x"}}', "at $.by.*: type"),
+        ('{"a": 1, "by": {"k": 2}, "list": [1, "jane.doe@example.com"]}', "at $.list[1]: type"),
+        ("jane.doe@example.com", "is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["fail", "warn"])
+def test_a_wrong_answer_is_told_without_a_word_of_it(answer: str, says: str, policy: str) -> None:
+    number = {"type": "integer"}
+    properties = {"a": {"enum": [1, 2]}, "by": {"additionalProperties": number}, "list": {"items": number}}
+    task = {"type": "extraction", "schema": {"type": "object", "required": ["a"], "properties": properties}}
+    wanted = spec({"answers": policy}, evaluation={"task": task})
+    try:
+        words = said(run(answers, {"pool": rows(answer)}, wanted)[0])
+    except StageError as error:
+        words = f"{error.message} {error.evidence}"
+    assert says in words
+    assert "jane" not in words
+    assert run(answers, {"pool": rows('{"a": 1, "by": {"k": 2}, "list": [1]}')}, wanted)[0] == []
 
 
 @given(st.lists(st.builds(lambda a, n: Span(a, a + n, "X"), st.integers(0, 30), st.integers(1, 9)), max_size=8))

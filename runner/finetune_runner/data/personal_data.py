@@ -67,15 +67,6 @@ def without_overlaps(spans: Sequence[Span]) -> list[Span]:
     return sorted(kept, key=lambda span: span.start)
 
 
-def redacted(text: str) -> str:
-    """The text with a mark of its kind in the place of each piece of personal data: `<EMAIL_ADDRESS>`."""
-    parts, at = [], 0
-    for span in personal_data(text):
-        parts += [text[at : span.start], f"<{span.kind}>"]
-        at = span.end
-    return "".join([*parts, text[at:]])
-
-
 @lru_cache(maxsize=1)
 def _recognisers() -> list[_Recogniser]:
     import tldextract

@@ -46,7 +46,7 @@ def check(given: Given) -> list[Remark]:
 
 
 def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None) -> str:
-    """What is wrong with an expected answer; empty when nothing is."""
+    """What is wrong with an expected answer, without a word of it: it goes to status. Empty when nothing is."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError) as error:

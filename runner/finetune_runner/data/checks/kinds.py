@@ -39,12 +39,11 @@ def mode(spec: FineTuneJobSpec) -> Mode:
 def check(given: Given) -> list[Remark]:
     """Refuse rows that the objective cannot learn from. Raises StageError: INVALID_DATA, INVALID_SPEC (text, loss).
 
-    Held-out rows are only judged: a conversation with one answer is fine there, and answers that are not wanted are
-    left out of test and out of domain, where a model would be measured against them.
+    Test and out of domain are only judged by: a conversation with one answer is fine there.
     """
     objective = given.spec.method.objective
     wrong: dict[RowKind, Found] = {}
-    texts, unwanted = Found(), Found()
+    texts = Found()
     for split in given.store.splits():
         learned = split in (POOL, "validation", "replay")
         for example in given.rows(split):
@@ -53,9 +52,6 @@ def check(given: Given) -> list[Remark]:
                 wrong.setdefault(kind, Found()).add(example)
             elif kind == "text" and split in (POOL, "validation"):
                 texts.add(example)
-            elif example.row.label is False and split in ("test", "out_of_domain"):
-                unwanted.add(example)
-                given.drop(example)
     for kind, found in wrong.items():
         raise StageError(
             ExitCode.INVALID_DATA,
@@ -72,7 +68,4 @@ def check(given: Given) -> list[Remark]:
             "set data.loss: all, or name the columns of input and answer: columns: {prompt: text, completion: label}",
             texts.positions[0],
         )
-    if not unwanted.rows:
-        return []
-    message = f"{unwanted.rows} answers that are not wanted left out of what models are judged on: {unwanted.where()}"
-    return [Remark("kinds", "info", message, unwanted.rows, tuple(unwanted.positions), dict(unwanted.splits))]
+    return []

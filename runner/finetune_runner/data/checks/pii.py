@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, judged, mode_of
-from finetune_runner.data.personal_data import personal_data, redacted
+from finetune_runner.data.redaction import personal_kinds, redacted
 from finetune_runner.data.rewriting import rewritten, texts_of
 
 PHASE: Phase = "rows"
@@ -31,7 +31,7 @@ def check(given: Given) -> list[Remark]:
     found = Found()
     kinds: Counter[str] = Counter()
     for example in given.rows(*given.store.splits()):
-        here = [span.kind for text in texts_of(example.row) for span in personal_data(text)]
+        here = [kind for text in texts_of(example.row) for kind in personal_kinds(text)]
         if here:
             kinds.update(here)
             found.add(example, f"({', '.join(sorted(set(here)))})")
