@@ -19,6 +19,7 @@ from finetune_api.job.training import Training
 from finetune_api.stages import TrainPlan
 from finetune_runner.training import memory_saving
 from finetune_runner.training.distributed import World
+from finetune_runner.training.horizon import Horizon
 from finetune_runner.training.loading import load_base, new_adapter, saved_names
 from finetune_runner.training.objectives.sft import SupervisedFineTuning
 from finetune_runner.training.optimizer import trainable
@@ -61,7 +62,9 @@ def _engine(model: Path, plan: TrainPlan, world: World, first: int, adapter: dic
     rows = _rows()
     objective = SupervisedFineTuning(rows, rows[:5], 0)
     training = Training(learning_rate=1e-2, global_batch_size=BATCH)
-    return new_engine(Setup(peft, objective, plan, training, cpu, world, first), plan.strategy)
+    return new_engine(
+        Setup(peft, objective, plan, training, cpu, world, first, Horizon(plan.total_steps)), plan.strategy
+    )
 
 
 def _train(engine: Engine, world: World, steps: range) -> list[float]:

@@ -15,6 +15,7 @@ from finetune_api.stages import Progress, StageTask, TrainResult
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
+from finetune_runner.training import run as training_run
 from finetune_runner.training.checkpoint import CheckpointStore, TrainingState, sha256_of
 from finetune_runner.training.distributed import World as Ranks
 from tests.runner.tiny import World, make_world
@@ -93,6 +94,46 @@ def test_a_stopped_run_resumes_into_the_very_same_adapter(
     assert resumed.resumed_from_step == stopped_at
     assert resumed.checkpoint_digest == undisturbed[1].checkpoint_digest
     assert resumed.best_validation_loss == undisturbed[1].best_validation_loss
+
+
+def curve(world: World) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = json.loads((checkpoints(world).parent / "history.json").read_text())
+    return points
+
+
+def test_a_stop_during_a_slow_evaluation_loses_no_step(
+    tmp_path: Path, tiny_model: Path, undisturbed: tuple[World, TrainResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, tiny_model, spec=DROPOUT)
+    monkeypatch.setattr(training_run, "SLOW_EVALUATION_S", -1.0)
+    with pytest.raises(StageError, match="saved a checkpoint at step 4") as stopped:
+        run(stop_after(world, 4))
+    assert stopped.value.exit_code == ExitCode.INTERRUPTED
+    assert steps(world) == [4]
+    resumed = run(world.context("train"))
+    assert resumed.resumed_from_step == 4
+    assert resumed.checkpoint_digest == undisturbed[1].checkpoint_digest
+    assert curve(world) == curve(undisturbed[0])
+
+
+def test_a_stop_at_a_step_that_is_due_for_evaluation_evaluates_it_later(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through, stopped = (
+        make_world(tmp_path / name, tiny_model, spec=DROPOUT, total_steps=2, eval_steps=1) for name in "ab"
+    )
+    run(through.context("train"))
+    context = stopped.context("train")
+    before = training_run.TrainingRun._before_step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            training_run.TrainingRun, "_before_step", lambda self, step: (before(self, step), context.stop.set())
+        )
+        with pytest.raises(StageError, match="saved a checkpoint at step 1"):
+            run(context)
+    assert run(stopped.context("train")).resumed_from_step == 1
+    assert curve(stopped) == curve(through)
+    assert [point["step"] for point in curve(stopped)] == [0, 1, 2]
 
 
 def test_a_broken_checkpoint_is_skipped_with_a_warning(

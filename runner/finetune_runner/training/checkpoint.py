@@ -59,6 +59,8 @@ class TrainingState:
     elapsed_s: float = 0.0
     validation_s: float | None = None
     """How long the last evaluation took: an attempt that resumes knows it before its first one."""
+    pending_evaluation: bool = False
+    """The step is due for an evaluation that has not ended: an attempt that resumes begins with it."""
     ended_by: str = ""
     recent_losses: list[float] = field(default_factory=list)
     history: list[Point] = field(default_factory=list)

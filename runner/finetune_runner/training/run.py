@@ -63,6 +63,8 @@ log = logging.getLogger(__name__)
 HISTORY = "train/history.json"
 PROGRESS_EVERY_S = 1.0
 RECENT_STEPS = 5
+SLOW_EVALUATION_S = 60.0
+"""An evaluation that took longer might not end within a pod's grace period: its step is saved first."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class TrainingRun:
         self.store = CheckpointStore(context)
         self.state = TrainingState()
         self.resumed_from: int | None = None  # not known before the checkpoints are looked at
+        self._saved: tuple[int, dict[str, dict[str, Any]]] | None = None
+        """Step and files of the newest checkpoint: of that step only the manifest is written again."""
         self._interrupted = False
         self._in_steps_s = 0.0
         self._tokens = self._labelled = 0
@@ -139,11 +143,7 @@ class TrainingRun:
             with self._watchdog:
                 self._loop()
         if self._interrupted:
-            raise StageError(
-                ExitCode.INTERRUPTED,
-                f"training was asked to stop and saved a checkpoint at step {self.state.step}",
-                hint="the next attempt resumes there",
-            )
+            raise self._asked_to_stop()
         best = self._prove_best()
         return best, time.monotonic() - started
 
@@ -172,6 +172,7 @@ class TrainingRun:
         self.resumed_from = checkpoint.step if checkpoint is not None else 0
         if checkpoint is not None:
             self.state = checkpoint.state
+            self._saved = checkpoint.step, checkpoint.files
             log.info("resuming from checkpoint step-%d", checkpoint.step)
         self.horizon.end = self.state.end or self.horizon.end
         self._make_trainer(self.folder / "resume" if checkpoint is not None else None)
@@ -254,9 +255,7 @@ class TrainingRun:
         from finetune_runner.text import encode_example
 
         self._say("asking the model before training")
-        self.engine.call(
-            lambda model: self.objective.prepare(model, self.world, lambda _: self._watchdog.alive(), start)
-        )
+        self.engine.call(lambda model: self.objective.prepare(model, self.world, lambda _: self._goes_on(), start))
         if start.untouched:
             max_length = self.training.max_length
             examples = first_batch(
@@ -304,6 +303,11 @@ class TrainingRun:
             self.state.initial_validation_loss = loss
             self._note_validation(Point(0, loss, measures=measures))
             self.early_stop.observe(self._selection.badness(loss, measures))
+        if self.state.pending_evaluation:
+            budget_s = self.plan.time_budget_seconds
+            self._evaluate(self.state.step, over_budget=budget_s is not None and self.state.elapsed_s >= budget_s)
+            if self.state.ended_by:
+                return
         self.trainer.train(range(self.state.step + 1, self.horizon.most + 1), self._before_step, self._after_step)
 
     def _before_step(self, step: int) -> None:
@@ -325,8 +329,9 @@ class TrainingRun:
         took_s = time.monotonic() - self._step_started
         budget_s = self.plan.time_budget_seconds
         over_budget = budget_s is not None and self.state.elapsed_s + took_s >= budget_s
-        loss, stop, budget = self.world.sum(
-            [local_loss, float(self.context.stop.is_set()), float(over_budget)], self.device
+        # All ranks must take the same way, and their clocks differ.
+        loss, stop, budget, slow_somewhere = self.world.sum(
+            [local_loss, float(self.context.stop.is_set()), float(over_budget), float(self._slow)], self.device
         )
         self._note_step(step, loss, took_s)
         self.tracking.log(step, {"train/loss": loss, "train/learning_rate": self._rate, "train/step_seconds": took_s})
@@ -336,12 +341,17 @@ class TrainingRun:
             self._first_step.refuse_unmoved(self.engine.adapter())
 
         last = step == self.horizon.end
+        due = bool(last or budget or step % self.plan.eval_steps == 0 or self.horizon.decides_at(step))
         if stop and not last:
             self._interrupted = True
+            self.state.pending_evaluation = due
             self._save()
             return True
         every = self.training.checkpoints.every_steps
-        if last or budget or step % self.plan.eval_steps == 0 or self.horizon.decides_at(step):
+        if due:
+            if slow_somewhere:
+                self.state.pending_evaluation = True
+                self._save()
             self._evaluate(step, over_budget=bool(budget))
         elif every is not None and step % every == 0:
             self._save()
@@ -403,6 +413,7 @@ class TrainingRun:
         elif over_budget:
             state.ended_by = "budget"
         state.elapsed_s += time.monotonic() - began
+        state.pending_evaluation = False
         self._save()
 
     def _measure(self) -> tuple[float, dict[str, float]]:
@@ -410,11 +421,35 @@ class TrainingRun:
         began = time.monotonic()
         loss, measures = self._validate()
         with self.stopwatch.measure("validation"):
-            lockstep, alive = self.engine.lockstep, self._watchdog.alive
+            lockstep, alive = self.engine.lockstep, self._goes_on
             answers = self.engine.call(lambda model: self.judge.answer(model, alive, lockstep=lockstep))
             measures |= self.judge.metrics(answers, self.device)
         self.state.validation_s = time.monotonic() - began
         return loss, measures
+
+    def _goes_on(self) -> None:
+        """Between two batches of something other than a step. Raises StageError when a stop costs nothing.
+
+        That is so when it is asked for, the step is saved and much is left to do. Ranks of one pod need not agree:
+        whoever hears it first ends the others. Those of another pod would be told as failed, so with several nodes
+        what is under way goes on.
+        """
+        self._watchdog.alive()
+        saved = self._saved is not None and self._saved[0] == self.state.step
+        if saved and self._slow and self.plan.nodes == 1 and self.context.stop.is_set():
+            raise self._asked_to_stop()
+
+    @property
+    def _slow(self) -> bool:
+        """Whether the last evaluation might not have ended within a pod's grace period."""
+        return (self.state.validation_s or 0.0) > SLOW_EVALUATION_S
+
+    def _asked_to_stop(self) -> StageError:
+        return StageError(
+            ExitCode.INTERRUPTED,
+            f"training was asked to stop and saved a checkpoint at step {self.state.step}",
+            hint="the next attempt resumes there",
+        )
 
     def _note_validation(self, point: Point) -> None:
         self.state.history.append(point)
@@ -426,7 +461,7 @@ class TrainingRun:
         self.model.eval()
         with self.stopwatch.measure("validation"):
             local: Sums = self.engine.call(
-                lambda model: self.objective.validation(model, self.world, lambda _: self._watchdog.alive())
+                lambda model: self.objective.validation(model, self.world, lambda _: self._goes_on())
             )
             loss, count, *measures = self.world.sum([local.loss, local.count, *local.measures.values()], self.device)
         if count == 0:
@@ -466,22 +501,29 @@ class TrainingRun:
     def _save(self) -> None:
         """A checkpoint: every rank uploads its share of the files, the main process commits the manifest last."""
         with self.stopwatch.measure("checkpoint"):
-            folder = self.folder / "save"
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            adapter, states = self.engine.adapter(), self.engine.optimizer_state()
+            if self._saved is None or self._saved[0] != self.state.step:
+                self._saved = self.state.step, self._upload()
             if self.world.main:
-                self.model.save_pretrained(
-                    str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=adapter
-                )
-                (folder / "README.md").unlink(missing_ok=True)
-            write_optimizer(states, folder, self.world)
-            self.store.begin(self.state.step, self.world)
-            files = self.world.gather(self.store.upload(folder, self.state.step))
-            if self.world.main:
-                self.store.commit(self.state, {name: facts for part in files for name, facts in part.items()})
-                self.store.prune(self.state.best_step)
+                self.store.commit(self.state, self._saved[1])
+                if not self.state.pending_evaluation:
+                    self.store.prune(self.state.best_step)
             self.world.barrier()
+
+    def _upload(self) -> dict[str, dict[str, Any]]:
+        """The files of the step's checkpoint, to storage; what its manifest has to say about them."""
+        folder = self.folder / "save"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        adapter, states = self.engine.adapter(), self.engine.optimizer_state()
+        if self.world.main:
+            self.model.save_pretrained(
+                str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=adapter
+            )
+            (folder / "README.md").unlink(missing_ok=True)
+        write_optimizer(states, folder, self.world)
+        self.store.begin(self.state.step, self.world)
+        files = self.world.gather(self.store.upload(folder, self.state.step))
+        return {name: facts for part in files for name, facts in part.items()}
 
     def _load_adapter(self, folder: Path) -> None:
         """Overwrite every adapter weight of the not yet spread out model with the file's."""
