@@ -10,6 +10,8 @@ FULL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _FULL_DISK_WORDS = ("No space left on device", "database or disk is full")
 """The system's words, and SQLite's."""
+_FULL_DISK_IN_SQLITE = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE"})
+"""The second is what a quota or a limit on the size of files makes of a write."""
 
 
 class StageError(Exception):
@@ -59,8 +61,10 @@ def classify(error: BaseException) -> StageError:
             "raise the memory of the pool's pods",
             evidence,
         )
-    if (isinstance(error, OSError) and error.errno in FULL_DISK_ERRNOS) or any(
-        words in text for words in _FULL_DISK_WORDS
+    if (
+        (isinstance(error, OSError) and error.errno in FULL_DISK_ERRNOS)
+        or any(words in text for words in _FULL_DISK_WORDS)
+        or getattr(error, "sqlite_errorname", "") in _FULL_DISK_IN_SQLITE
     ):
         return disk_full(getattr(error, "filename", None) or "the working folder", evidence)
     return StageError(

@@ -149,7 +149,7 @@ def test_a_missing_crd_and_a_missing_right_are_one_line_each(own_cluster: Cluste
         assert SERVICE_ACCOUNT in told
         own_cluster.kubectl("apply", "--server-side", "-f", ROOT / "manifests" / "base" / "rbac.yaml")
         assert says(process, "does not exist") == "gpupools.finetune.dev does not exist; apply the CRDs (crds/*.yaml)"
-        own_cluster.kubectl("apply", "--server-side", "-k", ROOT / "crds")
+        own_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", ROOT / "crds")
         recovers(process)
     finally:
         process.kill()

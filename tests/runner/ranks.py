@@ -87,8 +87,8 @@ def _train(engine: Engine, world: World, steps: range) -> list[float]:
 def _validation(engine: Engine, world: World) -> float:
     engine.model.eval()
     local = engine.call(lambda model: engine.setup.objective.validation(model, world, lambda _: None))
-    nll, tokens = world.sum(local, torch.device("cpu"))
-    return nll / tokens
+    loss, count = world.sum([local.loss, local.count], torch.device("cpu"))
+    return loss / count
 
 
 def _facts(model: Path, world: World, changes: dict[str, Any]) -> dict[str, Any]:

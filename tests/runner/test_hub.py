@@ -365,7 +365,8 @@ DATASETS = {
 
 @pytest.mark.parametrize("case", DATASETS)
 def test_a_dataset_of_the_hub(world: PrepareWorld, server: HubServer, case: str) -> None:
-    from finetune_runner.data.loading import load
+    from finetune_runner.data.loading import fetch, load
+    from finetune_runner.data.rows import Row
     from finetune_runner.data.wanted import split_sources
 
     path, choice, files, prompts = DATASETS[case]
@@ -373,9 +374,11 @@ def test_a_dataset_of_the_hub(world: PrepareWorld, server: HubServer, case: str)
     data = {"train": [{"source": f"hf://datasets/acme/rows{path}", "secretRef": secret(world, server), **choice}]}
     context = world.open(world.task(data))
     wanted = next(split_sources(context.task.spec)).wanted
-    loaded = load(context, wanted, world.folder / "copies")
-    assert [example.row.messages[0]["content"] for example in loaded.examples] == prompts
-    assert loaded.revision == commit
+    fetched = fetch(context, wanted, world.folder / "copies")
+    rows: list[Row] = []
+    load(context, fetched, lambda row, _: rows.append(row))
+    assert [row.messages[0]["content"] for row in rows] == prompts
+    assert fetched.revision == commit
 
 
 def test_a_datasets_commit_is_in_the_lineage_and_resolved_once(
@@ -397,7 +400,7 @@ def test_a_datasets_commit_is_in_the_lineage_and_resolved_once(
     assert results.prepare.rows.test == 60
     lineage = json.loads(context.storage.read_bytes(f"{context.task.run_uri}/prepare/lineage.json"))
     assert [source["revision"] for source in lineage["sources"]] == [old, old]
-    assert len(server.gets("/revision/")) == 1
+    assert len(server.gets("/revision/v1")) == 1
     assert any("split train: 1 of 2 files" in finding.message for finding in findings)
 
 

@@ -32,6 +32,7 @@ from finetune_runner.storage import join
 from tests.runner.stores import PrepareWorld, exchange, store_of, varied
 
 SECRET = "jane.roe@example.org"
+COMMIT = "a" * 40
 
 
 def run(
@@ -329,8 +330,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer about owner/name; nothing else is there."""
-        known = self.path.split("?")[0] == "/api/datasets/owner/name"
-        body = {"id": "owner/name", "sha": "a" * 40, "siblings": [], "tags": [], "private": False}
+        known = self.path.split("?")[0] == f"/api/datasets/owner/name/revision/{COMMIT}"
+        body = {"id": "owner/name", "sha": COMMIT, "siblings": [], "tags": [], "private": False}
         data = json.dumps(body | ({"cardData": self.card} if self.card is not None else {})).encode()
         self.send_response(200 if known else 404)
         self.send_header("Content-Length", str(len(data)))
@@ -368,11 +369,11 @@ def test_the_licence_is_what_the_card_on_the_hub_says(
 ) -> None:
     hub.card = card
     context = world.open(world.task({"train": [{"source": "file:///none"}]}))
-    assert licence_of(context, "hf://datasets/owner/name/data/train.jsonl", None) == licence
+    assert licence_of(context, "hf://datasets/owner/name@main/data/train.jsonl", COMMIT, None) == licence
     with pytest.raises(StageError) as caught:
-        licence_of(context, "hf://datasets/owner/other/train.jsonl", None)
+        licence_of(context, "hf://datasets/owner/other/train.jsonl", COMMIT, None)
     assert caught.value.exit_code == ExitCode.SOURCE_NOT_FOUND
-    assert licence_of(context, "s3://bucket/owner/name", None) == ""
+    assert licence_of(context, "s3://bucket/owner/name", "", None) == ""
 
 
 class Tags(HTMLParser):

@@ -112,9 +112,8 @@ def test_what_is_preferred_is_learned(trained: tuple[str, World, TrainResult]) -
     # At the start nothing has gained; rows judged one by one are weighed by their class.
     start = {"dpo": math.log(2), "kto of pairs": 0.5}
     assert history[0]["validation_loss"] == pytest.approx(start.get(name, 0.5), abs=1e-6 if name in start else 0.15)
-    assert history[0]["measures"] == pytest.approx(
-        {"rewardAccuracy": 0 if name == "dpo" else 0.5, "rewardMargin": 0}, abs=1e-6
-    )
+    rewards = {measure: value for measure, value in history[0]["measures"].items() if measure.startswith("reward")}
+    assert rewards == pytest.approx({"rewardAccuracy": 0 if name == "dpo" else 0.5, "rewardMargin": 0}, abs=1e-6)
     assert result.reward_accuracy is not None
     assert result.reward_accuracy > 0.9
     assert result.reward_margin is not None

@@ -70,10 +70,10 @@ def test_sharded_ranks_save_on_a_stop_and_another_world_resumes(
     alone = make_world(tmp_path / "alone", tiny_model, total_steps=4, eval_steps=2)
     undisturbed, _ = train.run(alone.context("train"))
     world = pair(tmp_path / "pair", tiny_model, monkeypatch, "fsdp")
-    context = world.context("train")
-    context.stop.set()  # as SIGTERM does; seen after the first step
+    monkeypatch.setenv("FAULT", "stop")
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
     with pytest.raises(StageError, match="saved a checkpoint at step 1") as stopped:
-        train.run(context)
+        train.run(world.context("train"))
     assert stopped.value.exit_code == ExitCode.INTERRUPTED
     folder = world.folder / "store/team/triage/runs/uid-1/1/train/checkpoints/step-1"
     files = json.loads((folder / "checkpoint.json").read_text())["files"]

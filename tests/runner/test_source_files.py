@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.exit_codes import ExitCode
-from finetune_runner.data.loading import load
+from finetune_runner.data.loading import fetch, load
+from finetune_runner.data.rows import Row
 from finetune_runner.data.source_files import Choice, choose_files, split_of
 from finetune_runner.data.wanted import split_sources
 from finetune_runner.errors import StageError
@@ -163,7 +164,9 @@ def test_files_are_chosen_from_those_there_are_or_refused_in_words(
 def prompts(world: PrepareWorld, data: dict[str, object], split: str = "pool") -> list[str]:
     context = world.open(world.task(data))
     wanted = next(named.wanted for named in split_sources(context.task.spec) if named.split == split)
-    return [e.row.messages[0]["content"] for e in load(context, wanted, world.folder / "copies").examples]
+    rows: list[Row] = []
+    load(context, fetch(context, wanted, world.folder / "copies"), lambda row, _: rows.append(row))
+    return [row.messages[0]["content"] for row in rows]
 
 
 def write(folder: Path, name: str, *texts: str) -> None:

@@ -1,6 +1,7 @@
 """Makes one rank of a real training fail: put this folder on PYTHONPATH and say how in FAULT, at the second step.
 
-raise: the step raises. kill: the process is killed as the kernel would. hang: it never comes back.
+raise: the step raises. kill: the process is killed as the kernel would. hang: it never comes back. stop, at the first
+step: the launcher asks all ranks to stop.
 """
 
 import os
@@ -31,8 +32,10 @@ if (
 
                 def faulty(self, *arguments):
                     seen.append(1)
-                    if len(seen) == 2:
-                        fault = os.environ["FAULT"]
+                    fault = os.environ["FAULT"]
+                    if fault == "stop":
+                        open(os.path.join(os.environ["FINETUNE_RANKS_FOLDER"], "stop"), "w").close()
+                    elif len(seen) == 2:
                         if fault == "kill":
                             os.kill(os.getpid(), signal.SIGKILL)
                         if fault == "hang":
