@@ -237,10 +237,10 @@ def columns(runs: Runs, plural: str, *flags: str) -> dict[str, Any]:
 
 def test_kubectl_waits_and_prints_what_happened(operated: Runs) -> None:
     """`kubectl wait` for each outcome, and columns that follow a version to its release and back."""
-    wait = ("wait", "-n", operated.namespace, "--timeout=120s")
+    wait = ("wait", "-n", operated.namespace, "--timeout=240s")
     operated.apply()
     operated.succeed_from("prepare")
-    operated.cluster.kubectl(*wait, "--for=condition=Complete", "ftj/support", timeout_s=150)
+    operated.cluster.kubectl(*wait, "--for=condition=Complete", "ftj/support", timeout_s=270)
     operated.wait(lambda: operated.objects("adapterversions")[0].get("status", {}).get("phase"), "the version's status")
     assert columns(operated, "adpv")["CHANNELS"] == ""
     wide = columns(operated, "ftj", "-o", "wide")
@@ -255,16 +255,17 @@ def test_kubectl_waits_and_prints_what_happened(operated: Runs) -> None:
     decision = '{"spec": {"decisions": [{"by": "admin", "decision": "%s"}]}}'
     patch = ("patch", "adpv", "triage-v1", "-n", operated.namespace, "--type=merge", "-p")
     operated.cluster.kubectl(*patch, decision % "approve")
-    operated.cluster.kubectl(*wait, "--for=condition=Released", "ftj/support", timeout_s=150)
-    operated.cluster.kubectl(*wait, "--for=condition=Served", "adapter/triage", timeout_s=150)
+    released = operated.cluster.kubectl(*wait, "--for=condition=Released", "ftj/support", timeout_s=270, check=False)
+    assert released.returncode == 0, released.stderr + operated.log()
+    operated.cluster.kubectl(*wait, "--for=condition=Served", "adapter/triage", timeout_s=270)
     assert columns(operated, "adpv")["CHANNELS"] == "stable"
     wide = columns(operated, "ftj", "-o", "wide")
     assert (wide["REASON"], wide["MESSAGE"]) == ("Released", "triage@v1 is served by stable")
     assert operated.status().next_step == ""
     operated.cluster.kubectl(*patch, decision % "reject")
-    operated.cluster.kubectl(*wait, "--for=condition=Released=False", "ftj/support", timeout_s=150)
+    operated.cluster.kubectl(*wait, "--for=condition=Released=False", "ftj/support", timeout_s=270)
     operated.wait(lambda: operated.status().reason == "Rejected", "the job to say that its version was rejected")
     assert columns(operated, "adpv")["CHANNELS"] == ""
 
     operated.apply("refused", compute={"gpusPerNode": 8}, training={"globalBatchSize": 12})
-    operated.cluster.kubectl(*wait, "--for=condition=Failed", "ftj/refused", timeout_s=150)
+    operated.cluster.kubectl(*wait, "--for=condition=Failed", "ftj/refused", timeout_s=270)
