@@ -7,12 +7,7 @@ process leaves its outcomes in a file; the stage's process joins them. Nothing i
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +18,7 @@ from finetune_runner.evaluation.generation import ROWS_PER_BATCH
 from finetune_runner.evaluation.outcomes import Outcome, joined
 from finetune_runner.evaluation.records import pack_systems, unpack_systems
 from finetune_runner.evaluation.share import WHOLE, Share
-from finetune_runner.training.launch import (
-    FOLDER_VARIABLE,
-    POLL_S,
-    STOP_FILE,
-    TASK_FILE,
-    out_of_memory_kills,
-    outcome_of,
-    processes_per_node,
-)
+from finetune_runner.training.launch import outcome_of, processes_per_node, run_ranks
 
 
 @dataclass
@@ -69,9 +56,6 @@ def measure(context: StageContext, measurement: Measurement, rows: Mapping[str, 
     if count == 1:
         return measurement(context, WHOLE)
     folder = context.scratch / "measure"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / TASK_FILE).write_text(json.dumps(context.task.to_wire()), encoding="utf-8")
     _run(context, folder, f"{measurement.__module__}:{measurement.__name__}", count)
     parts = [read_part(folder, rank, rows) for rank in range(count)]
     names = parts[0].outcomes
@@ -86,27 +70,13 @@ def _run(context: StageContext, folder: Path, measurement: str, count: int) -> N
     command += [f"--nproc-per-node={count}", "--max-restarts=0"]
     command += ["-m", "finetune_runner.evaluation.worker", measurement]
     environment = {
-        **os.environ,
-        FOLDER_VARIABLE: str(folder),
         "FINETUNE_SCRATCH": str(context.scratch),
         "FINETUNE_MODEL_CACHE": str(context.model_cache),
         "FINETUNE_SECRETS": str(context.secrets.folder),
-        "FINETUNE_EPOCH": str(context.fence.epoch),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    killed_before = out_of_memory_kills()
-    # A session of its own: Ctrl-C at a terminal reaches the stage's process only.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        while process.poll() is None:
-            if context.stop.is_set():
-                (folder / STOP_FILE).touch()
-            time.sleep(POLL_S)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode:
-        outcome_of(folder, process.returncode, out_of_memory_kills() - killed_before)
+    exit_code, memory_kills = run_ranks(context, folder, command, environment)
+    if exit_code:
+        outcome_of(folder, exit_code, memory_kills)
 
 
 def write_part(folder: Path, rank: int, part: Measured) -> None:

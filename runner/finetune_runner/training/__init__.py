@@ -1,1 +1,1 @@
-"""LoRA and QLoRA training with TRL: loading, order, loop, checkpoints, strategies."""
+"""Training of adapters: loading, order, objectives, the loop, checkpoints, strategies."""

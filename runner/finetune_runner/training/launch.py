@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,18 +42,37 @@ def launch(context: StageContext) -> TrainResult:
         raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan")
     fetch_model(context)  # once here, not once per rank at the same time
     folder = context.scratch / "ranks"
+    exit_code, memory_kills = run_ranks(context, folder, _command(plan))
+    return outcome_of(folder, exit_code, memory_kills)
+
+
+def run_ranks(
+    context: StageContext, folder: Path, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> tuple[int, int]:
+    """Run torchrun to its end, passing a stop on.
+
+    Args:
+        context: of the stage.
+        folder: made anew, with the task in it: where the ranks look for a stop and leave what came of them.
+        command: torchrun's.
+        environment: what the ranks are told beside this process's own.
+
+    Returns:
+        torchrun's exit code, and how many processes of this container the kernel killed meanwhile for want of memory.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / TASK_FILE).write_text(json.dumps(context.task.to_wire()), encoding="utf-8")
-    environment = {
+    told = {
         **os.environ,
+        **(environment or {}),
         FOLDER_VARIABLE: str(folder),
         "FINETUNE_EPOCH": str(context.fence.epoch),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     killed_before = out_of_memory_kills()
     # A session of its own: Ctrl-C at a terminal reaches the launcher only.
-    process = subprocess.Popen(_command(plan), env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=told, start_new_session=True)
     try:
         while process.poll() is None:
             if context.stop.is_set():
@@ -61,7 +81,7 @@ def launch(context: StageContext) -> TrainResult:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    return outcome_of(folder, process.returncode, out_of_memory_kills() - killed_before)
+    return process.returncode, out_of_memory_kills() - killed_before
 
 
 def _command(plan: TrainPlan) -> list[str]:
