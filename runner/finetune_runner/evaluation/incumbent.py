@@ -13,12 +13,12 @@ from finetune_runner.data.prepared import load_split
 from finetune_runner.data.rows import Row
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.compare import System
-from finetune_runner.evaluation.engines import Request, check_served, generation_facts, open_engine
+from finetune_runner.evaluation.engines import check_served, generation_facts
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.parallel import Measured, measure
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, unpack_systems
 from finetune_runner.evaluation.share import Share
-from finetune_runner.evaluation.systems import Examinee, own_prompts
+from finetune_runner.evaluation.systems import open_examinee, own_prompts
 from finetune_runner.evaluation.version import download_version, read_manifest
 from finetune_runner.model_source import FetchedModel, fetch_model, is_cached
 from finetune_runner.storage import join
@@ -89,7 +89,7 @@ def _stored(
 
 def ask_incumbent(context: StageContext, share: Share) -> Measured:
     """A share of the rows under the incumbent, in the form in which it is served."""
-    incumbent, task = context.task.incumbent, context.task
+    incumbent = context.task.incumbent
     assert incumbent is not None  # noqa: S101 - the caller has looked
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     manifest = read_manifest(context.storage, incumbent.uri)
@@ -97,26 +97,20 @@ def ask_incumbent(context: StageContext, share: Share) -> Measured:
     folder = _folder(context)
     tokenizer = load_tokenizer(folder)
     as_adapter = manifest["servedAs"] != "merged"
-    spec = task.spec
-    request = Request(
+    examinee = open_examinee(
+        context,
+        tokenizer,
+        share,
         model_path=base_of(context, manifest).path if as_adapter else folder,
         method=method_of_weights(manifest["base"]["weights"]) if as_adapter else None,
         adapter=folder if as_adapter else None,
-        tokenizer=tokenizer,
-        plan=task.plan,
-        max_new_tokens=spec.evaluation.max_new_tokens,
-        generation=spec.evaluation.generation,
-        seed=spec.training.seed,
-        share=share,
     )
-    engine = open_engine(spec.evaluation.engine, request)
-    examinee = Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
     found = Measured({"candidate": examinee.examine(test, own_prompts(tokenizer, test), incumbent.version)})
     if out_of_domain:
         found.outcomes["candidate" + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
             out_of_domain, own_prompts(tokenizer, out_of_domain), f"{incumbent.version}: out of domain"
         )
-    engine.close()
+    examinee.engine.close()
     return found
 
 

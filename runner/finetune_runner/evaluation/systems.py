@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from finetune_runner.context import StageContext
 from finetune_runner.data.rows import Message, Row
-from finetune_runner.evaluation.engines import Engine
+from finetune_runner.evaluation.engines import Engine, Request, open_engine
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.prompts import folded
+from finetune_runner.evaluation.share import Share
 from finetune_runner.text import RenderError, encode_example, encode_prompt
+
+if TYPE_CHECKING:
+    from finetune_runner.training.loading import MethodType
 
 Prompt = Sequence[Message]
 
@@ -73,6 +78,44 @@ class Examinee:
             self.context.report_progress(phase, min(done, total), total)
 
         return on_batch
+
+
+def open_examinee(
+    context: StageContext,
+    tokenizer: Any,
+    share: Share,
+    *,
+    model_path: Path,
+    method: MethodType | None,
+    adapter: Path | None,
+) -> Examinee:
+    """Load a model into the job's engine, with the settings that hold for everything that is compared.
+
+    Args:
+        context: of the stage.
+        tokenizer: of the model.
+        share: of the rows.
+        model_path: the base, or the merged model.
+        method: precision of the base; None: the weights as they were saved.
+        adapter: on the base; None without one.
+
+    Raises:
+        StageError: when the engine is not in this image, or cannot load the model.
+    """
+    spec = context.task.spec
+    request = Request(
+        model_path=model_path,
+        method=method,
+        adapter=adapter,
+        tokenizer=tokenizer,
+        plan=context.task.plan,
+        max_new_tokens=spec.evaluation.max_new_tokens,
+        generation=spec.evaluation.generation,
+        seed=spec.training.seed,
+        share=share,
+    )
+    engine = open_engine(spec.evaluation.engine, request)
+    return Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
 
 
 def own_prompts(tokenizer: Any, rows: Sequence[Row]) -> list[list[Message]]:

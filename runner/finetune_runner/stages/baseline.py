@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from finetune_api.exit_codes import ExitCode
@@ -24,7 +25,7 @@ from finetune_runner.evaluation.compare import (
     terms_of,
     values_of,
 )
-from finetune_runner.evaluation.engines import Request, check_engine, engine_version, open_engine
+from finetune_runner.evaluation.engines import check_engine, engine_version
 from finetune_runner.evaluation.generation import ROWS_PER_BATCH
 from finetune_runner.evaluation.incumbent import check_incumbent
 from finetune_runner.evaluation.metrics import Settings
@@ -34,7 +35,7 @@ from finetune_runner.evaluation.parallel import Measured, measure
 from finetune_runner.evaluation.prompts import choose_examples, majority_answer, with_examples, with_system
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, pack_systems, unpack_systems
 from finetune_runner.evaluation.share import Share
-from finetune_runner.evaluation.systems import Examinee, own_prompts, renderable
+from finetune_runner.evaluation.systems import open_examinee, own_prompts, renderable
 from finetune_runner.model_source import fetch_model
 from finetune_runner.storage import join
 from finetune_runner.text import encode_prompt, load_tokenizer
@@ -232,20 +233,8 @@ def ask_base(context: StageContext, share: Share) -> Measured:
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
     tokenizer = load_tokenizer(model_path, spec.model.chat_template)
-    request = Request(
-        model_path=model_path,
-        method=method_of(task),
-        adapter=None,
-        tokenizer=tokenizer,
-        plan=task.plan,
-        max_new_tokens=spec.evaluation.max_new_tokens,
-        generation=spec.evaluation.generation,
-        seed=spec.training.seed,
-        share=share,
-    )
-    engine = open_engine(spec.evaluation.engine, request)
-    examinee = Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
-    whole = Examinee(context, engine, tokenizer, _context_length(context), share.size)
+    examinee = open_examinee(context, tokenizer, share, model_path=model_path, method=method_of(task), adapter=None)
+    whole = replace(examinee, max_length=_context_length(context))
     found = Measured()
     for name, conversations in _prompts(context, tokenizer, train, test).items():
         if name == BASE and not _asks_base(context):
@@ -256,5 +245,5 @@ def ask_base(context: StageContext, share: Share) -> Measured:
         found.outcomes[BASE + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
             out_of_domain, own_prompts(tokenizer, out_of_domain), "base: out of domain"
         )
-    found.peaks[BASE] = engine.close()
+    found.peaks[BASE] = examinee.engine.close()
     return found

@@ -25,7 +25,7 @@ from finetune_runner.evaluation.compare import (
     measured_names,
     values_of,
 )
-from finetune_runner.evaluation.engines import Request, check_engine, open_engine
+from finetune_runner.evaluation.engines import check_engine
 from finetune_runner.evaluation.incumbent import incumbent_system
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.outcomes import Outcome
@@ -33,7 +33,7 @@ from finetune_runner.evaluation.parallel import Measured, measure
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, pack_systems, to_jsonl, unpack_systems
 from finetune_runner.evaluation.serving import Form, fetch_adapter, make_merged
 from finetune_runner.evaluation.share import Share
-from finetune_runner.evaluation.systems import Examinee, own_prompts
+from finetune_runner.evaluation.systems import open_examinee, own_prompts
 from finetune_runner.evaluation.test_use import count_test_use
 from finetune_runner.model_source import fetch_model
 from finetune_runner.report.document import Document, evaluation_document, review_rows
@@ -185,25 +185,20 @@ def examine_forms(context: StageContext, share: Share) -> Measured:
     found = Measured()
     for form in _forms(task):
         as_adapter = form == "adapter"
-        request = Request(
+        examinee = open_examinee(
+            context,
+            tokenizer,
+            share,
             model_path=model_path if as_adapter else _merged_folder(context),
             method=method_of(task) if as_adapter else None,
             adapter=_adapter_folder(context) if as_adapter else None,
-            tokenizer=tokenizer,
-            plan=task.plan,
-            max_new_tokens=spec.evaluation.max_new_tokens,
-            generation=spec.evaluation.generation,
-            seed=spec.training.seed,
-            share=share,
         )
-        engine = open_engine(spec.evaluation.engine, request)
-        examinee = Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
         found.outcomes[form] = examinee.examine(test, own_prompts(tokenizer, test), form)
         if out_of_domain:
             found.outcomes[form + OUT_OF_DOMAIN_SUFFIX] = examinee.score(
                 out_of_domain, own_prompts(tokenizer, out_of_domain), f"{form}: out of domain"
             )
-        found.peaks[form] = engine.close()
+        found.peaks[form] = examinee.engine.close()
     return found
 
 
