@@ -122,6 +122,7 @@ def _repaired(spec: dict[str, Any]) -> dict[str, Any]:
         output["storage"] = {"uri": output["storage"]["uri"]}
     if "evaluation" in spec:
         _repair_evaluation(spec["evaluation"])
+    _repair_combinations(spec)
     return spec
 
 
@@ -150,6 +151,20 @@ def _repair_method(spec: dict[str, Any]) -> None:
         training["scheduler"] = "wsd"
     if training.get("globalBatchSize", 16) % training.get("microBatchSize", 1):
         training.pop("microBatchSize")
+
+
+def _repair_combinations(spec: dict[str, Any]) -> None:
+    """What 8 bit, DoRA and high ranks forbid elsewhere."""
+    method, compute, evaluation = spec.get("method", {}), spec.get("compute", {}), spec.get("evaluation", {})
+    merges = method.get("type") != "lora"
+    if method.get("bits") == 8:
+        if compute.get("strategy") in ("fsdp", "deepspeed"):
+            compute.pop("deepspeed", None)
+            compute["strategy"] = "ddp"
+        if evaluation.get("engine") == "vllm":
+            method["bits"] = 4
+    if merges and (method.get("useDora") or method.get("rank", 16) > 512) and evaluation.get("engine") == "vllm":
+        evaluation["engine"] = "transformers"
 
 
 def _repair_evaluation(evaluation: dict[str, Any]) -> None:

@@ -32,7 +32,6 @@ _CONTENT = "io.containerd.content.v1.content"
 _SNAPSHOTS = "io.containerd.snapshotter.v1.overlayfs"
 _LINKED = (f"{_CONTENT}/blobs/sha256", f"{_SNAPSHOTS}/snapshots")
 _COPIED = (f"{_METADATA}/meta.db", f"{_SNAPSHOTS}/metadata.db")
-_GC_ROOT = "containerd.io/gc.root"
 _RECORD = "images.json"
 _DEADLINE_S = 60
 
@@ -104,8 +103,6 @@ class ContainerdStore:
                     self._layout.write(archive, item.image, [item.name, item.image], without=blobs)
                     archive.seek(0)
                     run([*ctr, "images", "import", "-"], stdin=archive)
-                for digest in blobs:
-                    run([*ctr, "content", "label", digest, f"{_GC_ROOT}="])
                 record |= {item.name: digests[item], item.image: digests[item]}
                 say(f"unpacked {item.image} in {time.monotonic() - started:.1f} s")
         self._write(record)
@@ -127,8 +124,6 @@ class ContainerdStore:
         expected = ["--expected-digest", digest, "--expected-size", str(mine.stat().st_size)]
         with mine.open("rb") as content:
             run([*ctr, "content", "ingest", *expected, digest], stdin=content)
-        # Nothing refers to it yet, and what nothing refers to is collected as garbage.
-        run([*ctr, "content", "label", digest, f"{_GC_ROOT}=adopted"])
 
     def _blob(self, digest: str) -> Path:
         return self._folder / _CONTENT / "blobs" / digest.replace(":", "/")
@@ -160,6 +155,9 @@ def serving(root: Path) -> Iterator[list[str | Path]]:
             '  "io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.zfs"]\n'
             f'[grpc]\n  address = "{socket}"\n'
             f'[plugins."io.containerd.internal.v1.opt"]\n  path = "{work}/opt"\n'
+            # Nothing refers to a blob between its adoption and the import, and what nothing refers to is collected as
+            # garbage: at the start, after some writes, and when asked (`images rm --sync`). Here only when asked.
+            f'[plugins."io.containerd.gc.v1.scheduler"]\n  startup_delay = "24h"\n  mutation_threshold = 0\n'
         )
         server = Process("containerd", ["containerd", "--config", config], Path(work) / "containerd.log")
         server.start()
