@@ -114,13 +114,13 @@ def main() -> int:
             progress=progress_writer(environment.progress_file, push),
             stop=StopFile(folder / STOP_FILE),
         )
-        from finetune_runner.training.run import TrainingRun
+        from finetune_runner.training.run import run
 
         def end(error: StageError) -> None:
             write_outcome(outcome, as_failure(error))
             os._exit(int(error.exit_code))
 
-        result = TrainingRun(context, world, end).run()
+        result = run(context, world, end)
         write_outcome(outcome, {"result": result.to_wire()})
         distributed.destroy_process_group()
         if push is not None:
