@@ -191,7 +191,7 @@ def _precision(session: Session) -> str:
 
 def _probe(session: Session, engine: Engine, objective: Objective, stream: Indices) -> Probe:
     """Find out before the run whether the micro-batch fits."""
-    if not engine.can_probe or session.state.ended_by:
+    if session.state.ended_by:
         return Probe(session.plan)
     steps = stream[session.state.step :].tolist() or stream[-1:].tolist()
 
