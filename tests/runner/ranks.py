@@ -67,9 +67,9 @@ def _rows() -> list[tuple[list[int], list[int]]]:
     return rows
 
 
-def _objective(name: str, model: Path) -> Objective:
+def _objective(case: str, model: Path) -> Objective:
     """The objective of a case, over 32 training examples; reference log-probabilities are kept nowhere before."""
-    kind = name.split()[0]
+    kind = case.split()[0]
     if kind not in PREFERENCES:
         rows = _rows()
         return SupervisedFineTuning(rows, rows[:5], 0)
@@ -81,7 +81,7 @@ def _objective(name: str, model: Path) -> Objective:
 
 
 def _engine(
-    name: str, model: Path, plan: TrainPlan, world: World, first: int, adapter: dict[str, torch.Tensor] | None
+    case: str, model: Path, plan: TrainPlan, world: World, first: int, adapter: dict[str, torch.Tensor] | None
 ) -> Engine:
     cpu = torch.device("cpu")
     peft = new_adapter(load_base(model, plan.method, cpu, plan), Method(rank=8), 0)
@@ -89,7 +89,7 @@ def _engine(
         parameter.data = parameter.data.float() if adapter is None else adapter[name].clone()
     assert saved_names(peft).keys() == trainable(peft).keys()
     memory_saving.apply(peft, plan)
-    objective = _objective(name, model)
+    objective = _objective(case, model)
     training = Training(learning_rate=1e-2, global_batch_size=BATCH)
     engine = new_engine(
         Setup(peft, objective, plan, training, cpu, world, first, Horizon(plan.total_steps)), plan.strategy
