@@ -41,7 +41,9 @@ class Evaluations:
     def before_first_step(self) -> None:
         """The untuned model: where the curve starts. It is no candidate for the best."""
         say(self._session, "validating the untuned model")
+        began = time.monotonic()
         loss, measures = measure(self._session, self._learner)
+        self._session.state.elapsed_s += time.monotonic() - began
         self._session.state.initial_validation_loss = loss
         self._note(Point(0, loss, measures=measures))
         self._early_stop.observe(self._selection.badness(loss, measures))
@@ -52,8 +54,7 @@ class Evaluations:
         say(session, "validating")
         began = time.monotonic()
         loss, measures = measure(session, self._learner)
-        if not math.isfinite(loss):
-            self._divergence.observe(step, loss)
+        self._divergence.observe_validation(step, loss)
         train_loss = statistics.fmean(state.recent_losses[-session.plan.eval_steps :])
         self._note(Point(step, loss, train_loss, measures))
         if self._selection.better(loss, measures, state.best_validation_loss, state.best_measures):

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_runner.training.adapter_file import wanted_shapes
 from finetune_runner.training.device import deterministic
-from finetune_runner.training.guards import first_batch, refuse_changed_start, refuse_empty_adapter, refuse_other_loss
+from finetune_runner.training.guards import (
+    first_batch,
+    learned_tokens,
+    refuse_changed_start,
+    refuse_empty_adapter,
+    refuse_other_loss,
+    refuse_unlearnable,
+)
 from finetune_runner.training.judge import Judge
 from finetune_runner.training.live_progress import say
 from finetune_runner.training.loading import (
@@ -114,11 +121,14 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
         _load_adapter(model, adapter_keys, resume)
     memory_saving.apply(model, session.plan)
     objective = make_objective(session.context, tokenizer, rows.train, rows.validation, session.device)
+    refuse_unlearnable(objective.counts, "data.train")
     engine = _proven_engine(session, model, objective)
     if resume is not None:
         engine.load_optimizer_state(read_optimizer(resume))
     size = session.plan.micro_batch_size * session.plan.gradient_accumulation * session.world.size
-    ids, weights = [row.id for row in rows.train], [row.weight for row in rows.train]
+    ids = [row.id for row in rows.train]
+    # What has nothing to learn is never drawn: a step of such examples alone would move nothing.
+    weights = [row.weight if count else 0.0 for row, count in zip(rows.train, objective.counts, strict=True)]
     examples = session.horizon.most * size
     stream = example_stream(ids, weights, session.training.seed, examples).reshape(-1, size)
     probe = _probe(session, engine, objective, stream)
@@ -175,9 +185,11 @@ def _prepare_objective(session: Session, learner: Learner, tokenizer: Any, rows:
     engine, objective = learner.engine, learner.objective
     engine.call(lambda model: objective.prepare(model, session.world, lambda _: goes_on(session), start))
     if not start.untouched:
-        return
+        return  # it was proven before it was first saved
     max_length = session.training.max_length
-    examples = first_batch([encode_example(tokenizer, row.messages, max_length) for row in rows.validation])
+    encoded = [encode_example(tokenizer, row.messages, max_length) for row in rows.validation]
+    refuse_unlearnable([learned_tokens(example) for example in encoded], "data.validation")
+    examples = first_batch(encoded)
     dora, pad = session.context.task.spec.method.use_dora, tokenizer.pad_token_id
     if start.fresh:
         engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))

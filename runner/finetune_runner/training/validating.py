@@ -43,7 +43,7 @@ def validation_loss(session: Session, learner: Learner) -> tuple[float, dict[str
     if count == 0:
         raise StageError(
             ExitCode.INVALID_DATA,
-            "no validation row has an answer within training.maxLength",
+            "data.validation: no row has a labelled token within training.maxLength",
             hint="raise training.maxLength or data.validation.fraction",
         )
     return loss / count, {name: value / count for name, value in zip(local.measures, measures, strict=True)}
