@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from finetune_api.stages import TrainPlan
+from finetune_runner.training.objectives.kto import class_weights
 from finetune_runner.training.reference import require_equal
 from finetune_runner.training.strategies.deepspeed import deepspeed_config
-from tests.runner.ranks import CASES
+from tests.runner.preferences import judged
+from tests.runner.ranks import BATCH, CASES, CROSSED, STEPS
 from tests.runner.refusals import refusal
 
 Facts = dict[str, dict[str, Any]]
@@ -58,14 +60,23 @@ def test_a_strategy_learns_what_one_process_learns(case: str, facts: Facts) -> N
     tolerance = 3e-3 if quantised else 1e-5
     assert found["losses"] == pytest.approx(alone["losses"], rel=tolerance)
     assert found["validation"] == pytest.approx(alone["validation"], rel=tolerance)
-    assert found["validation"] < found["losses"][0] - (0.02 if kind == "kto" else 0.1)
+    # kto weighs its classes: five validation rows are not on the scale of a batch.
+    assert (found["losses"][-1] if kind == "kto" else found["validation"]) < found["losses"][0] - 0.1
 
 
-@pytest.mark.parametrize(("kind", "loss"), [("dpo", math.log(2)), ("kto", 0.5)])
-def test_a_model_that_is_its_own_reference_prefers_nothing(kind: str, loss: float, facts: Facts) -> None:
-    cases = [case for case in facts if case.startswith(kind)]
-    assert len(cases) == 3
-    assert [facts[case]["losses"][0] for case in cases] == pytest.approx([loss] * 3, rel=1e-4)
+def test_a_model_that_is_its_own_reference_prefers_nothing(facts: Facts) -> None:
+    """By the papers' formulas at a gain of zero: -log sigmoid(0), and a half times the weight of the answer's class."""
+    wanted = [bool(row.label) for row in judged(STEPS * BATCH, 3)]
+    weights = class_weights(wanted.count(True), wanted.count(False))
+    half = sum(weights[0] if one else weights[1] for one in wanted[:BATCH]) / BATCH / 2
+    for kind, loss in (("dpo", math.log(2)), ("kto", half)):
+        first = [of["losses"][0] for name, of in facts.items() if name.startswith(kind)]
+        assert first == pytest.approx([loss] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", CROSSED)
+def test_a_strategy_goes_on_from_what_another_saved(case: str, facts: Facts) -> None:
+    assert facts[case]["crossed"] < 1e-6, "in any weight, after two more steps"
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Point
+from finetune_runner.training.guards import refuse_no_number
 from finetune_runner.training.horizon import still_falls
 from finetune_runner.training.live_progress import say
 from finetune_runner.training.saving import save
@@ -39,10 +40,11 @@ class Evaluations:
         )
 
     def before_first_step(self) -> None:
-        """The untuned model: where the curve starts. It is no candidate for the best."""
+        """The untuned model: where the curve starts. It is no candidate for the best. Raises as `refuse_no_number`."""
         say(self._session, "validating the untuned model")
         began = time.monotonic()
         loss, measures = measure(self._session, self._learner)
+        refuse_no_number(loss)
         self._session.state.elapsed_s += time.monotonic() - began
         self._session.state.initial_validation_loss = loss
         self._note(Point(0, loss, measures=measures))
