@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,13 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
-from finetune_runner.training.launch import FIRST_FAILURE_FILE, OUTCOME_FILE, outcome_of
+from finetune_runner.training.launch import (
+    FIRST_FAILURE_FILE,
+    FOLDER_VARIABLE,
+    OUTCOME_FILE,
+    TASK_FILE,
+    outcome_of,
+)
 from finetune_runner.training.worker import lost_peer
 from tests.runner.tiny import World, make_world
 
@@ -41,6 +50,7 @@ def curve(world: World) -> list[dict[str, Any]]:
     [
         ("raise", "ddp", ExitCode.DISK_FULL, "no space left for /scratch/x"),
         ("kill", "ddp", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),
+        ("kill-torchrun", "ddp", ExitCode.INTERNAL, "torchrun, which starts the ranks, was killed by SIGKILL"),
         ("hang", "ddp", ExitCode.HUNG, "rank 0 waited in vain"),
         ("raise", "fsdp", ExitCode.DISK_FULL, "no space left for /scratch/x"),
         ("kill", "fsdp", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),
@@ -66,12 +76,21 @@ def test_all_ranks_end_with_the_first_cause(
         train.run(world.context("train"))
     assert words in failed.value.message
     assert failed.value.exit_code == code
-    assert left_running(world) == []
+    assert_nothing_runs(world)
 
 
-def left_running(world: World) -> list[str]:
-    """Command lines of processes that were told of this run's ranks and are still there."""
-    wanted = f"FINETUNE_RANKS_FOLDER={world.folder}/scratch/ranks".encode()
+def assert_nothing_runs(world: World) -> None:
+    """No process of the run is there any more; what the kernel was told to kill has a moment to go."""
+    ranks = world.folder / "scratch/ranks"
+    assert (ranks / TASK_FILE).is_file(), "this is the folder that its processes were told of"
+    deadline = time.monotonic() + 10
+    while left := told_of(ranks):
+        assert time.monotonic() < deadline, left
+
+
+def told_of(ranks: Path) -> list[str]:
+    """Command lines of the processes with this folder in their environment."""
+    wanted = f"{FOLDER_VARIABLE}={ranks}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -80,6 +99,14 @@ def left_running(world: World) -> list[str]:
         except OSError:
             continue  # it has ended, or is another user's
     return found
+
+
+def test_a_process_that_is_left_running_would_be_seen(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, env={FOLDER_VARIABLE: str(tmp_path)}, stdin=subprocess.PIPE) as left:
+        assert len(told_of(tmp_path)) == 1
+        left.communicate(b"\n")
+    assert told_of(tmp_path) == []
 
 
 def test_the_main_process_that_cannot_write_the_curve_fails_the_run(
@@ -125,7 +152,7 @@ def test_a_stop_during_a_slow_evaluation_of_two_ranks_loses_no_step(
     with pytest.raises(StageError, match="saved a checkpoint at step 2") as stopped:
         train.run(world.context("train"))
     assert stopped.value.exit_code == ExitCode.INTERRUPTED
-    assert left_running(world) == []
+    assert_nothing_runs(world)
 
     resumed, _ = train.run(world.with_plan(strategy="single", micro_batch_size=4).context("train"))
     assert resumed.train is not None
@@ -173,6 +200,13 @@ def test_a_rank_that_leaves_nothing_is_named(
     with pytest.raises(StageError) as failed:
         outcome_of(tmp_path, 1, memory_kills)
     assert words in failed.value.message
+    assert failed.value.exit_code == code
+
+
+@pytest.mark.parametrize(("memory_kills", "code"), [(0, ExitCode.INTERNAL), (1, ExitCode.HOST_OUT_OF_MEMORY)])
+def test_torchrun_itself_may_be_what_was_killed(memory_kills: int, code: ExitCode, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="torchrun, which starts the ranks, was killed by SIGKILL") as failed:
+        outcome_of(tmp_path, -9, memory_kills)
     assert failed.value.exit_code == code
 
 

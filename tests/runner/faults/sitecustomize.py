@@ -1,6 +1,7 @@
 """Makes one rank of a real training fail: put this folder on PYTHONPATH and say how in FAULT, at the second step.
 
-raise: the step raises. kill: the process is killed as the kernel would. hang: it never comes back. stop, at the first
+raise: the step raises. kill: the process is killed as the kernel would. kill-torchrun: the process that started it is.
+hang: it never comes back. stop, at the first
 step: the launcher asks all ranks to stop. stop-evaluation: it does so in the first batch of the first evaluation after
 a step, and every evaluation counts as slow.
 """
@@ -31,7 +32,9 @@ if fault and rank and "finetune_runner.training.worker" in " ".join(sys.orig_arg
             elif len(seen) == 2:
                 if fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-                if fault == "hang":
+                if fault == "kill-torchrun":
+                    os.kill(os.getppid(), signal.SIGKILL)
+                if fault in ("hang", "kill-torchrun"):
                     threading.Event().wait()
                 raise OSError(28, "No space left on device", "/scratch/x")
             return step(self, *arguments)
