@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
@@ -168,6 +169,8 @@ def _facts(
     write_optimizer(state, Path(tempfile.mkdtemp()), world)  # what a checkpoint does with it
     losses += _train(engine, world, range(2, STEPS))
     after = engine.adapter()
+    # A restored state is what the optimiser goes on with: it changes in place.
+    half = Halfway(adapter, copy.deepcopy(state), after)
     resumed = _engine(name, model, plan, world, 2, adapter)
     resumed.load_optimizer_state(state)
     _train(resumed, world, range(2, STEPS))
@@ -177,7 +180,7 @@ def _facts(
     crossed = None
     if other is not None:
         engine_of_other = _engine(name, model, plan, world, 2, other.adapter)
-        engine_of_other.load_optimizer_state(other.optimizer)
+        engine_of_other.load_optimizer_state(copy.deepcopy(other.optimizer))
         _train(engine_of_other, world, range(2, STEPS))
         found = engine_of_other.adapter()
         crossed = max(float((found[n] - tensor).abs().max()) for n, tensor in other.end.items())
@@ -192,7 +195,7 @@ def _facts(
         "restored_bitwise": all(torch.equal(t, adapter[n]) for n, t in resumed.adapter().items()),
         "dtypes": sorted({str(tensor.dtype) for tensor in after.values()}),
     }
-    return facts, Halfway(adapter, state, after)
+    return facts, half
 
 
 def main() -> None:
