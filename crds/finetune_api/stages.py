@@ -18,7 +18,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Strategy = Literal["single", "ddp", "fsdp", "deepspeed"]
 Offload = Literal["none", "optimizer", "parameters"]
 
-PROBE_EXHAUSTED = "the probe before step 1 went down to micro-batch 1 with gradient checkpointing"
+PROBE_EXHAUSTED = "the probe before step 1 went down to the smallest micro-batch"
 """Begins the evidence of a GPUOutOfMemory after which trying a smaller micro-batch would only repeat what was tried."""
 
 REPORT_LIMIT_BYTES = 4000
@@ -274,6 +274,15 @@ class TrainPlan(Contract):
         bool,
         Field(description="Whether evaluate judges the form that is not served too (QLoRA, where its memory allows)."),
     ] = True
+
+    def with_smaller_micro_batch(self) -> TrainPlan | None:
+        """The same examples per step in micro-batches of the next divisor at or below half; None when it is 1."""
+        size = self.micro_batch_size
+        if size == 1:
+            return None
+        smaller = max(m for m in range(1, size // 2 + 1) if size % m == 0)
+        accumulation = self.gradient_accumulation * (size // smaller)
+        return self.model_copy(update={"micro_batch_size": smaller, "gradient_accumulation": accumulation})
 
 
 class Incumbent(Contract):

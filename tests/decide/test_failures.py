@@ -380,7 +380,8 @@ def test_a_pod_whose_volumes_are_not_made_is_pointed_at_and_goes_on_when_they_ar
         ("ddp", "", (4, 2, False, "ddp")),
         ("ddp", f"{PROBE_EXHAUSTED}: as planned", (1, 8, True, "fsdp")),
         ("single", f"{PROBE_EXHAUSTED}: as planned", None),
-        ("deepspeed", f"{PROBE_EXHAUSTED}: as planned", (1, 8, True, "deepspeed")),
+        ("deepspeed", "", (4, 2, False, "deepspeed")),
+        ("deepspeed", f"{PROBE_EXHAUSTED}: as planned", None),
     ],
 )
 def test_what_the_probe_has_tried_is_not_tried_again(
@@ -394,14 +395,11 @@ def test_what_the_probe_has_tried_is_not_tried_again(
         step[0].strategy,
     )
     assert found == expected
-    if strategy == "deepspeed":
-        assert step is not None
-        assert step[0].zero_stage == 3
 
 
-def _gentler(strategy: str, evidence: str, planned: str = "lora", **spec: Any) -> tuple[TrainPlan, str] | None:
-    """What the ladder makes of a plan for two GPUs with micro-batch 8."""
-    plan = TrainPlan.model_validate(
+def _plan(strategy: str, planned: str = "lora") -> TrainPlan:
+    """For two GPUs, with micro-batch 8 and ZeRO stage 2."""
+    return TrainPlan.model_validate(
         {
             "method": planned,
             "strategy": strategy,
@@ -414,13 +412,28 @@ def _gentler(strategy: str, evidence: str, planned: str = "lora", **spec: Any) -
             "zeroStage": 2,
         }
     )
+
+
+def _gentler(strategy: str, evidence: str, planned: str = "lora", **spec: Any) -> tuple[TrainPlan, str] | None:
     adjust = registry()["GPUOutOfMemory"].adjust
     assert adjust is not None
-    return adjust(plan, FineTuneJobSpec.from_wire(job_dict(**spec)["spec"]), evidence)
+    return adjust(_plan(strategy, planned), FineTuneJobSpec.from_wire(job_dict(**spec)["spec"]), evidence)
+
+
+@pytest.mark.parametrize(("micro", "rungs"), [(6, [3, 1]), (9, [3, 1]), (7, [1]), (8, [4, 2, 1]), (1, [])])
+def test_every_micro_batch_goes_down_to_one_with_the_same_examples_per_step(micro: int, rungs: list[int]) -> None:
+    plan: TrainPlan | None = _plan("ddp").model_copy(update={"micro_batch_size": micro, "gradient_accumulation": 5})
+    seen = []
+    while plan is not None and (plan := plan.with_smaller_micro_batch()) is not None:
+        seen.append(plan.micro_batch_size)
+        assert plan.micro_batch_size * plan.gradient_accumulation == 5 * micro
+    assert seen == rungs
 
 
 EIGHT_BIT = {"type": "qlora", "bits": 8}
 LION = {"optimizer": "lion"}
+DEEPSPEED_2 = {"strategy": "deepspeed", "deepspeed": {"stage": 2}}
+NO_RECOMPUTATION = {"gradientCheckpointing": "disabled"}
 
 
 @pytest.mark.parametrize(
@@ -428,7 +441,7 @@ LION = {"optimizer": "lion"}
     [
         ("ddp", "qlora", {"method": {"type": "qlora", "bits": 4}}, "strategy ddp -> fsdp"),
         ("ddp", "qlora", {"method": EIGHT_BIT}, None),
-        ("deepspeed", "qlora", {"method": EIGHT_BIT}, None),
+        ("deepspeed", "lora", {"compute": DEEPSPEED_2}, None),
         ("ddp", "lora", {"method": {"bits": 8}}, "strategy ddp -> fsdp"),  # auto took lora: bits mean nothing
         ("ddp", "lora", {"compute": {"strategy": "ddp"}}, None),
         ("ddp", "lora", {"compute": {"strategy": "auto"}}, "strategy ddp -> fsdp"),
@@ -446,3 +459,45 @@ def test_the_ladder_ends_where_parts_cannot_be_made_or_were_not_wanted(
     halved = _gentler(strategy, "", method, **spec)
     assert halved is not None
     assert halved[1] == "micro-batch 8 -> 4", "the gentler steps before it are still taken"
+
+
+def test_recomputation_that_the_spec_rules_out_is_not_switched_on() -> None:
+    probed = f"{PROBE_EXHAUSTED}: as planned"
+    step = _gentler("ddp", probed, training=NO_RECOMPUTATION)
+    assert step is not None
+    assert (step[1], step[0].gradient_checkpointing) == ("strategy ddp -> fsdp", False)
+    assert _gentler("single", probed, training=NO_RECOMPUTATION) is None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "spec", "named"),
+    [
+        ("deepspeed", {"compute": DEEPSPEED_2}, ["compute.deepspeed.stage: 2"]),
+        ("deepspeed", {"compute": DEEPSPEED_2, "method": {"type": "qlora", "bits": 8}}, []),  # 3 could not be had
+        ("ddp", {"compute": {"strategy": "ddp"}}, ["compute.strategy: ddp"]),
+        ("ddp", {"compute": {"strategy": "ddp"}, "training": LION}, []),
+        ("single", {"training": NO_RECOMPUTATION}, ["training.gradientCheckpointing: disabled"]),
+        ("single", {}, []),
+    ],
+)
+def test_what_the_spec_rules_out_is_named_where_the_ladder_ends(
+    strategy: str, spec: dict[str, Any], named: list[str]
+) -> None:
+    held = registry()["GPUOutOfMemory"].held
+    assert held is not None
+    method = "qlora" if "method" in spec else "lora"
+    said = held(_plan(strategy, method), FineTuneJobSpec.from_wire(job_dict(**spec)["spec"]))
+    fields = ("compute.deepspeed.stage: 2", "compute.strategy: ddp", "training.gradientCheckpointing: disabled")
+    assert [field for field in fields if field in said] == named
+    assert bool(said) == bool(named)
+
+
+def test_the_end_of_the_ladder_tells_the_user_which_of_their_fields_to_change() -> None:
+    world = World(job_dict(training=NO_RECOMPUTATION))
+    world.run_to("train")
+    while world.status.phase == "Training":
+        assert world.status.plan is not None
+        assert not world.status.plan.gradient_checkpointing
+        world.end(86, world.report(outcome="Failed", exitCode=86, cause="GPUOutOfMemory", message="CUDA out of memory"))
+    assert world.status.next_step.startswith("The spec rules out what would need less memory: training.gradientCheck")
+    assert "compute.pool" in world.status.next_step

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import random
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from finetune_api.stages import TrainPlan
 from finetune_runner.training import memory_saving
 from finetune_runner.training.distributed import World
 from finetune_runner.training.horizon import Horizon
-from finetune_runner.training.loading import load_base, new_adapter, saved_names
+from finetune_runner.training.loading import load_base, load_tokenizer, new_adapter, saved_names
+from finetune_runner.training.objectives.base import Batch, Objective, Start
+from finetune_runner.training.objectives.making import make_objective
 from finetune_runner.training.objectives.sft import SupervisedFineTuning
 from finetune_runner.training.optimizer import trainable
 from finetune_runner.training.order import micro_batches
+from finetune_runner.training.probe import find, longest_micro_batch
 from finetune_runner.training.strategies import new_engine
 from finetune_runner.training.strategies.base import Engine, Setup
+from tests.runner.preferences import judged, pairs, preference_world
 
 STEPS, BATCH = 4, 8
 CASES: dict[str, dict[str, Any]] = {
@@ -39,8 +45,20 @@ CASES: dict[str, dict[str, Any]] = {
     "qlora ddp": {"strategy": "ddp", "method": "qlora"},
     "qlora fsdp": {"strategy": "fsdp", "method": "qlora"},
     "qlora zero3": {"strategy": "deepspeed", "zero_stage": 3, "method": "qlora"},
+    "dpo fsdp": {"strategy": "fsdp"},
+    "dpo zero3": {"strategy": "deepspeed", "zero_stage": 3},
+    "kto fsdp": {"strategy": "fsdp"},
+    "kto zero3": {"strategy": "deepspeed", "zero_stage": 3},
 }
-REFERENCES: dict[str, dict[str, Any]] = {"single": {}, "qlora single": {"method": "qlora"}}
+REFERENCES: dict[str, dict[str, Any]] = {
+    "single": {},
+    "qlora single": {"method": "qlora"},
+    "dpo single": {},
+    "kto single": {},
+}
+CROSSED = {"fsdp": "ddp", "zero2": "fsdp", "zero3": "ddp", "zero3, offload": "zero2"}
+"""Cases that also go on from what another one saved."""
+PREFERENCES = {"dpo": pairs, "kto": judged}
 
 
 def _rows() -> list[tuple[list[int], list[int]]]:
@@ -52,19 +70,46 @@ def _rows() -> list[tuple[list[int], list[int]]]:
     return rows
 
 
-def _engine(model: Path, plan: TrainPlan, world: World, first: int, adapter: dict[str, torch.Tensor] | None) -> Engine:
+def _objective(case: str, model: Path) -> Objective:
+    """The objective of a case, over 32 training examples; reference log-probabilities are kept nowhere before."""
+    kind = case.split()[0]
+    if kind not in PREFERENCES:
+        rows = _rows()
+        return SupervisedFineTuning(rows, rows[:5], 0)
+    # A storage for each rank: only the main one writes, and a second claim would fence it off.
+    folder = Path(tempfile.mkdtemp())
+    context = preference_world(folder, model, kind, PREFERENCES[kind]).context("train")
+    train, validation = PREFERENCES[kind](STEPS * BATCH, 3), PREFERENCES[kind](5, 4)
+    return make_objective(context, load_tokenizer(model), train, validation, torch.device("cpu"))
+
+
+def _engine(
+    case: str, model: Path, plan: TrainPlan, world: World, first: int, adapter: dict[str, torch.Tensor] | None
+) -> Engine:
     cpu = torch.device("cpu")
     peft = new_adapter(load_base(model, plan.method, cpu, plan), Method(rank=8), 0)
     for name, parameter in trainable(peft).items():
         parameter.data = parameter.data.float() if adapter is None else adapter[name].clone()
     assert saved_names(peft).keys() == trainable(peft).keys()
     memory_saving.apply(peft, plan)
-    rows = _rows()
-    objective = SupervisedFineTuning(rows, rows[:5], 0)
+    objective = _objective(case, model)
     training = Training(learning_rate=1e-2, global_batch_size=BATCH)
-    return new_engine(
+    engine = new_engine(
         Setup(peft, objective, plan, training, cpu, world, first, Horizon(plan.total_steps)), plan.strategy
     )
+    start = Start(untouched=adapter is None, fresh=True)
+    engine.call(lambda whole: objective.prepare(whole, world, lambda _: None, start))
+    return engine
+
+
+def _probe(engine: Engine, world: World) -> str:
+    """What the probe changes of the plan. It leaves no trace: the losses after it are those of a run without."""
+    objective, plan = engine.setup.objective, engine.setup.plan
+
+    def batch_of(size: int) -> Batch:
+        return objective.collate(longest_micro_batch([range(STEPS * BATCH)], objective.lengths, size), packed=False)
+
+    return find(engine, plan, world, batch_of).changes
 
 
 def _train(engine: Engine, world: World, steps: range) -> list[float]:
@@ -76,6 +121,7 @@ def _train(engine: Engine, world: World, steps: range) -> list[float]:
         parts = micro_batches(examples, objective.lengths, 2, world.size, world.rank)
         count = sum(objective.counts[index] for index in examples)
         mine = 0.0
+        engine.call(lambda model, examples=examples: objective.begin_step(model, examples, world))
         for number, part in enumerate(parts):
             batch = objective.collate(part, packed=False)
             mine += float(engine.backward(batch, 1 / count, last=number == len(parts) - 1))
@@ -91,7 +137,18 @@ def _validation(engine: Engine, world: World) -> float:
     return loss / count
 
 
-def _facts(model: Path, world: World, changes: dict[str, Any]) -> dict[str, Any]:
+@dataclass
+class Halfway:
+    """A run after two steps, and its adapter at the end."""
+
+    adapter: dict[str, torch.Tensor]
+    optimizer: dict[str, dict[str, torch.Tensor]]
+    end: dict[str, torch.Tensor]
+
+
+def _facts(
+    name: str, model: Path, world: World, changes: dict[str, Any], other: Halfway | None
+) -> tuple[dict[str, Any], Halfway]:
     wire: dict[str, Any] = {
         "method": "lora",
         "strategy": "single",
@@ -103,17 +160,28 @@ def _facts(model: Path, world: World, changes: dict[str, Any]) -> dict[str, Any]
         "eval_steps": 2,
     }
     plan = TrainPlan(**(wire | changes))
-    engine = _engine(model, plan, world, 0, None)
+    engine = _engine(name, model, plan, world, 0, None)
+    probed = _probe(engine, world) if world.size > 1 else ""
     losses = _train(engine, world, range(2))
     adapter, state = engine.adapter(), engine.optimizer_state()
     losses += _train(engine, world, range(2, STEPS))
     after = engine.adapter()
-    resumed = _engine(model, plan, world, 2, adapter)
+    resumed = _engine(name, model, plan, world, 2, adapter)
     resumed.load_optimizer_state(state)
     _train(resumed, world, range(2, STEPS))
     again = resumed.adapter()
     resumed.load_adapter(adapter)
-    return {
+    # What another strategy saved, whole and by name, is all that any other needs to go on.
+    crossed = None
+    if other is not None:
+        engine_of_other = _engine(name, model, plan, world, 2, other.adapter)
+        engine_of_other.load_optimizer_state(other.optimizer)
+        _train(engine_of_other, world, range(2, STEPS))
+        found = engine_of_other.adapter()
+        crossed = max(float((found[n] - tensor).abs().max()) for n, tensor in other.end.items())
+    facts = {
+        "crossed": crossed,
+        "probed": probed,
         "losses": losses,
         "validation": _validation(engine, world),
         "shapes": {name: list(tensor.shape) for name, tensor in after.items()},
@@ -122,6 +190,7 @@ def _facts(model: Path, world: World, changes: dict[str, Any]) -> dict[str, Any]
         "restored_bitwise": all(torch.equal(t, adapter[n]) for n, t in resumed.adapter().items()),
         "dtypes": sorted({str(tensor.dtype) for tensor in after.values()}),
     }
+    return facts, Halfway(adapter, state, after)
 
 
 def main() -> None:
@@ -131,7 +200,11 @@ def main() -> None:
     if world.size > 1:
         distributed.init_process_group("gloo")
     cases = CASES if world.size > 1 else REFERENCES
-    facts = {name: _facts(Path(sys.argv[1]), world, changes) for name, changes in cases.items()}
+    facts: dict[str, Any] = {}
+    halves: dict[str, Halfway] = {}
+    for name, changes in cases.items():
+        other = halves.get(CROSSED.get(name, ""))
+        facts[name], halves[name] = _facts(name, Path(sys.argv[1]), world, changes, other)
     if world.main:
         print("FACTS " + json.dumps(facts), flush=True)
 

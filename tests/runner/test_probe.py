@@ -12,9 +12,11 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan, TrainResult
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
+from finetune_runner.training import setup
 from finetune_runner.training.device import CPU_STANDS_IN_VARIABLE, pick_device
 from finetune_runner.training.objectives.sft import SupervisedFineTuning
-from finetune_runner.training.probe import gentler, longest_micro_batch
+from finetune_runner.training.probe import Probe, gentler, longest_micro_batch
+from finetune_runner.training.strategies.base import Engine
 from tests.runner.tiny import make_world
 
 DROPOUT = {"method": {"type": "lora", "rank": 4, "alpha": 8, "dropout": 0.1}}
@@ -49,9 +51,7 @@ def test_a_run_that_was_probed_is_the_run_without_it(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probed = run(tmp_path / "a", tiny_model)
-    from finetune_runner.training.strategies.base import Engine
-
-    monkeypatch.setattr(Engine, "can_probe", False)
+    monkeypatch.setattr(setup, "find", lambda engine, plan, world, batch_of: Probe(plan))
     assert run(tmp_path / "b", tiny_model).checkpoint_digest == probed.checkpoint_digest
     assert probed.probe == ""
 
@@ -85,6 +85,40 @@ def test_what_never_fits_is_out_of_memory_with_what_was_tried(
         run(tmp_path, tiny_model, micro_batch_size=2)
     assert failed.value.exit_code == ExitCode.GPU_OUT_OF_MEMORY
     assert failed.value.evidence == f"{PROBE_EXHAUSTED}: micro-batch 2 -> 1; gradient checkpointing on"
+
+
+def test_a_rank_that_runs_out_inside_an_exchange_leaves_the_rest_to_the_next_attempt(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = memory_for(2, recomputed=8, monkeypatch=monkeypatch)
+    monkeypatch.setattr(Engine, "backward_exchanges", True)
+    with pytest.raises(StageError, match="does not fit on a GPU at micro-batch 4 without") as failed:
+        run(tmp_path, tiny_model)
+    assert tried == [4]
+    assert "the next ones try smaller batches" in failed.value.evidence
+    assert not failed.value.evidence.startswith(PROBE_EXHAUSTED)
+
+
+def test_activations_are_not_recomputed_against_the_spec(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_for(0, recomputed=8, monkeypatch=monkeypatch)
+    training = {"learningRate": 1e-2, "globalBatchSize": 8, "maxLength": 128, "gradientCheckpointing": "disabled"}
+    world = make_world(tmp_path, tiny_model, spec={"training": training}, total_steps=3, eval_steps=3)
+    with pytest.raises(StageError, match="at micro-batch 1 without gradient checkpointing") as failed:
+        train.run(world.context("train"))
+    assert failed.value.evidence == f"{PROBE_EXHAUSTED}: micro-batch 4 -> 2; micro-batch 2 -> 1"
+
+
+def test_a_micro_batch_that_was_asked_for_and_did_not_fit_is_found(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"learningRate": 1e-2, "globalBatchSize": 8, "maxLength": 128, "microBatchSize": 4}
+    world = make_world(tmp_path, tiny_model, spec={"training": training}, total_steps=2, eval_steps=2)
+    memory_for(2, recomputed=2, monkeypatch=monkeypatch)
+    _, findings = train.run(world.context("train"))
+    [found] = [finding for finding in findings if finding.check == "microBatchSize"]
+    assert "training.microBatchSize: 4 did not fit on the GPU; trained with 2" in found.message
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,13 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
-from finetune_runner.training.launch import FIRST_FAILURE_FILE, OUTCOME_FILE, outcome_of
+from finetune_runner.training.launch import (
+    FIRST_FAILURE_FILE,
+    FOLDER_VARIABLE,
+    OUTCOME_FILE,
+    TASK_FILE,
+    outcome_of,
+)
 from finetune_runner.training.worker import lost_peer
 from tests.runner.tiny import World, make_world
 
@@ -26,13 +36,27 @@ def pair(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch, strategy: s
     return world
 
 
+def run_folder(world: World) -> Path:
+    return world.folder / "store/team/triage/runs/uid-1/1"
+
+
+def curve(world: World) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = json.loads((run_folder(world) / "train/history.json").read_text())
+    return points
+
+
 @pytest.mark.parametrize(
     ("fault", "strategy", "code", "words"),
     [
         ("raise", "ddp", ExitCode.DISK_FULL, "no space left for /scratch/x"),
         ("kill", "ddp", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),
+        ("kill-torchrun", "ddp", ExitCode.INTERNAL, "torchrun, which starts the ranks, was killed by SIGKILL"),
         ("hang", "ddp", ExitCode.HUNG, "rank 0 waited in vain"),
         ("raise", "fsdp", ExitCode.DISK_FULL, "no space left for /scratch/x"),
+        ("kill", "fsdp", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),
+        ("hang", "fsdp", ExitCode.HUNG, "rank 0 waited in vain"),
+        ("kill", "deepspeed", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),
+        ("hang", "deepspeed", ExitCode.HUNG, "rank 0 waited in vain"),
     ],
 )
 def test_all_ranks_end_with_the_first_cause(
@@ -52,13 +76,44 @@ def test_all_ranks_end_with_the_first_cause(
         train.run(world.context("train"))
     assert words in failed.value.message
     assert failed.value.exit_code == code
+    assert_nothing_runs(world)
+
+
+def assert_nothing_runs(world: World) -> None:
+    """No process of the run is there any more; what the kernel was told to kill has a moment to go."""
+    ranks = world.folder / "scratch/ranks"
+    assert (ranks / TASK_FILE).is_file(), "this is the folder that its processes were told of"
+    deadline = time.monotonic() + 10
+    while left := told_of(ranks):
+        assert time.monotonic() < deadline, left
+
+
+def told_of(ranks: Path) -> list[str]:
+    """Command lines of the processes with this folder in their environment."""
+    wanted = f"{FOLDER_VARIABLE}={ranks}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it has ended, or is another user's
+    return found
+
+
+def test_a_process_that_is_left_running_would_be_seen(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, env={FOLDER_VARIABLE: str(tmp_path)}, stdin=subprocess.PIPE) as left:
+        assert len(told_of(tmp_path)) == 1
+        left.communicate(b"\n")
+    assert told_of(tmp_path) == []
 
 
 def test_the_main_process_that_cannot_write_the_curve_fails_the_run(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = pair(tmp_path, tiny_model, monkeypatch)
-    (world.folder / "store/team/triage/runs/uid-1/1/train/history.json").mkdir(parents=True)
+    (run_folder(world) / "train/history.json").mkdir(parents=True)
     with pytest.raises(StageError) as failed:
         train.run(world.context("train"))
     assert "history.json" in failed.value.message + failed.value.evidence
@@ -75,7 +130,7 @@ def test_sharded_ranks_save_on_a_stop_and_another_world_resumes(
     with pytest.raises(StageError, match="saved a checkpoint at step 1") as stopped:
         train.run(world.context("train"))
     assert stopped.value.exit_code == ExitCode.INTERRUPTED
-    folder = world.folder / "store/team/triage/runs/uid-1/1/train/checkpoints/step-1"
+    folder = run_folder(world) / "train/checkpoints/step-1"
     files = json.loads((folder / "checkpoint.json").read_text())["files"]
     assert {"adapter_model.safetensors", "optimizer-1-of-2.safetensors", "optimizer-2-of-2.safetensors"} <= set(files)
 
@@ -83,6 +138,49 @@ def test_sharded_ranks_save_on_a_stop_and_another_world_resumes(
     assert undisturbed.train is not None
     assert resumed.train is not None
     assert resumed.train.resumed_from_step == 1
+    assert resumed.train.best_validation_loss == pytest.approx(undisturbed.train.best_validation_loss, rel=1e-5)
+
+
+def test_a_stop_during_a_slow_evaluation_of_two_ranks_loses_no_step(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = make_world(tmp_path / "alone", tiny_model, total_steps=4, eval_steps=2)
+    train.run(undisturbed.context("train"))
+    world = pair(tmp_path / "pair", tiny_model, monkeypatch, "fsdp")
+    monkeypatch.setenv("FAULT", "stop-evaluation")
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    with pytest.raises(StageError, match="saved a checkpoint at step 2") as stopped:
+        train.run(world.context("train"))
+    assert stopped.value.exit_code == ExitCode.INTERRUPTED
+    assert_nothing_runs(world)
+
+    resumed, _ = train.run(world.with_plan(strategy="single", micro_batch_size=4).context("train"))
+    assert resumed.train is not None
+    assert resumed.train.resumed_from_step == 2
+    losses, wanted = ({point["step"]: point["validation_loss"] for point in curve(run)} for run in (world, undisturbed))
+    assert losses == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+def test_a_damaged_shard_of_a_checkpoint_is_named_and_the_one_before_is_used(
+    strategy: str,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = pair(tmp_path, tiny_model, monkeypatch, strategy)
+    undisturbed, _ = train.run(world.context("train"))
+    shard = run_folder(world) / "train/checkpoints/step-4/optimizer-2-of-2.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        resumed, _ = train.run(world.with_plan(strategy="single", micro_batch_size=4).context("train"))
+    assert "step-4 is skipped: optimizer-2-of-2.safetensors does not have the recorded sha256" in caplog.text
+    assert undisturbed.train is not None
+    assert resumed.train is not None
+    assert resumed.train.resumed_from_step == 2
     assert resumed.train.best_validation_loss == pytest.approx(undisturbed.train.best_validation_loss, rel=1e-5)
 
 
@@ -102,6 +200,13 @@ def test_a_rank_that_leaves_nothing_is_named(
     with pytest.raises(StageError) as failed:
         outcome_of(tmp_path, 1, memory_kills)
     assert words in failed.value.message
+    assert failed.value.exit_code == code
+
+
+@pytest.mark.parametrize(("memory_kills", "code"), [(0, ExitCode.INTERNAL), (1, ExitCode.HOST_OUT_OF_MEMORY)])
+def test_torchrun_itself_may_be_what_was_killed(memory_kills: int, code: ExitCode, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="torchrun, which starts the ranks, was killed by SIGKILL") as failed:
+        outcome_of(tmp_path, -9, memory_kills)
     assert failed.value.exit_code == code
 
 

@@ -15,9 +15,10 @@ from finetune_api.stages import Progress, StageTask, TrainResult
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
-from finetune_runner.training import run as training_run
+from finetune_runner.training import stopping
 from finetune_runner.training.checkpoint import CheckpointStore, TrainingState, sha256_of
 from finetune_runner.training.distributed import World as Ranks
+from finetune_runner.training.loop import Loop
 from tests.runner.tiny import World, make_world
 
 DROPOUT = {"method": {"type": "lora", "rank": 4, "alpha": 8, "dropout": 0.1}}
@@ -105,7 +106,7 @@ def test_a_stop_during_a_slow_evaluation_loses_no_step(
     tmp_path: Path, tiny_model: Path, undisturbed: tuple[World, TrainResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(tmp_path, tiny_model, spec=DROPOUT)
-    monkeypatch.setattr(training_run, "SLOW_EVALUATION_S", -1.0)
+    monkeypatch.setattr(stopping, "SLOW_EVALUATION_S", -1.0)
     with pytest.raises(StageError, match="saved a checkpoint at step 4") as stopped:
         run(stop_after(world, 4))
     assert stopped.value.exit_code == ExitCode.INTERRUPTED
@@ -124,11 +125,9 @@ def test_a_stop_at_a_step_that_is_due_for_evaluation_evaluates_it_later(
     )
     run(through.context("train"))
     context = stopped.context("train")
-    before = training_run.TrainingRun._before_step
+    before = Loop.before_step
     with monkeypatch.context() as patch:
-        patch.setattr(
-            training_run.TrainingRun, "_before_step", lambda self, step: (before(self, step), context.stop.set())
-        )
+        patch.setattr(Loop, "before_step", lambda self, step: (before(self, step), context.stop.set()))
         with pytest.raises(StageError, match="saved a checkpoint at step 1"):
             run(context)
     assert run(stopped.context("train")).resumed_from_step == 1

@@ -137,7 +137,8 @@ class Training(Contract):
         int | None,
         Field(
             description="Examples per GPU and forward pass; gradients are accumulated up to globalBatchSize, which it "
-            "must divide evenly. Default: the largest that fits.",
+            "must divide evenly. Where the GPU's memory does not hold so many, fewer are taken and a finding says so. "
+            "Default: the largest that fits.",
             ge=1,
             le=1024,
         ),

@@ -108,6 +108,10 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
         gentler = None if plan is None else cause.adjust(plan, draft.observed.job.spec, diagnosis.evidence)
         if gentler is None:
             final = True
+            held = cause.held(plan, draft.observed.job.spec) if plan is not None and cause.held is not None else ""
+            if held:
+                diagnosis = replace(diagnosis, hint=f"{held} {diagnosis.hint}")
+                draft.set_stage(hint=diagnosis.hint[:512])
         else:
             draft.set(plan=gentler[0])
             draft.set_stage(message=f"{diagnosis.message} (next attempt: {gentler[1]})"[:1024])

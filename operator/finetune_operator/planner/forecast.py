@@ -233,7 +233,7 @@ def _timing(case: _Case) -> tuple[Mapping[str, Range], dict[str, Any]]:
 
 
 def _host(case: _Case) -> float:
-    # The runner quantises the whole base in host memory first where it is cut into parts (training/run.py).
+    # The runner quantises the whole base in host memory first where it is cut into parts (training/setup.py).
     kept_bytes = weight_bytes(case.shape, case.demand.quantisation) if case.cuts else 0.0
     whole = case.plan.method == "lora"
     training = host_bytes(case.shape, case.plan.gpus_per_node, whole_model=whole, kept_bytes=kept_bytes)

@@ -19,6 +19,7 @@ from finetune_runner.evaluation.share import Share
 from finetune_runner.progress_push import progress_push
 from finetune_runner.reporting import progress_writer, set_up_logging
 from finetune_runner.training.launch import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
+from finetune_runner.training.lifeline import end_with_parent
 from finetune_runner.training.worker import StopFile, as_failure, write_outcome
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def _say_nothing(_: Progress) -> None:
 
 def main() -> int:
     """Do this process's share, and leave it or the failure."""
+    end_with_parent()
     set_up_logging()
     module, _, name = sys.argv[1].partition(":")
     folder = Path(os.environ[FOLDER_VARIABLE])

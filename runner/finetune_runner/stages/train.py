@@ -38,4 +38,19 @@ def _findings(context: StageContext, result: TrainResult) -> list[Finding]:
         )
         for problem in result.lost_trackers
     ]
-    return [*findings(Curve.of(history, result)), *lost]
+    return [*findings(Curve.of(history, result)), *_smaller_micro_batch(context, result), *lost]
+
+
+def _smaller_micro_batch(context: StageContext, result: TrainResult) -> list[Finding]:
+    """A micro-batch that the spec asks for and memory did not hold."""
+    asked = context.task.spec.training.micro_batch_size
+    if asked is None or result.micro_batch_size == asked:
+        return []
+    return [
+        Finding(
+            check="microBatchSize",
+            severity="info",
+            message=f"training.microBatchSize: {asked} did not fit on the GPU; trained with {result.micro_batch_size}, "
+            "the same examples per step and the same result. Set it, or leave the field out, to save the attempt",
+        )
+    ]

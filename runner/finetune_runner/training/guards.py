@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
-from finetune_runner.evaluation.likelihood import Encoded, mean_loss, score
+from finetune_runner.evaluation.likelihood import IGNORED, Encoded, mean_loss, score
 from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
 
 if TYPE_CHECKING:
@@ -28,9 +28,14 @@ LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
 SHOWN = 3
 
 
+def learned_tokens(example: Encoded) -> int:
+    """Labelled tokens that have a token before them."""
+    return sum(label != IGNORED for label in example[1][1:])
+
+
 def first_batch(examples: Sequence[Encoded]) -> list[Encoded]:
-    """The few shortest examples: enough to compare two ways to compute a loss, cheap on any device."""
-    return sorted(examples, key=lambda example: len(example[0]))[:SMALL_BATCH]
+    """The few shortest examples with a loss: enough to compare two ways to compute it, cheap on any device."""
+    return sorted(filter(learned_tokens, examples), key=lambda example: len(example[0]))[:SMALL_BATCH]
 
 
 def batch_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> float:
@@ -42,11 +47,41 @@ def batch_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> fl
     return loss
 
 
+def refuse_unlearnable(counts: Sequence[int], field: str) -> None:
+    """Some row must have something to learn: a row of a single token has no next one. Raises StageError (INVALID_DATA).
+
+    Args:
+        counts: labelled tokens (dpo, kto: answers) of each row.
+        field: of the spec that the rows come from.
+    """
+    if any(counts):
+        return
+    what = f"none of the {len(counts)} rows has a labelled token within training.maxLength" if counts else "no rows"
+    raise StageError(
+        ExitCode.INVALID_DATA,
+        f"{field}: {what}",
+        hint="raise training.maxLength, or give rows with longer answers" if counts else f"raise {field}",
+    )
+
+
+def refuse_no_number(loss: float) -> None:
+    """A base model whose loss is no number cannot be trained. Raises StageError (MODEL_UNUSABLE)."""
+    if math.isfinite(loss):
+        return
+    raise StageError(
+        ExitCode.MODEL_UNUSABLE,
+        f"the loss of the base model is {loss} before anything was trained",
+        hint="its weights are damaged, or overflow in this precision: compare model.source with where it came from, or "
+        "set model.dtype: fp32",
+    )
+
+
 def refuse_changed_start(model: Any, examples: Sequence[Encoded], pad_token_id: int, *, dora: bool) -> None:
     """A fresh adapter must not change the base: loss at step 0 with it and without. Raises StageError."""
     with_it = batch_loss(model, examples, pad_token_id)
     with model.disable_adapter():
         without = batch_loss(model, examples, pad_token_id)
+    refuse_no_number(without)
     if math.isclose(with_it, without, rel_tol=ROUNDED if dora else EXACT):
         return
     raise StageError(
@@ -69,6 +104,7 @@ def refuse_other_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int
     from finetune_runner.training.objectives.sft import pad
 
     own = batch_loss(model, examples, pad_token_id)
+    refuse_no_number(own)
     training = model.training
     model.eval()
     device = next(model.parameters()).device

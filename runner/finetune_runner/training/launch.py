@@ -128,9 +128,11 @@ def outcome_of(folder: Path, exit_code: int, memory_kills: int) -> TrainResult:
         raise StageError(ExitCode(failure["exitCode"]), failure["message"], failure["hint"], failure["evidence"])
     first = folder / FIRST_FAILURE_FILE
     failed = json.loads(first.read_bytes()) if first.is_file() else {}
-    if failed and failed["exitCode"] < 0:
-        name = signal.Signals(-failed["exitCode"]).name
-        message = f"rank {failed['rank']} was killed by {name}; the other ranks were ended with it"
+    killed_by = -failed.get("exitCode", exit_code)
+    if killed_by > 0:
+        name = signal.Signals(killed_by).name
+        who = f"rank {failed['rank']}" if failed else "torchrun, which starts the ranks,"
+        message = f"{who} was killed by {name}; {'the other' if failed else 'all'} ranks were ended with it"
         if memory_kills > 0:
             raise StageError(
                 ExitCode.HOST_OUT_OF_MEMORY,
@@ -142,7 +144,7 @@ def outcome_of(folder: Path, exit_code: int, memory_kills: int) -> TrainResult:
             ExitCode.INTERNAL,
             message,
             "the next attempt resumes from the newest checkpoint; the log above tells more",
-            f"exit code {failed['exitCode']}",
+            f"exit code {-killed_by}",
         )
     who = f"rank {failed['rank']}" if failed else "a training process"
     raise StageError(

@@ -30,14 +30,12 @@ class Probe:
     changes: str = ""
 
 
-def gentler(plan: TrainPlan) -> tuple[TrainPlan, str] | None:
-    """The next rung, with the same examples per step: half the micro-batch, then recomputation; None at the end."""
-    if plan.micro_batch_size > 1:
-        micro = max(m for m in range(1, plan.micro_batch_size // 2 + 1) if plan.micro_batch_size % m == 0)
-        factor = plan.micro_batch_size // micro
-        smaller = {"micro_batch_size": micro, "gradient_accumulation": plan.gradient_accumulation * factor}
-        return plan.model_copy(update=smaller), f"micro-batch {plan.micro_batch_size} -> {micro}"
-    if not plan.gradient_checkpointing:
+def gentler(plan: TrainPlan, *, may_recompute: bool = True) -> tuple[TrainPlan, str] | None:
+    """The next rung, with the same examples per step: a smaller micro-batch, then recomputation; None at the end."""
+    smaller = plan.with_smaller_micro_batch()
+    if smaller is not None:
+        return smaller, f"micro-batch {plan.micro_batch_size} -> {smaller.micro_batch_size}"
+    if not plan.gradient_checkpointing and may_recompute:
         return plan.model_copy(update={"gradient_checkpointing": True}), "gradient checkpointing on"
     return None
 
@@ -70,12 +68,15 @@ def find(
     """
     changes: list[str] = []
     device = engine.setup.device
+    may_recompute = engine.setup.training.gradient_checkpointing != "disabled"
     while True:
         failed = _fails(engine, batch_of(plan.micro_batch_size))
-        if not world.sum([float(failed)], device)[0]:
+        # A rank that ran out half-way through an exchange says so at once: the others may be waiting for it in there.
+        # Nothing can be tried in its process any more; the operator's ladder goes on.
+        alone = failed and engine.backward_exchanges
+        if not alone and not world.sum([float(failed)], device)[0]:
             return Probe(plan, "; ".join(changes))
-        # A sharded model that ran out half-way through cannot be called again: the operator's ladder goes on.
-        step = None if engine.lockstep else gentler(plan)
+        step = None if alone else gentler(plan, may_recompute=may_recompute)
         if step is None:
             raise StageError(
                 ExitCode.GPU_OUT_OF_MEMORY,
@@ -83,8 +84,8 @@ def find(
                 f"{'with' if plan.gradient_checkpointing else 'without'} gradient checkpointing",
                 "use method.type: qlora, compute.strategy: fsdp on several GPUs, a shorter training.maxLength, or "
                 "a pool with larger GPUs",
-                "the model is in parts: smaller ones are tried by the next attempts"
-                if engine.lockstep
+                f"compute.strategy {plan.strategy} is tried once per attempt: the next ones try smaller batches"
+                if alone
                 else f"{PROBE_EXHAUSTED}: {'; '.join(changes) or 'as planned'}",
             )
         plan, change = step
@@ -99,9 +100,9 @@ def _fails(engine: Engine, batch: dict[str, torch.Tensor]) -> bool:
     try:
         missing = engine.missing_state_bytes(ADAM_BYTES_PER_PARAMETER)
         ballast = torch.empty(missing, dtype=torch.uint8, device=engine.setup.device)
-        # As if more followed: ranks exchange nothing, so that one can fail alone. FSDP would keep such a gradient where
-        # it cannot be forgotten; there the ranks compute in lockstep anyway.
-        engine.backward(batch, 1.0, last=engine.lockstep)
+        # As if more followed: ranks exchange nothing, so that one can fail alone. What exchanges in any case would keep
+        # such a gradient where it cannot be forgotten.
+        engine.backward(batch, 1.0, last=engine.backward_exchanges)
         del ballast
         return False
     except torch.OutOfMemoryError:

@@ -14,6 +14,7 @@ import torch
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
+from finetune_runner.training.guards import refuse_no_number
 from finetune_runner.training.strategies.fsdp import blocks
 
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ def streamed(model: Any, device: torch.device) -> Iterator[None]:
 
 
 def whole_model_loss(model: Any, objective: Objective, index: int, device: torch.device) -> float:
-    """Mean loss of one training example by the model before it is spread out."""
+    """Mean loss of one training example by the model before it is spread out. Raises as `refuse_no_number`."""
     model.eval()
     batch = {name: tensor.to(device) for name, tensor in objective.collate([index], packed=False).items()}
     with torch.no_grad(), streamed(model, device):
-        return float(objective.loss(model, batch)) / max(1, objective.counts[index])
+        loss = float(objective.loss(model, batch)) / max(1, objective.counts[index])
+    refuse_no_number(loss)
+    return loss
 
 
 def require_equal(sharded: float, whole: float, precision: str, strategy: str) -> None:

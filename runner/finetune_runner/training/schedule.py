@@ -33,6 +33,11 @@ SMALLEST_REFERENCE = 1.0
 """In nats: a loss near zero would make every later one an explosion."""
 
 
+def no_number(kind: str, step: int, loss: float) -> str:
+    """What is wrong with a loss that is no number."""
+    return f"the {kind} loss became {loss} at step {step}"
+
+
 @dataclass
 class DivergenceWatch:
     """Notices a loss that is not a number, or that stays above three times the lowest so far after warm-up.
@@ -48,7 +53,7 @@ class DivergenceWatch:
     def observe(self, step: int, loss: float) -> str:
         """Take the loss of one step; returns what is wrong with it, or an empty text."""
         if not math.isfinite(loss):
-            return f"the training loss became {loss} at step {step}"
+            return no_number("training", step, loss)
         self.recent.append(loss)
         mean = statistics.fmean(self.recent)
         self.lowest = mean if self.lowest is None else min(self.lowest, mean)

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 from finetune_runner.training.launch import FIRST_FAILURE_FILE, FOLDER_VARIABLE
+from finetune_runner.training.lifeline import end_with_parent
 
 
 def main() -> int:
     """Run torchrun; leave rank and exit code (negative = signal) of the first failure in the ranks' folder."""
+    end_with_parent()
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 

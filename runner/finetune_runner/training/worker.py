@@ -20,6 +20,7 @@ from finetune_runner.progress_push import progress_push
 from finetune_runner.reporting import progress_writer, set_up_logging
 from finetune_runner.training.distributed import World
 from finetune_runner.training.launch import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
+from finetune_runner.training.lifeline import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ def as_failure(error: StageError) -> dict[str, object]:
 
 def main() -> int:
     """Train as one rank. Every rank has the same result; the first to finish leaves it for the launcher."""
+    end_with_parent()
     import torch
     from torch import distributed
 
@@ -114,13 +116,13 @@ def main() -> int:
             progress=progress_writer(environment.progress_file, push),
             stop=StopFile(folder / STOP_FILE),
         )
-        from finetune_runner.training.run import TrainingRun
+        from finetune_runner.training.run import run
 
         def end(error: StageError) -> None:
             write_outcome(outcome, as_failure(error))
             os._exit(int(error.exit_code))
 
-        result = TrainingRun(context, world, end).run()
+        result = run(context, world, end)
         write_outcome(outcome, {"result": result.to_wire()})
         distributed.destroy_process_group()
         if push is not None:

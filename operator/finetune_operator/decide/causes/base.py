@@ -34,6 +34,8 @@ class Cause:
     adjust: Callable[[TrainPlan, FineTuneJobSpec, str], tuple[TrainPlan, str] | None] | None = None
     """A gentler plan for training's next attempt and what changed, from plan, spec and evidence; None when none is left
     (final)."""
+    held: Callable[[TrainPlan, FineTuneJobSpec], str] | None = None
+    """What the spec rules out of `adjust`, in a sentence with the fields to change; empty when nothing."""
     hint_without_training: str = ""
     """What the user should do where the stage does not train, so that no gentler plan helps; needed beside `adjust`."""
     precedence: int = 50

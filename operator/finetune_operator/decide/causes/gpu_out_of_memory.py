@@ -1,7 +1,9 @@
 """The GPU's memory did not hold the step. The next attempt keeps the effective batch and needs less memory.
 
-The ladder: half the micro-batch, gradient checkpointing, shards where the job can have them, and at its end a pool with
-more memory, which is the user's to choose because it costs more.
+The ladder: a smaller micro-batch, gradient checkpointing, shards where the job can have them, and at its end a pool
+with more memory, which is the user's to choose because it costs more. What the spec rules out by name is left out, and
+named at the end. Only the micro-batch goes down whatever the spec says: it changes nothing of what is learned, and a
+finding tells it.
 """
 
 from __future__ import annotations
@@ -13,29 +15,39 @@ from finetune_operator.planner.strategy import cuts_optimizer, cuts_weights
 
 
 def _gentler(plan: TrainPlan, spec: FineTuneJobSpec, evidence: str) -> tuple[TrainPlan, str] | None:
+    may_recompute = spec.training.gradient_checkpointing != "disabled"
     if evidence.startswith(PROBE_EXHAUSTED):
         tried = {
             "micro_batch_size": 1,
             "gradient_accumulation": plan.micro_batch_size * plan.gradient_accumulation,
-            "gradient_checkpointing": True,
+            "gradient_checkpointing": plan.gradient_checkpointing or may_recompute,
         }
         plan = plan.model_copy(update=tried)
-    if plan.micro_batch_size > 1 and plan.micro_batch_size % 2 == 0:
-        halved = {
-            "micro_batch_size": plan.micro_batch_size // 2,
-            "gradient_accumulation": plan.gradient_accumulation * 2,
-        }
-        return plan.model_copy(update=halved), f"micro-batch {plan.micro_batch_size} -> {plan.micro_batch_size // 2}"
-    if not plan.gradient_checkpointing:
+    smaller = plan.with_smaller_micro_batch()
+    if smaller is not None:
+        return smaller, f"micro-batch {plan.micro_batch_size} -> {smaller.micro_batch_size}"
+    if not plan.gradient_checkpointing and may_recompute:
         return plan.model_copy(update={"gradient_checkpointing": True}), "gradient checkpointing on"
-    if not cuts_weights(spec.method, plan.method):
+    if plan.strategy != "ddp" or spec.compute.strategy == "ddp" or not _cuts(plan, spec):
         return None
-    asked_whole = spec.compute.strategy == "ddp"
-    if plan.strategy == "ddp" and not asked_whole and cuts_optimizer(spec.training.optimizer, "fsdp", plan.method):
-        return plan.model_copy(update={"strategy": "fsdp"}), "strategy ddp -> fsdp"
-    if plan.strategy == "deepspeed" and plan.zero_stage == 2:
-        return plan.model_copy(update={"zero_stage": 3}), "ZeRO stage 2 -> 3"
-    return None
+    return plan.model_copy(update={"strategy": "fsdp"}), "strategy ddp -> fsdp"
+
+
+def _cuts(plan: TrainPlan, spec: FineTuneJobSpec) -> bool:
+    """Whether fsdp can train the job."""
+    return cuts_weights(spec.method, plan.method) and cuts_optimizer(spec.training.optimizer, "fsdp", plan.method)
+
+
+def _held(plan: TrainPlan, spec: FineTuneJobSpec) -> str:
+    """The fields whose value rules out a rung that would have been left."""
+    held = []
+    if not plan.gradient_checkpointing and spec.training.gradient_checkpointing == "disabled":
+        held.append("training.gradientCheckpointing: disabled keeps every activation (auto recomputes them)")
+    if plan.strategy == "deepspeed" and plan.zero_stage == 2 and cuts_weights(spec.method, plan.method):
+        held.append("compute.deepspeed.stage: 2 keeps the weights whole on every GPU (3 cuts them)")
+    if plan.strategy == "ddp" and spec.compute.strategy == "ddp" and _cuts(plan, spec):
+        held.append("compute.strategy: ddp keeps the weights whole on every GPU (auto or fsdp cuts them)")
+    return f"The spec rules out what would need less memory: {'; '.join(held)}." if held else ""
 
 
 CAUSE = Cause(
@@ -43,6 +55,7 @@ CAUSE = Cause(
     retry="soon",
     counts=False,
     adjust=_gentler,
+    held=_held,
     hint="Nothing gentler is left: use a pool with larger GPUs (compute.pool), more of them (compute.gpusPerNode), "
     "method.type: qlora, or a shorter training.maxLength.",
     hint_without_training="Micro-batch and strategy do not change what answering needs: use a pool with larger GPUs "

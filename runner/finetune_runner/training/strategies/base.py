@@ -52,8 +52,9 @@ class Engine:
     lockstep = False
     shards_weights = False
     """Whether each process holds a part of the weights: then its forward pass is proved before step 1."""
-    can_probe = True
-    """Whether a backward pass can be taken back."""
+    backward_exchanges = False
+    """Whether ranks exchange something in every backward pass: one that runs out of memory in it leaves the others
+    waiting, and what is half-done cannot be taken back."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

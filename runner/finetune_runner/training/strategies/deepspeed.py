@@ -48,6 +48,7 @@ def engine(setup: Setup) -> Engine:
     import deepspeed.ops
     import torch
     from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
     from deepspeed.utils import (
         safe_get_full_optimizer_state,
         safe_set_full_optimizer_state,
@@ -66,7 +67,7 @@ def engine(setup: Setup) -> Engine:
         """Gradients and optimiser states in parts, with stage 3 the weights too."""
 
         lockstep = shards_weights = not whole_weights
-        can_probe = False  # its micro-batch and accumulation are counted from the start
+        backward_exchanges = True
 
         def wrap(self, module: InForward) -> Any:
             setup = self.setup
@@ -85,10 +86,10 @@ def engine(setup: Setup) -> Engine:
             return self._inner, self._inner_schedule
 
         def backward(self, batch: Batch, scale: float, *, last: bool) -> torch.Tensor:
+            # Said, not counted by DeepSpeed: a backward pass of the probe must not count as one of a step.
+            self.module.set_gradient_accumulation_boundary(last)
             loss = self.loss(batch) * (scale * self.setup.world.size)  # ZeRO averages; a sum is wanted
             self.module.backward(loss, scale_wrt_gas=False)
-            if not last:
-                self.module.step()  # counts the micro-batch; the update is `step`
             return loss.detach() / self.setup.world.size
 
         def step(self) -> None:
@@ -96,7 +97,18 @@ def engine(setup: Setup) -> Engine:
             self.schedule.step()
 
         def zero_gradients(self) -> None:
-            self.module.zero_grad()
+            """What DeepSpeed itself does with the gradient of a step that it skips for an overflow."""
+            zero = self._zero
+            zero.zero_grad(set_to_none=True)
+            zero.averaged_gradients = {}
+            if whole_weights:
+                zero.micro_step_id = INITIAL_MICRO_STEP_ID
+                zero.all_grad_tensors = {}
+
+        def missing_state_bytes(self, bytes_per_parameter: int) -> int:
+            if self._inner.state or self.setup.plan.offload != "none":
+                return 0
+            return bytes_per_parameter * sum(flat.numel() for flat in self._flat())
 
         def adapter(self) -> dict[str, torch.Tensor]:
             parameters = trainable(self.model)

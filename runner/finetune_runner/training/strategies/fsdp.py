@@ -54,7 +54,7 @@ def _fsdp2(setup: Setup) -> Engine:
     class Sharded(Engine):
         """Weights, adapter, gradients and optimiser states in parts."""
 
-        lockstep = shards_weights = True
+        lockstep = shards_weights = backward_exchanges = True
 
         def wrap(self, module: InForward) -> Any:
             mesh = init_device_mesh(self.setup.device.type, (self.setup.world.size,))
@@ -94,7 +94,7 @@ def _fsdp1(setup: Setup) -> Engine:
     class ShardedBase(Engine):
         """The frozen base in parts, the adapter whole."""
 
-        lockstep = shards_weights = True
+        lockstep = shards_weights = backward_exchanges = True
 
         def wrap(self, module: InForward) -> Any:
             options: dict[str, Any] = {

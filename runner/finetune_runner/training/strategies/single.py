@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def train(context: StageContext) -> TrainResult:
     """Train in this process."""
-    from finetune_runner.training.run import TrainingRun
+    from finetune_runner.training.run import run
 
-    return TrainingRun(context, World(), end_process(context)).run()
+    return run(context, World(), end_process(context))
 
 
 def engine(setup: Setup) -> Engine:

@@ -1,0 +1,52 @@
+"""Training that diverges ends, with the step, the numbers and the fields to change."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from finetune_api.exit_codes import ExitCode
+from finetune_runner.errors import StageError
+from finetune_runner.training.rates import warmup_steps
+from finetune_runner.training.schedule import DivergenceWatch, no_number
+
+if TYPE_CHECKING:
+    from finetune_runner.training.session import Session
+
+SHOWN_LOSSES = 5
+
+
+class DivergenceGuard:
+    """Takes every loss of a run, from where its state left off."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._watch = DivergenceWatch(
+            warmup_steps=warmup_steps(session.training, session.plan.total_steps),
+            lowest=session.state.lowest_train_loss,
+        )
+
+    def observe(self, step: int, loss: float) -> None:
+        """Take a training loss. Raises StageError (TRAINING_DIVERGED)."""
+        wrong = self._watch.observe(step, loss)
+        self._session.state.lowest_train_loss = self._watch.lowest
+        if wrong:
+            raise self._diverged(wrong)
+
+    def observe_validation(self, step: int, loss: float) -> None:
+        """Take a validation loss. Raises StageError (TRAINING_DIVERGED) when it is no number."""
+        if not math.isfinite(loss):
+            raise self._diverged(no_number("validation", step, loss))
+
+    def _diverged(self, wrong: str) -> StageError:
+        state, training = self._session.state, self._session.training
+        recent = ", ".join(f"{value:.3g}" for value in state.recent_losses[-SHOWN_LOSSES:])
+        kept = (
+            f"the best checkpoint so far is step {state.best_step}" if state.best_step else "nothing is worth keeping"
+        )
+        return StageError(
+            ExitCode.TRAINING_DIVERGED,
+            wrong,
+            hint=f"lower training.learningRate (now {training.learning_rate:g}) or raise training.warmupRatio; {kept}",
+            evidence=f"losses of the last steps: {recent}",
+        )
