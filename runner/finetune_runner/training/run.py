@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import Progress, TimeShares, TrainPlan, TrainResult
-from finetune_runner.data.rows import Row
+from finetune_runner.data.row_file import RowFile, write_row_file
 from finetune_runner.errors import StageError
 from finetune_runner.tracking import Tracking, open_tracking
 from finetune_runner.training.adapter_file import wanted_shapes
@@ -69,10 +70,11 @@ SLOW_EVALUATION_S = 60.0
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the training mix and of validation."""
+    """Rows of the training mix and of validation, in files that the ranks of a node share."""
 
-    train: list[Row]
-    validation: list[Row]
+    train: RowFile
+    validation: RowFile
+    folder: Path
 
 
 def _finite(value: float) -> float | None:
@@ -80,11 +82,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def load_rows(context: StageContext) -> Rows:
-    """Train with replay, and validation."""
-    from finetune_runner.data.prepared import load_split
+def load_rows(context: StageContext, world: World) -> Rows:
+    """Train with replay, and validation; the first rank of a node writes them to its scratch disk."""
+    from finetune_runner.data.prepared import iter_split
 
-    return Rows(load_split(context, "train") + load_split(context, "replay"), load_split(context, "validation"))
+    folder = context.scratch / f"train-rows-{world.rank - world.local_rank}"
+    if world.local_rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_row_file(folder / "train", chain(iter_split(context, "train"), iter_split(context, "replay")))
+        write_row_file(folder / "validation", iter_split(context, "validation"))
+    world.barrier()
+    return Rows(RowFile(folder / "train"), RowFile(folder / "validation"), folder)
 
 
 class TrainingRun:
@@ -160,7 +168,7 @@ class TrainingRun:
         self._say("loading the model")
         model_path = fetch_model(self.context).path
         self.tokenizer = load_tokenizer(model_path, self.context.task.spec.model.chat_template)
-        self.rows = load_rows(self.context)
+        self.rows = load_rows(self.context, self.world)
         self.judge = Judge(self.context, self.tokenizer, self.rows.validation, self.world)
         # What is cut into parts goes to the GPUs part by part: the whole may not fit on one.
         place = torch.device("cpu") if shards_weights(self.plan) else self.device
@@ -216,7 +224,8 @@ class TrainingRun:
             self._load_adapter(resume)
         memory_saving.apply(self.model, self.plan)
         rows, first = self.rows, self.state.step
-        self.objective = make_objective(self.context, self.tokenizer, rows.train, rows.validation, self.device)
+        self._say("encoding the rows")
+        self.objective = make_objective(self.context, self.tokenizer, rows, self.device, self.world)
         probed = min(range(len(self.objective.lengths)), key=self.objective.lengths.__getitem__)
         whole = (
             reference.whole_model_loss(self.model, self.objective, probed, self.device)
@@ -237,8 +246,9 @@ class TrainingRun:
         if resume is not None:
             self.engine.load_optimizer_state(read_optimizer(resume))
         size = self.plan.micro_batch_size * self.plan.gradient_accumulation * self.world.size
-        ids, weights = [row.id for row in rows.train], [row.weight for row in rows.train]
-        self._stream = example_stream(ids, weights, self.training.seed, self.horizon.most * size).reshape(-1, size)
+        self._stream = example_stream(
+            rows.train.ids, rows.train.weights, self.training.seed, self.horizon.most * size
+        ).reshape(-1, size)
         self.probe = self._probe()
         self.plan = self.probe.plan
         self.trainer = AdapterTrainer(
@@ -259,7 +269,7 @@ class TrainingRun:
         if start.untouched:
             max_length = self.training.max_length
             examples = first_batch(
-                [encode_example(self.tokenizer, row.messages, max_length) for row in self.rows.validation]
+                encode_example(self.tokenizer, row.messages, max_length) for row in self.rows.validation
             )
             dora, pad = self.context.task.spec.method.use_dora, self.tokenizer.pad_token_id
             if start.fresh:
@@ -274,10 +284,10 @@ class TrainingRun:
 
         if not self.engine.can_probe or self.state.ended_by:
             return probe.Probe(self.plan)
-        steps = self._stream[self.state.step :].tolist() or self._stream[-1:].tolist()
+        steps = self._stream[min(self.state.step, len(self._stream) - 1) :]
 
         def batch_of(size: int) -> Batch:
-            examples = probe.longest_micro_batch(steps, self.objective.lengths, size)
+            examples = probe.longest_micro_batch((step.tolist() for step in steps), self.objective.lengths, size)
             return to_device(self.objective.collate(examples, packed=self.plan.packing), self.device)
 
         self._say("trying the longest batch")
