@@ -126,7 +126,7 @@ def test_the_ranks_of_a_node_share_the_work_and_the_files(tmp_path: Path, rows: 
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(sum(asked, [])) == list(range(rows))
+    assert sorted(row for part in asked for row in part) == list(range(rows))
     assert max(map(len, asked)) - min(map(len, asked)) <= 1
     expected = [([row], [row]) for row in range(rows) for _ in range(1 + row % 2)]
     assert found == [expected] * 3
