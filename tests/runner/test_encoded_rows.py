@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,29 +95,17 @@ def test_a_label_is_its_token_or_ignored(tmp_path: Path, labels: list[int], refu
         assert EncodedRows([tmp_path / "part"])[0] == ([5, 6, 7], labels)
 
 
-@dataclass(frozen=True)
-class Threads(Ranks):
-    """Ranks that are threads of this process."""
-
-    meeting: threading.Barrier | None = None
-
-    def barrier(self) -> None:
-        assert self.meeting is not None
-        self.meeting.wait(timeout=30)
-
-
 @pytest.mark.parametrize("rows", [0, 1, 2, 7])
 def test_the_ranks_of_a_node_share_the_work_and_the_files(tmp_path: Path, rows: int) -> None:
     asked: list[list[int]] = [[], [], []]
     found: list[Any] = [None] * 3
-    meeting = threading.Barrier(3)
 
     def work(rank: int) -> None:
         def examples_of(row: int) -> list[Any]:
             asked[rank].append(row)
             return [([row], [row])] * (1 + row % 2)
 
-        ranks = Threads(rank, 3, rank, 3, meeting)
+        ranks = Ranks(rank, 3, rank, 3)
         found[rank] = list(encode_shared(tmp_path / "encoded", rows, examples_of, ranks, lambda: None))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
@@ -130,6 +117,32 @@ def test_the_ranks_of_a_node_share_the_work_and_the_files(tmp_path: Path, rows: 
     assert max(map(len, asked)) - min(map(len, asked)) <= 1
     expected = [([row], [row]) for row in range(rows) for _ in range(1 + row % 2)]
     assert found == [expected] * 3
+
+
+def test_a_rank_that_waits_for_another_hears_a_stop(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def stop_soon() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise interrupted()
+
+    with pytest.raises(StageError, match="was asked to stop"):
+        encode_shared(tmp_path / "encoded", 1, lambda _: [([1], [1])], Ranks(0, 2, 0, 2), stop_soon)
+    assert (tmp_path / "encoded" / "part-0").exists()
+
+
+def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
+    def broken() -> Any:
+        yield [1], [1]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_encoded(tmp_path / "part", broken())
+    assert not (tmp_path / "part").exists()
+    with pytest.raises(OSError, match="No space left"):
+        write_row_file(tmp_path / "rows", (make_row(Parsed(said("a", "b"))) for _ in broken()))
+    assert not (tmp_path / "rows").exists()
 
 
 def test_encoding_ends_where_a_stop_is_asked_for(tmp_path: Path) -> None:

@@ -58,9 +58,10 @@ class RowIds(LazySequence[str]):
 
 
 def write_row_file(folder: Path, rows: Iterable[Row]) -> None:
-    """Write rows into a new folder, for `RowFile`. Raises OSError when the disk is full."""
-    folder.mkdir(parents=True)
-    with (folder / _ROWS).open("wb") as lines, (folder / _HEADS).open("wb") as heads:
+    """Write rows into a new folder, for `RowFile`; it is there once it is whole. Raises OSError on a full disk."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished.mkdir(parents=True)
+    with (unfinished / _ROWS).open("wb") as lines, (unfinished / _HEADS).open("wb") as heads:
         waiting: list[tuple[int, int, float]] = []
         end = 0
         for row in rows:
@@ -70,3 +71,4 @@ def write_row_file(folder: Path, rows: Iterable[Row]) -> None:
                 heads.write(np.array(waiting, _HEAD).tobytes())
                 waiting = []
         heads.write(np.array(waiting, _HEAD).tobytes())
+    unfinished.rename(folder)

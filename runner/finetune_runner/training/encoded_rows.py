@@ -7,6 +7,7 @@ for by its number. The ranks of a node share one copy, each writing a part of it
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from array import array
 from bisect import bisect_right
@@ -26,6 +27,7 @@ _BYTES_PER_TOKEN = _TOKEN.itemsize + 1
 """The token, and whether it is learned: a label is its token or IGNORED."""
 _LENGTHS_SUFFIX = ".lengths"
 _CHECK_EVERY_ROWS = 256
+_POLL_S = 0.05
 
 
 class EncodedRows(LazySequence[Encoded]):
@@ -58,7 +60,7 @@ class EncodedRows(LazySequence[Encoded]):
 
 
 def write_encoded(path: Path, examples: Iterable[Encoded]) -> None:
-    """Write examples to a file, and their lengths beside it.
+    """Write examples to a file, and their lengths beside it. The file is there once it is whole.
 
     Args:
         path: a new file.
@@ -68,7 +70,8 @@ def write_encoded(path: Path, examples: Iterable[Encoded]) -> None:
         ValueError: when a label is another token than its own.
         OSError: when the disk is full.
     """
-    with path.open("wb") as tokens, _lengths_path(path).open("wb") as lengths:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as tokens, _lengths_path(path).open("wb") as lengths:
         for ids, labels in examples:
             token, label = np.array(ids, _TOKEN), np.array(labels, _TOKEN)
             learned = label != IGNORED
@@ -76,6 +79,18 @@ def write_encoded(path: Path, examples: Iterable[Encoded]) -> None:
                 raise ValueError("a label is neither its token nor ignored")
             tokens.write(token.tobytes() + learned.tobytes())
             lengths.write(np.array([len(token)], _TOKEN).tobytes())
+    unfinished.rename(path)
+
+
+def await_paths(paths: Iterable[Path], check_stop: Callable[[], None]) -> None:
+    """Wait until another rank of this node has written these; `check_stop` may raise.
+
+    However long that takes, unlike in a collective: a rank that dies takes the others of its node with it (torchrun).
+    """
+    for path in paths:
+        while not path.exists():
+            check_stop()
+            time.sleep(_POLL_S)
 
 
 def encode_shared(
@@ -91,7 +106,7 @@ def encode_shared(
         folder: of the node, which has nothing of that name yet.
         rows: how many there are.
         examples_of: the examples of a row, by its number.
-        world: all its ranks call this together.
+        world: the ranks of a node call this together.
         check_stop: called on the way; raises when the stage shall end.
     """
     paths = [folder / f"part-{rank}" for rank in range(world.local_size)]
@@ -105,7 +120,7 @@ def encode_shared(
             yield from examples_of(row)
 
     write_encoded(paths[world.local_rank], own())
-    world.barrier()
+    await_paths(paths, check_stop)
     return EncodedRows(paths)
 
 

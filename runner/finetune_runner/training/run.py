@@ -25,6 +25,7 @@ from finetune_runner.training.best import Selection
 from finetune_runner.training.checkpoint import Checkpoint, CheckpointStore, Point, TrainingState
 from finetune_runner.training.device import deterministic, peak_memory_bytes, pick_device
 from finetune_runner.training.distributed import World
+from finetune_runner.training.encoded_rows import await_paths
 from finetune_runner.training.guards import (
     FirstStep,
     first_batch,
@@ -89,9 +90,11 @@ def load_rows(context: StageContext, world: World) -> Rows:
     folder = context.scratch / f"train-rows-{world.rank - world.local_rank}"
     if world.local_rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
+    world.barrier()  # nobody reads what an earlier attempt left
+    if world.local_rank == 0:
         write_row_file(folder / "train", chain(iter_split(context, "train"), iter_split(context, "replay")))
         write_row_file(folder / "validation", iter_split(context, "validation"))
-    world.barrier()
+    await_paths([folder / "train", folder / "validation"], lambda: None)
     return Rows(RowFile(folder / "train"), RowFile(folder / "validation"), folder)
 
 
