@@ -12,6 +12,8 @@ LIBRARIES_HOST_BYTES = 4 * 2**30
 """Python, torch with CUDA, transformers: resident per process, measured 2.5 to 3.5 GiB."""
 SHARD_BYTES = 5_000_000_000
 """transformers writes and reads weights in files of at most 5 GB."""
+ROW_BYTES_PER_TOKEN = 12
+"""Training's copy of the rows: 5 for a token and its label, the text in JSON, and validation beside train."""
 KEPT_CHECKPOINTS = 3
 """Local copies at a time: the one being saved, the kept one, one to resume from."""
 
@@ -25,12 +27,28 @@ def quantity_bytes(text: str) -> int:
 
 
 def disk_bytes(
-    shape: ModelShape, file_bytes: int, rank: int, targets: tuple[str, ...], *, merges: bool, cached: bool = False
+    shape: ModelShape,
+    file_bytes: int,
+    rank: int,
+    targets: tuple[str, ...],
+    *,
+    merges: bool,
+    cached: bool = False,
+    row_tokens: int = 0,
 ) -> float:
-    """The base model's files (unless the pool's cache has them), the adapter with its optimiser, the merged model."""
+    """The base model's files (unless the pool's cache has them), adapter with optimiser, merged model, and rows.
+
+    Rows are on disk once per pod (training/encoded_rows.py of the runner). `row_tokens`: of one epoch, all answers of
+    a preference counted.
+    """
     files = 0.0 if cached else float(file_bytes or 2 * shape.parameters)
     checkpoint = 12.0 * adapter_parameters(shape, rank, targets)
-    return files + KEPT_CHECKPOINTS * checkpoint + (2.0 * shape.parameters if merges else 0.0)
+    return (
+        files
+        + KEPT_CHECKPOINTS * checkpoint
+        + (2.0 * shape.parameters if merges else 0.0)
+        + ROW_BYTES_PER_TOKEN * row_tokens
+    )
 
 
 def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool, kept_bytes: float = 0.0) -> float:

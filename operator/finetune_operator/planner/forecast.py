@@ -245,7 +245,8 @@ def _disk(case: _Case) -> float:
     targets = case.shape.targets(case.spec.method.target_modules)
     files, rank = case.prepared.model.file_bytes, case.spec.method.rank
     cached = case.resolved.pool_spec.model_cache is not None
-    return disk_bytes(case.shape, files, rank, targets, merges=case.merges, cached=cached)
+    tokens = case.prepared.train_tokens * SEQUENCES[case.spec.method.objective]
+    return disk_bytes(case.shape, files, rank, targets, merges=case.merges, cached=cached, row_tokens=tokens)
 
 
 def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: float, *, known: bool) -> list[str]:

@@ -190,6 +190,20 @@ def test_qlora_judges_the_merged_form_where_it_fits(memory_gib: float, host: str
     assert any("only the adapter is judged" in note for note in status.forecast.notes) is not both
 
 
+@pytest.mark.parametrize(("objective", "gib"), [("sft", 12.0), ("dpo", 24.0)])
+def test_the_rows_of_training_count_for_its_disk(objective: str, gib: float) -> None:
+    job = job_dict(method={"objective": objective})
+    few, many = (
+        planned(prepared("Llama-3.1-8B", 256, trainTokens=tokens), job, gpuPod=ROOMY).status.forecast
+        for tokens in (1, 2**30)
+    )
+    assert few is not None
+    assert many is not None
+    assert few.disk_gib is not None
+    assert many.disk_gib is not None
+    assert many.disk_gib - few.disk_gib == pytest.approx(gib, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("method", "strategy", "gpus", "gib"),
     [

@@ -13,7 +13,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.labels import label_of
-from finetune_runner.data.near_duplicates import input_text
+from finetune_runner.data.shingles import input_text
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "rows"

@@ -6,17 +6,16 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_runner.data.bytes_in import UTF8_HINT, lines_of, what_is_wrong_with
+from finetune_runner.data.bytes_in import LONGEST_ROW, UTF8_HINT, lines_of, what_is_wrong_with
 from finetune_runner.data.records import BadRow, Record
 
 EXTENSIONS = (".csv", ".tsv")
 _DELIMITERS = ",;\t|"
-_LONGEST_FIELD = 1 << 30
 
 
 def read(path: Path, name: str) -> Iterator[Record | BadRow]:
     """Rows of a file; the delimiter (comma, semicolon, tab, bar) is the one that the header uses most."""
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(LONGEST_ROW)
     bad_lines: dict[int, BadRow] = {}
     lines = _text_lines(path, name, bad_lines)
     header = next(lines, "")
