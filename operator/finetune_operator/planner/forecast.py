@@ -13,19 +13,23 @@ from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
 from finetune_operator.planner.advice import what_would_fit
 from finetune_operator.planner.cost import cost
-from finetune_operator.planner.disk import disk_bytes, host_bytes, quantity_bytes
-from finetune_operator.planner.fit import Demand, fit, merge_breakdown, stage_memory, worst_fit
+from finetune_operator.planner.disk import disk_bytes, host_bytes, pinned_bytes, quantity_bytes
+from finetune_operator.planner.fit import Demand, Offered, fit, merge_breakdown, stage_memory, worst_fit
 from finetune_operator.planner.gain import minimum_detectable_gain
 from finetune_operator.planner.gpus import MethodType, Range, gpu_of
+from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
+from finetune_operator.planner.memory.optimizer import optimiser_bytes_per_parameter
 from finetune_operator.planner.memory.sharding import shards
-from finetune_operator.planner.memory.weights import weight_bytes
+from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, weight_bytes
 from finetune_operator.planner.shape import ModelShape, UnknownShapeError, shape_of
 from finetune_operator.planner.strategy import memory_strategy_of
 from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
 from finetune_operator.planner.workload import SEQUENCES, Workload, prompt_tokens, workload_of
 
 NOTE_LIMIT = 512
+MASTER_AND_GRADIENT_BYTES = 8
+"""Of DeepSpeed's fp32 copy of a parameter of the adapter, and of its gradient."""
 
 
 def demand_of(
@@ -69,6 +73,8 @@ def _as_planned(demand: Demand, plan: TrainPlan) -> Demand:
     return replace(
         demand,
         strategy=memory_strategy_of(plan),
+        offload=plan.offload,
+        judging_gpus=plan.judging_gpus,
         checkpointing=plan.gradient_checkpointing,
         flash_attention=plan.attention == "flash",
     )
@@ -161,8 +167,9 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
         f"does not fit: {name} with {plan.method} needs {breakdown.device_bytes / GIB:.1f} GiB on one GPU at "
         f"micro-batch 1 ({parts}); a GPU of pool {resolved.pool} has {memory_gib:g} GiB"
     )
-    most = resolved.pool_spec.limits.max_gpus
-    return message, what_would_fit(demand, memory_gib, prepared.lengths.p95 or work.longest_row, most)
+    pool = resolved.pool_spec
+    offered = Offered(memory_gib, pool.gpus_per_node, pool.limits.max_gpus, pool.limits.max_nodes)
+    return message, what_would_fit(demand, offered, prepared.lengths.p95 or work.longest_row)
 
 
 def with_measurements(
@@ -236,9 +243,29 @@ def _host(case: _Case) -> float:
     # The runner quantises the whole base in host memory first where it is cut into parts (training/run.py).
     kept_bytes = weight_bytes(case.shape, case.demand.quantisation) if case.cuts else 0.0
     whole = case.plan.method == "lora"
-    training = host_bytes(case.shape, case.plan.gpus_per_node, whole_model=whole, kept_bytes=kept_bytes)
+    training = host_bytes(
+        case.shape,
+        case.plan.gpus_per_node,
+        whole_model=whole,
+        kept_bytes=kept_bytes,
+        offloaded_bytes=_offloaded_bytes(case),
+    )
     merging = host_bytes(case.shape, 1, whole_model=True) if case.merges else 0.0
     return max(training, merging)
+
+
+def _offloaded_bytes(case: _Case) -> float:
+    """What a process keeps in host memory while it trains, with DeepSpeed's offload."""
+    demand = case.demand
+    if demand.offload == "none":
+        return 0.0
+    targets = demand.shape.targets(demand.target_modules)
+    parameters = adapter_parameters(demand.shape, demand.rank, targets, dora=demand.dora)
+    states = optimiser_bytes_per_parameter(demand.optimizer, 4, demand.rank)
+    size = parameters * (MASTER_AND_GRADIENT_BYTES + states) / demand.gpus
+    if demand.offload == "parameters":
+        size += pinned_bytes(demand.shape, BYTES_PER_PARAMETER[demand.quantisation], demand.gpus)
+    return size
 
 
 def _disk(case: _Case) -> float:
@@ -267,6 +294,10 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         )
     if disk > quantity_bytes(pool.scratch_size):
         notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")
+    if plan.judging_gpus > 1 and case.spec.evaluation.engine == "transformers":
+        notes.append(
+            f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod, one copy does not fit on one"
+        )
     if plan.method == "qlora" and not case.demand.serves_merged and not plan.judge_both_forms:
         need = merge_breakdown(case.demand).device_bytes
         notes.append(f"only the adapter is judged: the merged form in 16 bit needs {_gib(need)} GiB on one GPU")

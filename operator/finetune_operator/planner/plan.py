@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from finetune_api.common import duration_s
+from finetune_api.job.recipe import epochs, learning_rate
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, Strategy, TrainPlan
 from finetune_operator.planner.fit import (
     LARGEST_MICRO_BATCH,
     Demand,
+    judging_gpus_for,
     largest_micro_batch,
     stage_memory,
     train_breakdown,
@@ -63,7 +65,9 @@ def _as_asked(
     if demand is None:
         return choice
     strategy = memory_strategy(choice.strategy, demand.method, choice.zero_stage)
-    spread = replace(demand, strategy=strategy, gpus=processes, checkpointing=choice.checkpointing)
+    spread = replace(
+        demand, strategy=strategy, gpus=processes, offload=choice.offload, checkpointing=choice.checkpointing
+    )
     return replace(choice, largest_micro_batch=largest_micro_batch(spread, memory_gib))
 
 
@@ -99,6 +103,12 @@ def _demand(
     return demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
 
 
+def _judging_gpus(spec: FineTuneJobSpec, demand: Demand, memory_gib: float, gpus_per_node: int) -> int:
+    if spec.evaluation.engine == "vllm":
+        return max(1, gpus_per_node)  # tensor parallelism over all GPUs of the pod
+    return judging_gpus_for(demand, memory_gib, gpus_per_node)
+
+
 def _precision(spec: FineTuneJobSpec, gpus: int) -> Literal["fp32", "bf16"]:
     for asked in (spec.training.precision, spec.model.dtype):
         if asked != "auto":
@@ -130,7 +140,8 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     """The plan of the GPU stages. Raises PlanError naming the field to change."""
     gpus = resolved.gpus_per_node
     processes = spec.compute.nodes * max(1, gpus)
-    steps = plan_steps(spec.training, prepared.rows.train + prepared.rows.replay)
+    passes = epochs(spec.method, spec.training)
+    steps = plan_steps(spec.training, passes, prepared.rows.train + prepared.rows.replay)
     memory_gib = resolved.pool_spec.gpu_memory_gib
     demand = _demand(spec, resolved, prepared, steps, processes)
 
@@ -156,8 +167,10 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
             demand,
             strategy=memory_strategy(choice.strategy, method, choice.zero_stage),
             gpus=processes,
+            offload=choice.offload,
             checkpointing=choice.checkpointing,
         )
+        demand = replace(demand, judging_gpus=_judging_gpus(spec, demand, memory_gib, gpus))
     largest = choice.largest_micro_batch if gpus else LARGEST_MICRO_BATCH
     micro, accumulation = split_batch(
         spec.training.global_batch_size, processes, largest, spec.training.micro_batch_size
@@ -175,6 +188,8 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         gradient_accumulation=accumulation,
         extend_to=steps.extend_to,
         eval_steps=steps.eval_every,
+        learning_rate=learning_rate(spec.method, spec.training),
+        epochs=passes,
         packing=packed,
         attention=attention,
         gradient_checkpointing=choice.checkpointing
@@ -184,5 +199,6 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         time_budget_seconds=_time_budget_seconds(spec, resolved, spent_cost),
         forecast_gpu_memory_gib=need,
         **_speed_facts(resolved, demand, workload_of(spec, prepared).mean_length),
+        judging_gpus=demand.judging_gpus if demand is not None else 1,
         judge_both_forms=demand is None or method == "lora" or merged_form_fits(demand, prepared.model, resolved),
     )

@@ -109,7 +109,8 @@ def _answering(timing: Timing, sets: int, models: int) -> Range:
     """Time to answer the test split `sets` times and score it, with `models` loads, on all GPUs of one pod."""
     work = timing.work
     step = decode_step_seconds(timing.shape, timing.gpu, timing.plan.method)
-    processes = max(1, min(timing.plan.gpus_per_node, math.ceil(work.test_rows / GENERATED_ROWS)))
+    copies = timing.plan.gpus_per_node // timing.plan.judging_gpus
+    processes = max(1, min(copies, math.ceil(work.test_rows / GENERATED_ROWS)))
     steps = _answer_steps(timing, work.test_rows, processes) * sets
     # Replicas that send each other nothing: unlike in training, twice the processes are twice as fast.
     slow, fast = (processes * speed for speed in _speed(timing, 1, 1))

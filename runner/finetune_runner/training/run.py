@@ -96,7 +96,7 @@ class TrainingRun:
         self.context = context
         self.world = world
         self.plan: TrainPlan = context.task.plan
-        self.training = context.task.spec.training
+        self.training = context.task.training
         self.device = pick_device(self.plan)
         self.folder = context.scratch / f"train-{world.rank}"
         self.store = CheckpointStore(context)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from finetune_operator.planner.memory.attention import cache_bytes
 from finetune_operator.planner.memory.breakdown import Breakdown
 from finetune_operator.planner.memory.head import evaluated_logits_bytes
-from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
+from finetune_operator.planner.memory.spreading import blocks_on_a_gpu, spread_weight_bytes
+from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor
 from finetune_operator.planner.shape import ModelShape
 
 GENERATED_ROWS = 16
@@ -18,7 +19,7 @@ SCORED_TOKENS = 16_384
 
 @dataclass(frozen=True)
 class InferenceSetup:
-    """A model that answers test rows. It runs on one GPU, whatever training takes."""
+    """A model that answers test rows, seen from the fullest of its GPUs."""
 
     shape: ModelShape
     quantisation: Quantisation
@@ -29,6 +30,8 @@ class InferenceSetup:
     longest_row: int
     """Tokens of prompt and answer, as scored."""
     adapter_parameters: int = 0
+    gpus: int = 1
+    """GPUs over which one copy is spread, block by block; each computes in its turn."""
     cache_copies: int = 1
     """2 for Qwen's published rows, chosen after seeing them; explained by the old tuple cache, whose old and new
     exist at once."""
@@ -44,9 +47,10 @@ def _rows(setup: InferenceSetup) -> int:
 
 
 def _resident(setup: InferenceSetup) -> dict[str, float]:
+    share = blocks_on_a_gpu(setup.shape, setup.gpus) / setup.shape.layers
     return {
-        "weights": weight_bytes(setup.shape, setup.quantisation),
-        "adapter": 4.0 * setup.adapter_parameters,
+        "weights": spread_weight_bytes(setup.shape, setup.quantisation, setup.gpus),
+        "adapter": 4.0 * setup.adapter_parameters * share,
         "dequantisation": dequantisation_bytes(setup.shape, setup.quantisation),
     }
 
@@ -55,7 +59,8 @@ def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdo
     """Peak of answering `rows` at a time: their keys and values, and the prompts' one forward pass."""
     rows = setup.rows if rows is None else rows
     wider = element_factor(setup.quantisation)
-    cache = wider * setup.cache_copies * cache_bytes(setup.shape, rows, setup.longest_prompt + setup.max_new_tokens)
+    tokens, blocks = setup.longest_prompt + setup.max_new_tokens, blocks_on_a_gpu(setup.shape, setup.gpus)
+    cache = wider * setup.cache_copies * cache_bytes(setup.shape, rows, tokens, blocks)
     activations = wider * _per_token(setup.shape) * rows * setup.longest_prompt
     return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations})
 
@@ -83,7 +88,7 @@ def merge_memory(setup: InferenceSetup) -> Breakdown:
     # safe_merge keeps the old and the new value of one linear layer, the new one in fp32.
     merging = Breakdown(
         {
-            "weights": weight_bytes(setup.shape, whole),
+            "weights": spread_weight_bytes(setup.shape, whole, setup.gpus),
             "adapter": 4.0 * setup.adapter_parameters,
             "merge": 6.0 * setup.shape.largest_linear,
         }

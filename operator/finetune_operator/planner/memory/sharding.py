@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from finetune_api.stages import Offload
 from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, Quantisation
 from finetune_operator.planner.shape import ModelShape
 
@@ -34,6 +35,22 @@ def shards(strategy: Strategy, gpus: int) -> tuple[int, int, int]:
 def adapter_shards(strategy: Strategy, gpus: int) -> int:
     """Into how many parts the adapter's weights are cut."""
     return 1 if strategy == "fsdpBase" else shards(strategy, gpus)[0]
+
+
+def master_bytes(parameters: int, strategy: Strategy, gpus: int) -> float:
+    """DeepSpeed's own fp32 copy of what is trained, in parts, beside the parameters (zero/stage_1_and_2.py, stage3.py).
+
+    It keeps one whatever the precision of the parameters.
+    """
+    return 4.0 * parameters / gpus if strategy in ("zero2", "zero3") else 0.0
+
+
+def offloaded(offload: Offload) -> frozenset[str]:
+    """Components that DeepSpeed keeps in host memory instead of the GPU's."""
+    if offload == "none":
+        return frozenset()
+    optimizer = frozenset({"optimiser", "gradients", "masterCopy"})
+    return optimizer | {"weights", "adapter"} if offload == "parameters" else optimizer
 
 
 def communication_bytes(

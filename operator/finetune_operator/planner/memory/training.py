@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.job.training import Optimizer
+from finetune_api.stages import Offload
 from finetune_operator.planner.memory.activations import checkpoint_bytes, recomputation_factor, saved_bytes_per_token
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
 from finetune_operator.planner.memory.attention import cache_bytes, mask_bytes
@@ -26,6 +27,8 @@ from finetune_operator.planner.memory.sharding import (
     adapter_shards,
     communication_bytes,
     keeps_input_gradients,
+    master_bytes,
+    offloaded,
     outside_bytes,
     shards,
 )
@@ -48,6 +51,7 @@ class TrainingSetup:
     packed: bool = False
     strategy: Strategy = "single"
     gpus: int = 1
+    offload: Offload = "none"
     adapter_bytes: int = 4
     """Bytes per parameter of the adapter."""
     unquantised_bytes: int = 2
@@ -89,9 +93,12 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
         "adapter": adapter["adapter"] / adapter_shards(setup.strategy, setup.gpus),
         "gradients": adapter["gradients"] / gradient_shards,
         "optimiser": adapter["optimiser"] / optimiser_shards,
+        "masterCopy": master_bytes(parameters, setup.strategy, setup.gpus),
         "communication": communication_bytes(shape, setup.strategy, setup.quantisation, adapter["gradients"]),
         "dequantisation": dequantisation_bytes(shape, setup.quantisation),
     }
+    # What is computed with is fetched: under ZeRO-3 that is counted as communication.
+    parts |= dict.fromkeys(offloaded(setup.offload), 0.0)
     if setup.dora:
         parts["dequantisation"] += dora_moment_bytes(shape)
     if not setup.flash_attention:
@@ -134,5 +141,5 @@ def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_n
 
 def _between_steps(setup: TrainingSetup) -> dict[str, float]:
     """What stays when a step's activations are gone."""
-    kept = {"weights", "adapter", "gradients", "optimiser", "communication", "dequantisation"}
+    kept = {"weights", "adapter", "gradients", "optimiser", "masterCopy", "communication", "dequantisation"}
     return {name: size for name, size in training_memory(setup).allocated.items() if name in kept}
