@@ -121,6 +121,8 @@ def test_a_spread_model_answers_and_scores_as_a_whole_one(
     whole = judged()
     # The CPU by two names stands for two GPUs: every block is moved to "its" one.
     monkeypatch.setattr(placement, "judging_devices", lambda plan: [cpu, torch.device("cpu", 0)])
+    # accelerate knows that cuda and cuda:0 are one; of the CPU's two names it does not.
+    monkeypatch.setattr("accelerate.utils.modeling.check_device_same", lambda one, other: one.type == other.type)
     spread = judged()
 
     assert {str(device) for device in spread[2].values()} == {"cpu", "cpu:0"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from finetune_api.common import Storage
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
-from finetune_api.job.forecast import Forecast
+from finetune_api.job.forecast import Fit, Forecast
 from finetune_api.stages import PrepareResult, TrainPlan
 from finetune_operator.decide.resolve import Refusal, resolve
 from finetune_operator.decide.types import Observed
@@ -82,12 +82,20 @@ def estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool) -> PoolEs
     return PoolEstimate(pool, plan, expected, options=found, advice=advice, open_count=is_open)
 
 
-def _order(candidate: PoolEstimate) -> tuple[bool, float, float, float, str]:
+FIT_ORDER: tuple[Fit, ...] = ("Fits", "Tight", "Unknown", "DoesNotFit")
+
+
+def _order(candidate: PoolEstimate) -> tuple[float, float, float, float, float, str]:
     known = candidate.forecast
     cost = known.cost_high if known is not None else None
     seconds = known.train_seconds_high if known is not None else None
+    # Of those that do not fit, the nearest: what it would take there is the most useful answer.
+    missing = 0.0
+    if known is not None and known.fit == "DoesNotFit":
+        missing = (known.gpu_memory_gib or 0.0) / max(1.0, candidate.pool.spec.gpu_memory_gib)
     return (
-        not candidate.fits,
+        len(FIT_ORDER) if known is None else FIT_ORDER.index(known.fit),
+        missing,
         math.inf if cost is None else cost,
         candidate.pool.spec.gpu_memory_gib,
         math.inf if seconds is None else seconds,

@@ -16,6 +16,7 @@ from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
 from finetune_runner.training.checkpoint import sha256_of
 from finetune_runner.training.device import release_memory
 from finetune_runner.training.loading import ADAPTER_FILE, MethodType, base_dtype, load_base, merged
+from finetune_runner.training.placement import device_map, judging_devices
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +70,8 @@ def make_merged(
     except NotByShardsError as reason:
         log.warning("merging in memory instead of file by file: %s", reason)
         shutil.rmtree(folder, ignore_errors=True)
-        merged(load_base(model_path, method, device, plan), adapter, method).save_pretrained(
-            str(folder), safe_serialization=True
-        )
+        base = load_base(model_path, method, device, plan, judging_devices(plan))
+        merged(base, adapter, method).save_pretrained(str(folder), safe_serialization=True)
     # The processes that judge the forms are others than this one.
     release_memory(device)
 
@@ -86,7 +86,6 @@ def load_plain(
     from transformers import AutoModelForCausalLM
 
     from finetune_runner.training.attention import implementation
-    from finetune_runner.training.placement import device_map
 
     attention = implementation(plan.attention if plan is not None else "sdpa")
     # Straight onto the GPU, weight by weight: a 70B model need not fit the host.
