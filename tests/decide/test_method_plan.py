@@ -12,8 +12,8 @@ from finetune_api.job.training import Training
 from finetune_api.stages import PrepareResult, TrainPlan
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.planner.advice import what_would_fit
-from finetune_operator.planner.fit import Offered
 from finetune_operator.planner.families import known_shapes
+from finetune_operator.planner.fit import Offered
 from finetune_operator.planner.forecast import demand_of
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.dora import dora_saved_bytes_per_block, dora_saved_bytes_per_token

@@ -2,8 +2,8 @@
 
 They are no defaults of the schema: there every objective would get the same. The planner freezes them in status.plan.
 
-Sources, all of LoRA and AdamW: `sft`: QLoRA, Dettmers et al. 2023 (2e-4, 7B-13B). `dpo`: TRL docs/peft_integration.md
-("5.0e-6", ten times the rate of full fine-tuning) and alignment-handbook zephyr-7b-beta/dpo/config_qlora.yaml (5e-6, one
+Sources, all of LoRA and AdamW. `sft`: QLoRA, Dettmers et al. 2023 (2e-4, 7B-13B). `dpo`: TRL docs/peft_integration.md
+("5.0e-6", ten times the rate of full fine-tuning), alignment-handbook zephyr-7b-beta/dpo/config_qlora.yaml (5e-6, one
 epoch). `kto`: TRL examples/scripts/kto.py ("the optimal configuration for KTO will be similar to that of DPO"). Lion:
 Chen et al. 2023, section 5 (a rate 3 to 10 times smaller than AdamW's).
 """

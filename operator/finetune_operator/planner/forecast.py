@@ -296,7 +296,7 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")
     if plan.judging_gpus > 1 and case.spec.evaluation.engine == "transformers":
         notes.append(
-            f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod, one copy does not fit on one"
+            f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod: it does not fit on one"
         )
     if plan.method == "qlora" and not case.demand.serves_merged and not plan.judge_both_forms:
         need = merge_breakdown(case.demand).device_bytes

@@ -13,8 +13,8 @@ from finetune_api.stages import ModelFacts
 SMALLEST_MODEL = 300_000_000
 """Parameters from which on the published rates hold; small models take, and need, higher ones."""
 LARGEST_SCALE = 8.0
-"""Of alpha/rank and alpha/sqrt(rank). Published: 0.5 to 4 (Hu et al. 2021, Dettmers et al. 2023), and 16/sqrt(rank) with
-rsLoRA (Kalajdzievski 2023), 8 at most."""
+"""Of alpha/rank and alpha/sqrt(rank). Published: 0.5 to 4 (Hu et al. 2021, Dettmers et al. 2023), and with rsLoRA
+16/sqrt(rank) (Kalajdzievski 2023), 8 at most."""
 MOST_PREFERENCE_EPOCHS = 3.0
 """Rafailov et al. 2023 and the alignment-handbook train one epoch, Zephyr three (Tunstall et al. 2023)."""
 
@@ -56,8 +56,8 @@ def recipe_warnings(spec: FineTuneJobSpec, facts: ModelFacts) -> list[str]:
         root = "sqrt(rank)" if method.use_rslora else "rank"
         fitting = max(1, math.floor(LARGEST_SCALE * (math.sqrt(method.rank) if method.use_rslora else method.rank)))
         found.append(
-            f"method.alpha: the update is multiplied by alpha/{root} = {scale:.3g}, which works like a learning rate "
-            f"as many times higher; published recipes stay below {LARGEST_SCALE:g}: set alpha to at most {fitting}"
+            f"method.alpha: what the adapter adds is multiplied by alpha/{root} = {scale:.3g}, which works like a "
+            f"learning rate as many times higher; published recipes stay below {LARGEST_SCALE:g}: {fitting} at most"
         )
     if method.objective != "sft" and training.epochs is not None and training.epochs > MOST_PREFERENCE_EPOCHS:
         found.append(

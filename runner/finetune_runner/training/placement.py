@@ -1,6 +1,6 @@
 """Where a model that is judged lies: on one device, or block by block over several GPUs of the pod.
 
-The map is accelerate's "balanced", computed before anything is loaded from the model's 16-bit sizes and equal limits: it
+The map is accelerate's "balanced", made of the model's 16-bit sizes and equal limits before anything is loaded: it
 never names host memory or disk, on which a model would be asked for days without a word.
 """
 

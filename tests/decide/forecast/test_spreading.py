@@ -1,4 +1,4 @@
-"""A base that does not fit one GPU is spread over those of a pod where it is asked and scored, or the job is refused."""
+"""A base that does not fit one GPU is spread over those of a pod where it is judged, or the job is refused."""
 
 from __future__ import annotations
 
