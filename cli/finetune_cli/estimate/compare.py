@@ -16,6 +16,7 @@ from finetune_operator.decide.types import Observed
 from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.options import Option, options, reason, recommended
 from finetune_operator.planner.plan import PlanError, make_plan
+from finetune_operator.planner.recipe import recipe_warnings
 
 ANYWHERE = Storage(uri="s3://estimate/estimate")
 """Where versions would go does not change a forecast; a job may leave it to the pool."""
@@ -101,6 +102,25 @@ def _order(candidate: PoolEstimate) -> tuple[float, float, float, float, float, 
         math.inf if seconds is None else seconds,
         candidate.name,
     )
+
+
+def warnings(job: FineTuneJob, prepared: PrepareResult) -> list[str]:
+    """What prepare and planning would warn of, wherever it runs: rows, lengths, settings."""
+    spec, rows, facts = job.spec, prepared.rows, prepared.model
+    found = recipe_warnings(spec, facts)
+    least = spec.data.checks.minimum_rows
+    if rows.train < least:
+        found.append(
+            f"data.train: about {rows.train} rows to train on, prepare ends a job below {least}; add rows, or "
+            "lower data.checks.minimumRows"
+        )
+    longest = min(spec.training.max_length, prepared.lengths.maximum)
+    if facts.context_length and longest > facts.context_length:
+        found.append(
+            f"training.maxLength: rows of {longest} tokens are longer than the model's context of "
+            f"{facts.context_length}: set training.maxLength: {facts.context_length}, or use a model with a longer one"
+        )
+    return found
 
 
 def compare(job: FineTuneJob, prepared: PrepareResult, pools: Sequence[GPUPool]) -> list[PoolEstimate]:

@@ -17,6 +17,7 @@ from finetune_operator.planner.memory.spreading import spreads
 from finetune_operator.planner.memory.training import (
     TrainingSetup,
     answering_memory,
+    reference_memory,
     training_memory,
     validation_memory,
 )
@@ -71,6 +72,8 @@ class Demand:
     optimizer: Optimizer = "adamw_torch_fused"
     sequences: int = 1
     """Sequences of an example: 2 for dpo."""
+    asks_reference: bool = False
+    """Whether training asks for log-probabilities of answers: dpo and kto."""
     checkpointing: bool = True
     flash_attention: bool = False
     answered_rows: int = 0
@@ -107,7 +110,9 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
     answered = min(demand.answered_rows, demand.validation_rows)
     peaks = [
         training_memory(setup),
-        validation_memory(setup, demand.validation_rows, demand.longest_row),
+        reference_memory(setup, demand.longest_row)
+        if demand.asks_reference
+        else validation_memory(setup, demand.validation_rows, demand.longest_row),
         answering_memory(setup, answered, demand.longest_row, demand.max_new_tokens),
     ]
     return max(peaks, key=lambda peak: peak.device_bytes)

@@ -11,10 +11,19 @@ from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
-from finetune_operator.planner.advice import what_would_fit
+from finetune_operator.planner.advice import smallest_change, what_would_fit
 from finetune_operator.planner.cost import cost
 from finetune_operator.planner.disk import disk_bytes, host_bytes, pinned_bytes, quantity_bytes
-from finetune_operator.planner.fit import Demand, Offered, fit, merge_breakdown, stage_memory, worst_fit
+from finetune_operator.planner.fit import (
+    Demand,
+    Offered,
+    fit,
+    largest_micro_batch,
+    merge_breakdown,
+    stage_memory,
+    train_breakdown,
+    worst_fit,
+)
 from finetune_operator.planner.gain import minimum_detectable_gain
 from finetune_operator.planner.gpus import MethodType, Range, gpu_of
 from finetune_operator.planner.memory.adapter import adapter_parameters
@@ -64,6 +73,7 @@ def demand_of(
         dora=spec.method.use_dora,
         optimizer=spec.training.optimizer,
         sequences=SEQUENCES[spec.method.objective],
+        asks_reference=spec.method.objective != "sft",
         checkpointing=spec.training.gradient_checkpointing != "disabled",
     )
 
@@ -161,6 +171,9 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     )
     memory_gib = resolved.pool_spec.gpu_memory_gib
     stages = stage_memory(demand, 1, merges=demand.serves_merged)
+    micro = spec.training.micro_batch_size
+    if micro is not None and worst_fit(stages, memory_gib) != "DoesNotFit":
+        return _too_many_examples(demand, micro, resolved)
     name, breakdown = max(stages.items(), key=lambda stage: stage[1].device_bytes)
     parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in list(breakdown.components.items())[:3])
     message = (
@@ -170,6 +183,19 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     pool = resolved.pool_spec
     offered = Offered(memory_gib, pool.gpus_per_node, pool.limits.max_gpus, pool.limits.max_nodes)
     return message, what_would_fit(demand, offered, prepared.lengths.p95 or work.longest_row)
+
+
+def _too_many_examples(demand: Demand, micro: int, resolved: Resolved) -> tuple[str, str]:
+    """The refusal of a job that would fit but for training.microBatchSize."""
+    memory_gib = resolved.pool_spec.gpu_memory_gib
+    need = train_breakdown(demand, micro).device_bytes / GIB
+    largest = min(micro, largest_micro_batch(demand, memory_gib))
+    divisor = max(size for size in range(1, largest + 1) if micro % size == 0)
+    return (
+        f"does not fit: training.microBatchSize {micro} needs {need:.1f} GiB on one GPU; a GPU of pool {resolved.pool} "
+        f"has {memory_gib:g} GiB",
+        f"set training.microBatchSize: {divisor}, or leave it out: globalBatchSize stays what it is",
+    )
 
 
 def with_measurements(
@@ -284,7 +310,7 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         notes.append(
             f"tight: {', '.join(tight)} may run out of GPU memory; the run then goes on with a smaller micro-batch"
             if tight == ["train"] and plan.micro_batch_size > 1
-            else f"tight: {', '.join(tight)} may run out of GPU memory; a shorter training.maxLength gives room"
+            else f"tight: {', '.join(tight)} may run out of GPU memory; {_room(case)} gives room"
         )
     if host > quantity_bytes(pool.gpu_pod.memory):
         why = f" (each of {plan.gpus_per_node} processes of a pod loads the whole base before it is cut)"
@@ -305,6 +331,13 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
     if not known:
         notes.append("times and cost are not forecast: set gpuModel in the pool, for example A100-80")
     return notes
+
+
+def _room(case: _Case) -> str:
+    """The smallest edit after which nothing is tight, or what helps at least."""
+    p95 = case.prepared.lengths.p95 or case.work.longest_row
+    edit = smallest_change(case.demand, case.resolved.pool_spec.gpu_memory_gib, p95)
+    return edit or "a shorter training.maxLength"
 
 
 def _recommendation(case: _Case) -> str:

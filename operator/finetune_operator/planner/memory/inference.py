@@ -13,6 +13,8 @@ from finetune_operator.planner.shape import ModelShape
 
 GENERATED_ROWS = 16
 """Rows of a batch of answers (runner, evaluation/generation.py)."""
+GENERATED_TOKENS = 65_536
+"""Most prompt tokens of such a batch (the same file)."""
 SCORED_TOKENS = 16_384
 """Most tokens of a batch of likelihoods (runner, evaluation/likelihood.py)."""
 
@@ -42,6 +44,16 @@ def _per_token(shape: ModelShape) -> float:
     return 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
 
 
+def generated_rows(rows: int, longest_prompt: int) -> int:
+    """Rows of a batch of answers, where there are so many."""
+    return min(rows, max(1, min(GENERATED_ROWS, GENERATED_TOKENS // max(1, longest_prompt))))
+
+
+def scored_tokens(rows: int, longest_row: int) -> int:
+    """Tokens of the largest batch of likelihoods: a row longer than the bound is a batch of its own."""
+    return min(max(SCORED_TOKENS, longest_row), rows * longest_row)
+
+
 def _rows(setup: InferenceSetup) -> int:
     return max(1, min(GENERATED_ROWS, setup.rows))
 
@@ -68,16 +80,15 @@ def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdo
 def scoring_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of likelihoods: the logits of a batch."""
     rows = _rows(setup)
-    activations = (
-        element_factor(setup.quantisation) * _per_token(setup.shape) * min(SCORED_TOKENS, rows * setup.longest_row)
-    )
+    tokens = scored_tokens(rows, setup.longest_row)
+    activations = element_factor(setup.quantisation) * _per_token(setup.shape) * tokens
     head = evaluated_logits_bytes(setup.shape, rows, setup.longest_row)
     return Breakdown({**_resident(setup), "head": head, "activations": activations})
 
 
 def inference_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of answering and scoring, whichever is larger."""
-    peaks = (generating_memory(setup, _rows(setup)), scoring_memory(setup))
+    peaks = (generating_memory(setup, max(1, generated_rows(setup.rows, setup.longest_prompt))), scoring_memory(setup))
     return max(peaks, key=lambda peak: peak.device_bytes)
 
 

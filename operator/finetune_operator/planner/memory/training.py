@@ -21,7 +21,7 @@ from finetune_operator.planner.memory.dora import (
     dora_saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
-from finetune_operator.planner.memory.inference import GENERATED_ROWS, SCORED_TOKENS
+from finetune_operator.planner.memory.inference import generated_rows, scored_tokens
 from finetune_operator.planner.memory.sharding import (
     Strategy,
     adapter_shards,
@@ -34,6 +34,11 @@ from finetune_operator.planner.memory.sharding import (
 )
 from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
 from finetune_operator.planner.shape import ModelShape
+
+REFERENCE_ROWS = 8
+"""Answers of a batch whose log-probabilities are asked (runner, training/objectives/preference.py)."""
+REFERENCE_HEAD_BYTES = 512 * 2**20
+"""Of a chunk of its logits (runner, training/label_only.py)."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,26 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
 def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Breakdown:
     """Peak of validation between steps: the step's activations are gone, the optimiser's states are not."""
     shape, parts = setup.shape, _between_steps(setup)
-    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * min(SCORED_TOKENS, max(1, min(rows, 16)) * longest_row)
+    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * scored_tokens(max(1, min(rows, 16)), longest_row)
     parts |= {"head": evaluated_logits_bytes(shape, rows, longest_row), "activations": wide}
+    return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
+
+
+def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
+    """Peak of dpo and kto while the model is asked for the log-probabilities of answers.
+
+    That is for the reference before step 1, for validation, and for kto's common point.
+    """
+    shape, parts = setup.shape, _between_steps(setup)
+    tokens = REFERENCE_ROWS * longest_row
+    wide = element_factor(setup.quantisation) * 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
+    parts |= {"head": REFERENCE_HEAD_BYTES, "activations": wide * tokens}
     return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
 
 
 def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_new_tokens: int) -> Breakdown:
     """Peak of answering validation rows between steps: their keys and values beside the optimiser's states."""
-    shape, parts, batch = setup.shape, _between_steps(setup), min(rows, GENERATED_ROWS)
+    shape, parts, batch = setup.shape, _between_steps(setup), generated_rows(rows, longest_prompt)
     parts |= {
         "keyValueCache": cache_bytes(shape, batch, longest_prompt + max_new_tokens) if batch else 0.0,
         "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * batch * longest_prompt,
