@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from finetune_operator.planner.memory.adapter import adapter_parameters
@@ -51,7 +52,23 @@ def disk_bytes(
     )
 
 
-def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool, kept_bytes: float = 0.0) -> float:
+def pinned_bytes(shape: ModelShape, bytes_per_parameter: float, parts: int) -> float:
+    """Page-locked host memory of one process's part of the base, tensor by tensor.
+
+    PyTorch's allocator rounds each page-locked block up to a power of two (c10/core/CachingHostAllocator.h).
+    """
+
+    def rounded(size: float) -> int:
+        return 1 << max(0, math.ceil(size) - 1).bit_length()
+
+    block = sum(rounded(inside * outside * bytes_per_parameter / parts) for inside, outside in shape.linears.values())
+    tables = 1 if shape.tied_embeddings else 2
+    return float(shape.layers * block + tables * rounded(2.0 * shape.vocabulary * shape.hidden / parts))
+
+
+def host_bytes(
+    shape: ModelShape, processes: int, *, whole_model: bool, kept_bytes: float = 0.0, offloaded_bytes: float = 0.0
+) -> float:
     """Host memory of a GPU pod; the page cache of the model's files is not counted, it can be given back.
 
     Args:
@@ -60,6 +77,9 @@ def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool, kept_byt
         whole_model: whether weights are read in 16 bit before they move to the GPU (LoRA, and the merged form);
             quantised weights pass by file by file.
         kept_bytes: quantised weights of the whole base that each process keeps until they are cut into parts.
+        offloaded_bytes: what a process keeps there while it trains (DeepSpeed's offload); the base as it was loaded is
+            gone by then, part by part.
     """
     size = 2.0 * shape.parameters
-    return processes * (LIBRARIES_HOST_BYTES + (size if whole_model else kept_bytes + min(SHARD_BYTES, size)))
+    loading = size if whole_model else kept_bytes + min(SHARD_BYTES, size)
+    return processes * (LIBRARIES_HOST_BYTES + max(loading, offloaded_bytes))

@@ -21,7 +21,7 @@ PRICE = {"gpuPerHour": 2.0, "currency": "EUR"}
 ROOMY = {"cpu": "8", "memory": "400Gi"}
 
 
-def prepared(model: str, longest: int = 2048, **changes: Any) -> dict[str, Any]:
+def prepared(model: str, longest: int = 2048, /, **changes: Any) -> dict[str, Any]:
     """PREPARED with a known model and rows up to `longest` tokens."""
     facts = facts_of_shape(model).model_copy(update={"context_length": 131072}).to_wire()
     lengths = {"p50": longest // 4, "p95": longest // 2, "maximum": longest}
