@@ -14,6 +14,8 @@ UTF8_HINT = "save the file as UTF-8"
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
+_LOOKED_AT = 32
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 """What reading a broken gzip file raises."""
 
@@ -33,8 +35,8 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
             for number, raw in enumerate(stream, start=1):
                 line = raw
                 if number == 1:
-                    if raw.startswith(_UTF16):
-                        yield 1, BadRow(name, "", "is UTF-16", UTF8_HINT)
+                    if wide := wide_encoding(raw):
+                        yield 1, BadRow(name, "", f"is {wide}", UTF8_HINT)
                         return
                     line = raw.removeprefix(_BOM)
                 yield number, line.rstrip(b"\r\n")
@@ -49,9 +51,19 @@ def read_all(path: Path, name: str) -> bytes | BadRow:
             data = stream.read()
     except DAMAGED as error:
         return damaged(name, 0, error)
-    if data.startswith(_UTF16):
-        return BadRow(name, "", "is UTF-16", UTF8_HINT)
+    if wide := wide_encoding(data):
+        return BadRow(name, "", f"is {wide}", UTF8_HINT)
     return data.removeprefix(_BOM)
+
+
+def wide_encoding(start: bytes) -> str:
+    """UTF-16 or UTF-32 by the byte order mark, else by every other byte being NUL as in Latin text; empty = neither."""
+    if start.startswith(_UTF32):
+        return "UTF-32"
+    looked_at = start[:_LOOKED_AT]
+    if start.startswith(_UTF16) or (len(looked_at) >= 4 and not (any(looked_at[::2]) and any(looked_at[1::2]))):
+        return "UTF-16"
+    return ""
 
 
 def damaged(name: str, lines: int, error: Exception) -> BadRow:
