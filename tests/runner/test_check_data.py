@@ -198,3 +198,9 @@ def test_a_row_of_the_usual_layout_is_unchanged(checked: Check) -> None:
     report = checked({"train": [checked.write("a.jsonl", lines(*varied(200), exchange("one more", "x")))]})
     assert report.problems == []
     assert sum(report.rows.values()) == 201
+
+
+def test_labels_of_tables_with_gaps_are_labels(checked: Check) -> None:
+    rows = [{**row, "votes": [1.0, None, 1, 2.5]} for row in varied(60)]
+    report = checked({"train": [checked.write("a.jsonl", lines(*rows)) | {"columns": {"annotations": "votes"}}]})
+    assert "people disagree on 60" in findings(report, "agreement")[0].message

@@ -71,7 +71,9 @@ def test_lines_are_counted_from_the_top_of_the_file(load_file: Any) -> None:
         pytest.param("a.json", "[]".encode("utf-16-le"), "is UTF-16", "UTF-8", id="JSON in UTF-16"),
         pytest.param(
             "a.parquet",
-            parquet(pa.table([pa.array(["p"]), pa.array(["c"]), pa.array(["d"])], ["prompt", "completion", "completion"])),
+            parquet(
+                pa.table([pa.array(["p"]), pa.array(["c"]), pa.array(["d"])], ["prompt", "completion", "completion"])
+            ),
             "two columns are named `completion`",
             "its own name",
             id="Parquet with a name twice",
@@ -93,7 +95,11 @@ def test_lines_are_counted_from_the_top_of_the_file(load_file: Any) -> None:
         pytest.param("a.jsonl.gz", gzip.compress(b""), "has no rows", "give it rows", id="gzip of nothing"),
         pytest.param("a.jsonl.gz", b"", "has no rows", "give it rows", id="gzip without a byte"),
         pytest.param(
-            "a.jsonl.gz", gzip.compress(lines(exchange("p", "c"))) + b"tail", "gzip data are damaged", "again", id="tail"
+            "a.jsonl.gz",
+            gzip.compress(lines(exchange("p", "c"))) + b"tail",
+            "gzip data are damaged",
+            "again",
+            id="tail",
         ),
     ],
 )
@@ -113,7 +119,9 @@ def test_utf_8_is_not_taken_for_a_wide_encoding(text: str) -> None:
 
 def test_a_file_without_a_header_is_not_quoted(load_file: Any) -> None:
     said = b"My card 4111 1111 1111 1111 was charged twice please help,jane@example.com,+49 170 1234567,ok\n"
-    with pytest.raises(StageError, match=r"has columns <57 characters>, <16 characters>, <15 characters>, ok") as caught:
+    with pytest.raises(
+        StageError, match=r"has columns <57 characters>, <16 characters>, <15 characters>, ok"
+    ) as caught:
         load_file("a.csv", said * 2)
     assert "jane" not in caught.value.message
 

@@ -412,7 +412,10 @@ def test_a_row_of_100_kb_is_fine(load_file: Any) -> None:
             id="judgement missing",
         ),
         pytest.param(
-            "a.jsonl", lines({"conversations": [{"from": "tool", "value": "x"}]}), "is of a tool (from tool)", id="ShareGPT role"
+            "a.jsonl",
+            lines({"conversations": [{"from": "tool", "value": "x"}]}),
+            "is of a tool (from tool)",
+            id="ShareGPT role",
         ),
         pytest.param("a.jsonl", lines({"text": " "}), "`text` is empty", id="blank text"),
     ],

@@ -16,7 +16,9 @@ SAID = ["user: Hi", "assistant: Hello"]
 @pytest.mark.parametrize(
     ("messages", "read"),
     [
-        pytest.param([{"from": "user", "content": "Hi"}, {"from": "gpt", "content": "Hello"}], SAID, id="from, content"),
+        pytest.param(
+            [{"from": "user", "content": "Hi"}, {"from": "gpt", "content": "Hello"}], SAID, id="from, content"
+        ),
         pytest.param([{"role": "human", "value": "Hi"}, {"role": "gpt", "value": "Hello"}], SAID, id="role, value"),
         pytest.param([{"from": "Human", "value": "Hi"}, {"from": "GPT", "value": "Hello"}], SAID, id="capitals"),
         pytest.param([{"role": "User", "content": "Hi"}, ASSISTANT], SAID, id="OpenAI roles in capitals"),
@@ -32,7 +34,10 @@ SAID = ["user: Hi", "assistant: Hello"]
         pytest.param([USER, {**ASSISTANT, "train": True}], SAID, id="train true"),
         pytest.param([{**USER, "weight": 0}, ASSISTANT], SAID, id="weight 0 of a question"),
         pytest.param(
-            [{"role": "user", "content": ["Hi"]}, {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}],
+            [
+                {"role": "user", "content": ["Hi"]},
+                {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+            ],
             SAID,
             id="parts",
         ),
@@ -58,7 +63,10 @@ def test_spellings_that_mean_the_same(load_file: Any, messages: list[Any], read:
             id="function call",
         ),
         pytest.param(
-            [USER, {"role": "tool", "content": "x"}, ASSISTANT], "`messages[1]` is of a tool", "remove the row", id="tool"
+            [USER, {"role": "tool", "content": "x"}, ASSISTANT],
+            "`messages[1]` is of a tool",
+            "remove the row",
+            id="tool",
         ),
         pytest.param(
             [USER, {"from": "observation", "value": "x"}, ASSISTANT],

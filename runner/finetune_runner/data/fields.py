@@ -58,7 +58,9 @@ def text_field(value: dict[str, Any], column: str, *, may_be_empty: bool = False
         RowError: when it is missing, empty, not text, or text that UTF-8 cannot hold.
     """
     if column not in value:
-        raise RowError(f"has no `{column}` (has {column_names(value)})", f"add `{column}`, or map it with data.train[].columns")
+        raise RowError(
+            f"has no `{column}` (has {column_names(value)})", f"add `{column}`, or map it with data.train[].columns"
+        )
     return checked_text(value[column], f"`{column}`", may_be_empty=may_be_empty)
 
 

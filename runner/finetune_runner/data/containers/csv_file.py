@@ -50,7 +50,9 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
             # Columns without a name are those of an index, or the empty ones that spreadsheets write.
             duplicated = next((column for column in columns if column and columns.count(column) > 1), None)
             if duplicated is not None:
-                yield BadRow(name, f"line {first}", f"two columns are named `{duplicated}`", "give each column its own name")
+                yield BadRow(
+                    name, f"line {first}", f"two columns are named `{duplicated}`", "give each column its own name"
+                )
                 return
         elif len(fields) != len(columns):
             yield BadRow(
@@ -67,7 +69,9 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
 
 def _not_csv(name: str, position: str, error: csv.Error) -> BadRow:
     if "new-line character" in str(error):  # the csv module's words are about opening files in Python
-        return BadRow(name, position, "has line ends of old Macs (CR alone)", "save it with line ends of Unix or Windows")
+        return BadRow(
+            name, position, "has line ends of old Macs (CR alone)", "save it with line ends of Unix or Windows"
+        )
     return BadRow(name, position, f"not CSV: {error}", 'put text with quotes or line ends in "...", a quote as ""')
 
 

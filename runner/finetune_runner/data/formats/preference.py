@@ -27,7 +27,11 @@ def matches(value: dict[str, Any], columns: Columns) -> bool:
     judgement = value.get(columns.label or "label")
     # A column of this name is often a class. Where columns.label or the objective says what it is, a number will do.
     judged = isinstance(judgement, bool) or (isinstance(judgement, str) and judgement.lower() in ("true", "false"))
-    return (judged or (columns.label is not None and columns.label in value)) and (columns.prompt or "prompt") in value and (columns.completion or "completion") in value
+    return (
+        (judged or (columns.label is not None and columns.label in value))
+        and (columns.prompt or "prompt") in value
+        and (columns.completion or "completion") in value
+    )
 
 
 def parse(value: dict[str, Any], columns: Columns) -> Parsed:
@@ -61,5 +65,6 @@ def _judgement(judgement: object, column: str) -> bool:
         return word in _TRUE
     shown = f"{judgement[:40]!r}" if isinstance(judgement, str) else type_name(judgement)
     raise RowError(
-        f"`{column}` is {judgement if isinstance(judgement, int) else shown}, neither true nor false", "write true where the answer is wanted, else false"
+        f"`{column}` is {judgement if isinstance(judgement, int) else shown}, neither true nor false",
+        "write true where the answer is wanted, else false",
     )
