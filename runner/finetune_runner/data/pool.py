@@ -56,7 +56,8 @@ def split_pool(store: RowStore, near: NearDuplicates, spec: FineTuneJobSpec) -> 
         groups = f"{clusters} group{'s' if clusters > 1 else ''}"
         raise StageError(
             ExitCode.INVALID_DATA,
-            f"data.groupBy {spec.data.group_by} makes {groups} of all {rows} rows; {needed} are needed, since a group is never divided",
+            f"data.groupBy {spec.data.group_by} makes {groups} of all {rows} rows; "
+            f"{needed} are needed, since a group is never divided",
             "group by something finer, or give data.validation.source and data.test.source",
         )
     remarks = []

@@ -10,7 +10,10 @@ from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase
 PHASE: Phase = "rows"
 ORDER = 40
 
-_CANNOT = r"i(?: can(?:['\u2019]t|not| not)| won['\u2019]t|(?:['\u2019]m| am) (?:unable|not able|not allowed|not comfortable))"
+_CANNOT = (
+    r"i(?: can(?:['\u2019]t|not| not)| won['\u2019]t|"
+    r"(?:['\u2019]m| am) (?:unable|not able|not allowed|not comfortable))"
+)
 _ACT = (
     r"(?:to |with )?(?:help(?! but)|assist|answer|respond|comply|fulfill?|do that|do this|generate|engage|participate|"
     r"discuss|support (?:that|this)|continue|share that|provide (?:that|this|any|you with|information|instructions|"
@@ -19,16 +22,16 @@ _ACT = (
     r"assisting|helping|providing|answering|discussing)"
 )
 _REFUSAL = re.compile(
-    # English: a regret needs what cannot be done (or to break off there): "Sorry, I cannot find order 12" is an answer.
-    rf"^\W*(?:(?:i(?:['\u2019]m| am) (?:really |very |so |truly )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately|"
-    rf"i regret)\W+(?:but )?(?:for [\w ]+\W+(?:but )?)?{_CANNOT}(?:\W*$|[,;]|\.(?:\s|$)| {_ACT}\b)|"
+    # A regret needs what cannot be done (or to break off there): "Sorry, I cannot find order 12" is an answer.
+    rf"^\W*(?:(?:i(?:['\u2019]m| am) (?:really |very |so |truly )?sorry|sorry|i apologi[sz]e|my apologies|"
+    rf"unfortunately|i regret)\W+(?:but )?(?:for [\w ]+\W+(?:but )?)?{_CANNOT}(?:\W*$|[,;]|\.(?:\s|$)| {_ACT}\b)|"
     rf"{_CANNOT} {_ACT}\b|i do(?:n['\u2019]t| not) feel comfortable\b|"
     r"as an? (?:ai|(?:large )?language model)\b|"
     r"(?:es )?tut mir leid\W+(?:aber )?(?:(?:das|dabei|damit|dazu|hierbei) kann ich|ich kann (?:ihnen |dir |euch )?"
     r"(?:das|dabei|damit|dazu|hierbei|leider|darauf))\b[^.!]*\bnicht\b|"
     r"leider kann ich (?:ihnen |dir )?(?:dabei |damit |das |hierbei )nicht\b|als ki\b|"
-    r"(?:je suis )?d\u00e9sol\u00e9e?\W+(?:mais )?je ne peux pas (?:vous |t['\u2019])?(?:aider|r\u00e9pondre|faire (?:cela|ça)|"
-    r"fournir|assister)|en tant qu['\u2019](?:ia|intelligence artificielle)\b|"
+    r"(?:je suis )?d\u00e9sol\u00e9e?\W+(?:mais )?je ne peux pas (?:vous |t['\u2019])?"
+    r"(?:aider|r\u00e9pondre|faire (?:cela|\u00e7a)|fournir|assister)|en tant qu['\u2019](?:ia|intelligence artificielle)\b|"
     r"lo siento\W+(?:pero )?no puedo (?:ayudar|responder|hacer (?:eso|esto)|proporcionar|asistir|cumplir)|"
     r"como (?:una )?(?:ia|inteligencia artificial)\b)",
     re.IGNORECASE,
