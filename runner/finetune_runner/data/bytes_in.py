@@ -13,7 +13,9 @@ from finetune_runner.data.records import BadRow
 UTF8_HINT = "save the file as UTF-8"
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
+_LOOKED_AT = 32
 LONGEST_ROW = 16 << 20
 """Most bytes of a line, characters of a value: far more than any model reads, far less than a pod's memory."""
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -42,8 +44,8 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
                     yield number, too_long(name, f"line {number}", "end each row with a line end")
                     return
                 if number == 1:
-                    if raw.startswith(UTF16):
-                        yield 1, BadRow(name, "", "is UTF-16", UTF8_HINT)
+                    if wide := wide_encoding(raw):
+                        yield 1, BadRow(name, "", f"is {wide}", UTF8_HINT)
                         return
                     line = raw.removeprefix(_BOM)
                 yield number, line.rstrip(b"\r\n")
@@ -54,6 +56,16 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
 def too_long(name: str, position: str, hint: str) -> BadRow:
     """The bad row that a file ends with whose rows have no end, such as one line of everything."""
     return BadRow(name, position, f"is longer than {LONGEST_ROW >> 20} MiB; nothing behind it is read", hint)
+
+
+def wide_encoding(start: bytes) -> str:
+    """UTF-16 or UTF-32 by the byte order mark, else by every other byte being NUL as in Latin text; empty = neither."""
+    if start.startswith(_UTF32):
+        return "UTF-32"
+    looked_at = start[:_LOOKED_AT]
+    if start.startswith(_UTF16) or (len(looked_at) >= 4 and not (any(looked_at[::2]) and any(looked_at[1::2]))):
+        return "UTF-16"
+    return ""
 
 
 def damaged(name: str, lines: int, error: Exception) -> BadRow:

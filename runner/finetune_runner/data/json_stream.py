@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from finetune_runner.data.bytes_in import UTF16, open_bytes
+from finetune_runner.data.bytes_in import open_bytes, wide_encoding
 from finetune_runner.data.records import RowError
 
 _CHUNK_BYTES = 1 << 20
@@ -142,8 +142,8 @@ class JsonStream:
         """Read on, and forget what is behind the place."""
         line, column = self._place(self._at)
         data = self._stream.read(size if self._begun else max(size, _SHORTEST_MARK))
-        if not self._begun and data.startswith(UTF16):
-            raise NotUtf8("is UTF-16", 0)
+        if not self._begun and (wide := wide_encoding(data)):
+            raise NotUtf8(f"is {wide}", 0)
         self._ended = not data
         try:
             text = self._utf8.decode(data, final=self._ended)

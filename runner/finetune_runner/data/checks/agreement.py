@@ -50,14 +50,17 @@ def krippendorff_alpha(units: Iterable[Sequence[str]]) -> float | None:
 
 
 def check(given: Given) -> list[Remark]:
-    """Tell the agreement where rows carry several labels. Raises StageError (INVALID_DATA) below 0.667 in mode fail."""
+    """Tell the agreement where rows carry several labels; case and white space are no disagreement.
+
+    Raises StageError (INVALID_DATA) below 0.667 in mode fail.
+    """
     split = Found()
     labelled = 0
 
     def units() -> Iterable[Sequence[str]]:
         nonlocal labelled
         for example in given.rows(*TASK_SPLITS):
-            labels = example.row.annotations
+            labels = [" ".join(label.casefold().split()) for label in example.row.annotations]
             labelled += len(labels) > 1
             if len(set(labels)) > 1:
                 split.add(example)

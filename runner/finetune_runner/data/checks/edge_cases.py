@@ -79,7 +79,7 @@ def check(given: Given) -> list[Remark]:
     facts = {"share": round(share, 4), "shortest": round(shortest), "longest": round(longest)}
     if share >= FEWEST_SHARE:
         return [Remark("edgeCases", "info", message, found.rows, tuple(found.positions), dict(found.splits), facts)]
-    hint = "add inputs as they come in use: empty, very long, of rare kinds"
+    hint = "add inputs as they come in use: very short, very long, of rare kinds"
     if given.mode == "fail":
         raise StageError(ExitCode.INVALID_DATA, message, hint)
     return [
