@@ -1,0 +1,156 @@
+"""Where models and data come from, as pods see it: a hub with its tokens through the pool's model cache, and claims."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from kubernetes import client
+
+from finetune_operator.builders.volumes import MODEL_CACHE_PATH
+from tests.cluster.harness.cluster import Cluster
+from tests.cluster.harness.node.cluster import NodeCluster
+from tests.cluster.harness.node.node import Node
+from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
+from tests.runner.hub_server import HubServer, sha256
+from tests.runner.tiny import tickets
+
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
+MODEL, DATA = "acme/base", "acme/tickets"
+WEIGHTS = "model.safetensors"
+CACHE, CLAIM = "base-models", "team-data"
+
+
+@pytest.fixture
+def node(installed_node: Cluster) -> Node:
+    """The node whose folders are the volumes."""
+    if not isinstance(installed_node, NodeCluster):
+        pytest.skip("the folders behind the volumes are on a given cluster's nodes")
+    return installed_node.nodes["node-0"]
+
+
+@pytest.fixture
+def hub(host_address: str, tiny_model: Path) -> Iterator[HubServer]:
+    """A hub on this machine with a gated model and a private data set."""
+    rows = [{"messages": row.messages} for row in tickets(320, 5)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with HubServer(host_address) as server:
+        server.model(MODEL, tiny_model, gated=True)
+        server.dataset(DATA, {"train.jsonl": lines}, private=True)
+        yield server
+
+
+@pytest.fixture
+def team(tenant: Tenant, node: Node, hub: HubServer) -> Tenant:
+    """The tenant with a claim for base models, a claim with data, and two tokens for the hub."""
+    for claim in (CACHE, CLAIM):
+        folder = node.work_dir / "volumes" / claim
+        folder.mkdir(parents=True)
+        tenant.make_claim(claim, node.name, folder)
+    for name, token in (("hub", hub.TOKEN), ("stranger", hub.STRANGER)):
+        values = (f"--from-literal=HF_TOKEN={token}", f"--from-literal=HF_ENDPOINT={hub.endpoint}")
+        tenant.kubectl("create", "secret", "generic", name, *values)
+    hub.cdn = second_name(tenant, "cdn", hub.port)
+    return tenant
+
+
+def second_name(tenant: Tenant, name: str, port: int) -> str:
+    """Another name for a server on this machine, as pods know it: a Service without pods."""
+    service = {"metadata": {"name": name}, "spec": {"ports": [{"port": port}]}}
+    tenant.core.create_namespaced_service(tenant.namespace, service)
+    address = urlsplit(tenant.s3.endpoint).hostname
+    behind = {
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address]}],
+        "ports": [{"port": port}],
+    }
+    client.DiscoveryV1Api(tenant.cluster.api()).create_namespaced_endpoint_slice(tenant.namespace, behind)
+    return f"http://{name}.{tenant.namespace}.svc.cluster.local:{port}"
+
+
+def apply(tenant: Tenant, name: str, pool: str, *, token: str = "hub", **spec: Any) -> None:
+    """A job on the hub's model and data, with an Adapter of its own."""
+    tenant.apply_job(
+        *(name, pool),
+        model={"source": f"hf://{MODEL}", "secretRef": {"name": token}},
+        data={"train": [{"source": f"hf://datasets/{DATA}", "secretRef": {"name": "hub"}}]},
+        output={"adapterRef": {"name": name}},
+        **spec,
+    )
+
+
+def wait_prepared(tenant: Tenant, name: str) -> dict[str, Any]:
+    """Wait for the end of prepare, then stop the job: nothing else of it is looked at. Its result."""
+    prepared = tenant.wait_status(name, lambda status: status.get("results", {}).get("prepare"), "prepare")
+    tenant.kubectl("patch", "ftj", name, "--type=merge", "-p", json.dumps({"spec": {"cancel": True}}))
+    assert prepared is not None
+    return prepared
+
+
+def test_a_gated_model_is_fetched_once_shared_read_only_and_repaired(
+    team: Tenant, hub: HubServer, node: Node, tiny_model: Path
+) -> None:
+    pool = team.make_pool(modelCache={"claimName": CACHE})
+    content = (tiny_model / WEIGHTS).read_bytes()
+    half_way = hub.hold[sha256(content)] = threading.Event()
+
+    apply(team, "first", pool)
+    team.wait_status("first", lambda _: hub.held.is_set(), "the transfer of the weights")
+    live = team.wait_status("first", downloading(f"fetching hf://{MODEL}"), "the download")
+    assert live is not None
+    assert live["percent"] < 100
+    assert "prepare" in team.kubectl("get", "ftj", "first")
+    apply(team, "second", pool)
+    team.wait_status("second", downloading("waiting for "), "that another pod fetches it")
+    half_way.set()
+
+    second = wait_prepared(team, "second")
+    asked = len(hub.requests)
+    first = team.wait_end("first")
+    assert first["phase"] == "Succeeded", team.told("first")
+    assert second["revision"] == first["results"]["prepare"]["revision"] == hub.repos["models", MODEL].refs["main"]
+    assert len(fetched(hub, content)) == 1, "once for both jobs"
+    assert len(hub.requests) == asked, "pods that hold GPUs ask no hub"
+    modes = {stage: mounted_read_only(team, "first", stage) for stage in ("prepare", "baseline", "train", "evaluate")}
+    assert modes == {"prepare": False, "baseline": True, "train": True, "evaluate": True}
+
+    [weights] = (node.work_dir / "volumes" / CACHE).rglob(WEIGHTS)
+    damaged = bytearray(content)
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    others = {path: path.stat().st_mtime_ns for path in weights.parent.glob("*.json")}
+    apply(team, "third", pool)
+    third = wait_prepared(team, "third")
+    assert third["modelDigest"] == second["modelDigest"]
+    assert weights.read_bytes() == content
+    assert len(fetched(hub, content)) == 2
+    assert {path: path.stat().st_mtime_ns for path in others} == others, "only what was damaged is fetched"
+    assert hub.TOKEN not in team.kubectl("get", "ftj,events,pods,jobs", "-o", "yaml")
+
+
+def downloading(phase: str) -> Any:
+    """A condition on a status: prepare says that it is in a phase of fetching the model."""
+
+    def holds(status: dict[str, Any]) -> dict[str, Any] | None:
+        live: dict[str, Any] = status.get("live") or {}
+        return live if live.get("phase", "").startswith(phase) else None
+
+    return holds
+
+
+def fetched(hub: HubServer, content: bytes) -> list[str]:
+    """Transfers of a content, each with where it began."""
+    return [request.range for request in hub.gets(f"/cdn/{sha256(content)}")]
+
+
+def mounted_read_only(tenant: Tenant, name: str, stage: str) -> bool:
+    """Whether a stage's pod had the model cache as a mount that cannot be written."""
+    [pod] = tenant.pods(name, stage)
+    [mount] = [item for item in pod.spec.containers[0].volume_mounts if item.mount_path == MODEL_CACHE_PATH]
+    return bool(mount.read_only)
