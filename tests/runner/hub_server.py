@@ -55,6 +55,8 @@ class Request:
     path: str
     range: str
     authorization: str
+    client: str
+    """Address of who asked."""
 
 
 class HubServer:
@@ -162,9 +164,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             """Say nothing."""
 
         def _answer(self, *, body: bool) -> None:
-            hub.requests.append(
-                Request(self.command, self.path, self.headers.get("Range", ""), self.headers.get("Authorization", ""))
-            )
+            said = (self.headers.get("Range", ""), self.headers.get("Authorization", ""))
+            hub.requests.append(Request(self.command, self.path, *said, str(self.client_address[0])))
             try:
                 if hub.gone_after is not None and len(hub.requests) > hub.gone_after:
                     raise _RefusedError(503, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +116,8 @@ def test_a_gated_model_is_fetched_once_shared_read_only_and_repaired(
     first = team.wait_end("first")
     assert first["phase"] == "Succeeded", team.told("first")
     assert second["revision"] == first["results"]["prepare"]["revision"] == hub.repos["models", MODEL].refs["main"]
-    assert len(fetched(hub, content)) == 1, "once for both jobs"
+    fillers = [address_of(team, "first")]
+    assert fetched_by(hub, content) == fillers, "one pod for both jobs"
     assert len(hub.requests) == asked, "pods that hold GPUs ask no hub"
     modes = {stage: mounted_read_only(team, "first", stage) for stage in ("prepare", "baseline", "train", "evaluate")}
     assert modes == {"prepare": False, "baseline": True, "train": True, "evaluate": True}
@@ -129,7 +131,7 @@ def test_a_gated_model_is_fetched_once_shared_read_only_and_repaired(
     third = wait_prepared(team, "third")
     assert third["modelDigest"] == second["modelDigest"]
     assert weights.read_bytes() == content
-    assert len(fetched(hub, content)) == 2
+    assert fetched_by(hub, content) == [*fillers, address_of(team, "third")]
     assert {path: path.stat().st_mtime_ns for path in others} == others, "only what was damaged is fetched"
     assert hub.TOKEN not in team.kubectl("get", "ftj,events,pods,jobs", "-o", "yaml")
 
@@ -144,9 +146,15 @@ def downloading(phase: str) -> Any:
     return holds
 
 
-def fetched(hub: HubServer, content: bytes) -> list[str]:
-    """Transfers of a content, each with where it began."""
-    return [request.range for request in hub.gets(f"/cdn/{sha256(content)}")]
+def fetched_by(hub: HubServer, content: bytes) -> list[str]:
+    """Addresses of the pods that asked for a content, in order; one may ask again where its connection broke."""
+    return list(dict.fromkeys(request.client for request in hub.gets(f"/cdn/{sha256(content)}")))
+
+
+def address_of(tenant: Tenant, name: str) -> str:
+    """The address of the pod of a job's only attempt at prepare."""
+    [pod] = tenant.pods(name, "prepare")
+    return str(pod.status.pod_ip)
 
 
 def mounted_read_only(tenant: Tenant, name: str, stage: str) -> bool:
@@ -154,3 +162,28 @@ def mounted_read_only(tenant: Tenant, name: str, stage: str) -> bool:
     [pod] = tenant.pods(name, stage)
     [mount] = [item for item in pod.spec.containers[0].volume_mounts if item.mount_path == MODEL_CACHE_PATH]
     return bool(mount.read_only)
+
+
+def test_model_and_data_of_claims_are_read_where_they_are(team: Tenant, node: Node, tiny_model: Path) -> None:
+    folder = node.work_dir / "volumes" / CLAIM
+    shutil.copytree(tiny_model, folder / "models" / "tiny")
+    (folder / "train.jsonl").write_bytes(team.read("data/train.jsonl"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    pool = team.make_pool(modelCache={"claimName": CACHE})
+    team.apply_job(
+        *("claimed", pool),
+        model={"source": f"pvc://{CLAIM}/models/tiny"},
+        data={"train": [{"source": f"pvc://{CLAIM}/train.jsonl"}]},
+        training={"maxSteps": 16},
+        evaluation={"gates": [{"metric": "loss", "over": "base", "minimumGain": 0.01}]},
+    )
+    status = team.wait_end("claimed")
+    assert status["phase"] == "Succeeded", team.told("claimed")
+    for stage in ("prepare", "baseline", "train", "evaluate"):
+        [pod] = team.pods("claimed", stage)
+        claims = {item.persistent_volume_claim.claim_name: item.persistent_volume_claim.read_only
+                  for item in pod.spec.volumes if item.persistent_volume_claim}  # fmt: skip
+        assert claims == {CLAIM: True}, "no cache for what is there already"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    version = team.object("adapterversions", "triage-v1")["spec"]
+    assert version["base"]["source"] == f"pvc://{CLAIM}/models/tiny"
