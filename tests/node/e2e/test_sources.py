@@ -1,4 +1,4 @@
-"""Where models and data come from, as pods see it: a hub with its tokens through the pool's model cache, and claims."""
+"""Where models and data come from, as pods see it: a hub through the pool's model cache, claims, and images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pytest
 from kubernetes import client
 
 from finetune_operator.builders.volumes import MODEL_CACHE_PATH
+from tests.cluster.harness.binaries import binary
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.node.cluster import NodeCluster
 from tests.cluster.harness.node.node import Node
+from tests.cluster.harness.oci import write_image
 from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
 from tests.runner.hub_server import HubServer, sha256
 from tests.runner.tiny import tickets
@@ -25,6 +27,13 @@ pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 MODEL, DATA = "acme/base", "acme/tickets"
 WEIGHTS = "model.safetensors"
 CACHE, CLAIM = "base-models", "team-data"
+LABEL = {"finetune-test": "images"}
+IMAGE = "localhost/team-data:1"
+SHORT: dict[str, Any] = {
+    "training": {"maxSteps": 16},
+    "evaluation": {"gates": [{"metric": "loss", "over": "base", "minimumGain": 0.01}]},
+}
+"""A job that goes through every stage and learns little."""
 
 
 @pytest.fixture
@@ -33,6 +42,17 @@ def node(installed_node: Cluster) -> Node:
     if not isinstance(installed_node, NodeCluster):
         pytest.skip("the folders behind the volumes are on a given cluster's nodes")
     return installed_node.nodes["node-0"]
+
+
+@pytest.fixture
+def image_node(installed_node: Cluster) -> Iterator[Node]:
+    """A node whose containerd mounts images as volumes, which Debian's (1.6) does not."""
+    if not isinstance(installed_node, NodeCluster):
+        pytest.skip("a given cluster's nodes cannot be given an image")
+    runtime = binary("containerd").parent
+    node = installed_node.add_node("images", gpus=0, labels=LABEL, image_targets=("runner",), runtime=runtime)
+    yield node
+    installed_node.remove_node(node)
 
 
 @pytest.fixture
@@ -174,8 +194,7 @@ def test_model_and_data_of_claims_are_read_where_they_are(team: Tenant, node: No
         *("claimed", pool),
         model={"source": f"pvc://{CLAIM}/models/tiny"},
         data={"train": [{"source": f"pvc://{CLAIM}/train.jsonl"}]},
-        training={"maxSteps": 16},
-        evaluation={"gates": [{"metric": "loss", "over": "base", "minimumGain": 0.01}]},
+        **SHORT,
     )
     status = team.wait_end("claimed")
     assert status["phase"] == "Succeeded", team.told("claimed")
@@ -187,3 +206,24 @@ def test_model_and_data_of_claims_are_read_where_they_are(team: Tenant, node: No
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     version = team.object("adapterversions", "triage-v1")["spec"]
     assert version["base"]["source"] == f"pvc://{CLAIM}/models/tiny"
+
+
+def test_model_and_data_of_an_image_are_mounted_by_the_kubelet(
+    image_node: Node, tenant: Tenant, tiny_model: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "train.jsonl"
+    rows.write_bytes(tenant.read("data/train.jsonl"))
+    files = {f"/models/tiny/{path.name}": path for path in tiny_model.iterdir()} | {"/data/train.jsonl": rows}
+    image_node.import_image(write_image(tmp_path / "data.tar", IMAGE, files, []))
+    pool = tenant.make_pool(nodeSelector=LABEL)
+    tenant.apply_job(
+        *("imaged", pool),
+        model={"source": f"oci://{IMAGE}/models/tiny"},
+        data={"train": [{"source": f"oci://{IMAGE}/data/train.jsonl"}]},
+        **SHORT,
+    )
+    status = tenant.wait_end("imaged")
+    assert status["phase"] == "Succeeded", tenant.told("imaged")
+    assert status["results"]["prepare"]["rows"]["train"] > 0
+    mounted = [[item.image.reference for item in pod.spec.volumes if item.image] for pod in tenant.pods("imaged")]
+    assert mounted == [[IMAGE]] * 5, "once, also where model and data are in it"
