@@ -517,6 +517,17 @@ def test_a_hub_that_is_not_there_is_unavailable() -> None:
     assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
 
 
+def test_a_mirror_that_loses_the_hubs_headers_is_told_from_one_that_is_silent(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    server.model(OFFICIAL, tiny_model)
+    server.cdn = server.endpoint  # a redirect to the same host is followed before the headers are looked at
+    with pytest.raises(StageError, match="does not answer as the hub does") as caught:
+        fetch_model(context_of(world, server))
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+    assert "X-Repo-Commit" in caught.value.evidence
+
+
 def test_stages_after_prepare_read_the_pools_cache_and_write_nothing(
     world: PrepareWorld, server: HubServer, tiny_model: Path
 ) -> None:
