@@ -27,6 +27,7 @@ from finetune_runner.training.objectives.base import Batch, Objective, Start
 from finetune_runner.training.objectives.making import make_objective
 from finetune_runner.training.objectives.sft import SupervisedFineTuning
 from finetune_runner.training.optimizer import trainable
+from finetune_runner.training.optimizer_files import write_optimizer
 from finetune_runner.training.order import micro_batches
 from finetune_runner.training.probe import find, longest_micro_batch
 from finetune_runner.training.strategies import new_engine
@@ -164,6 +165,7 @@ def _facts(
     probed = _probe(engine, world) if world.size > 1 else ""
     losses = _train(engine, world, range(2))
     adapter, state = engine.adapter(), engine.optimizer_state()
+    write_optimizer(state, Path(tempfile.mkdtemp()), world)  # what a checkpoint does with it
     losses += _train(engine, world, range(2, STEPS))
     after = engine.adapter()
     resumed = _engine(name, model, plan, world, 2, adapter)

@@ -161,13 +161,19 @@ def test_a_stop_during_a_slow_evaluation_of_two_ranks_loses_no_step(
     assert losses == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+@pytest.mark.parametrize(
+    ("strategy", "resumed_by"),
+    [("fsdp", {"strategy": "single", "micro_batch_size": 4}), ("deepspeed", {"strategy": "deepspeed"})],
+    ids=["fsdp, resumed by one process", "deepspeed"],
+)
 def test_a_damaged_shard_of_a_checkpoint_is_named_and_the_one_before_is_used(
     strategy: str,
+    resumed_by: dict[str, Any],
     tmp_path: Path,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     world = pair(tmp_path, tiny_model, monkeypatch, strategy)
     undisturbed, _ = train.run(world.context("train"))
@@ -176,8 +182,10 @@ def test_a_damaged_shard_of_a_checkpoint_is_named_and_the_one_before_is_used(
     content[-1] ^= 1
     shard.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        resumed, _ = train.run(world.with_plan(strategy="single", micro_batch_size=4).context("train"))
-    assert "step-4 is skipped: optimizer-2-of-2.safetensors does not have the recorded sha256" in caplog.text
+        resumed, _ = train.run(world.with_plan(**resumed_by).context("train"))
+    captured = capfd.readouterr()
+    said = caplog.text + captured.out + captured.err  # of this process, or of its ranks
+    assert "step-4 is skipped: optimizer-2-of-2.safetensors does not have the recorded sha256" in said
     assert undisturbed.train is not None
     assert resumed.train is not None
     assert resumed.train.resumed_from_step == 2

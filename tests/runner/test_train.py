@@ -38,14 +38,14 @@ def steps(world: World) -> list[int]:
     return CheckpointStore(world.context("train")).steps()
 
 
-def stop_after(world: World, step: int) -> StageContext:
-    """A context whose stop is asked for once training has said that it is at `step`."""
+def stop_after(world: World, step: int, phase: str = "") -> StageContext:
+    """A context whose stop is asked for once training has said that it is at `step`, or in a phase of it."""
     said: list[Progress] = []
     context = world.open(world.task("train"), said)
 
     class Asked(type(context.stop)):  # type: ignore[misc]
         def is_set(self) -> bool:
-            return any(progress.step >= step for progress in said)
+            return any(progress.step >= step and phase in (progress.phase or "") for progress in said)
 
     object.__setattr__(context, "stop", Asked())
     return context

@@ -15,6 +15,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_runner.data.rows import Row, make_row
 from finetune_runner.errors import StageError
 from finetune_runner.training import evaluating, stopping, validating
+from finetune_runner.training.divergence import DivergenceGuard
 from finetune_runner.training.loop import Loop
 from tests.runner.preferences import with_rows
 from tests.runner.test_train import checkpoints, curve, run, stop_after
@@ -35,6 +36,34 @@ def unlearnable(count: int) -> list[Row]:
     """Texts of one token: nothing predicts it."""
     del count
     return [make_row([{"role": "assistant", "content": ""}])]
+
+
+# -- the first step --
+
+
+def test_a_stop_before_the_first_step_ends_at_once_and_costs_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    """A first evaluation may outlast a pod's grace period, and there is nothing yet to save."""
+    world = small(tmp_path, tiny_model)
+    with pytest.raises(StageError, match="asked to stop before its first step") as stopped:
+        run(stop_after(world, 0, "validating the untuned model"))
+    assert stopped.value.exit_code == ExitCode.INTERRUPTED
+    assert not checkpoints(world).exists()
+    result = run(world.context("train"))
+    assert (result.resumed_from_step, result.steps) == (0, 4)
+
+
+def test_the_training_loss_of_an_evaluation_is_that_of_the_steps_since_the_one_before(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven steps, evaluated after six and at the end: more steps than a tenth of the run, and then only one."""
+    seen: list[float] = []
+    observe = DivergenceGuard.observe
+    monkeypatch.setattr(
+        DivergenceGuard, "observe", lambda self, step, loss: (seen.append(loss), observe(self, step, loss))
+    )
+    world = small(tmp_path, tiny_model, total_steps=7, eval_steps=6)
+    run(world.context("train"))
+    assert [point["train_loss"] for point in curve(world)[1:]] == pytest.approx([sum(seen[:6]) / 6, seen[6]])
 
 
 # -- the last step --

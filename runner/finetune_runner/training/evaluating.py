@@ -57,7 +57,8 @@ class Evaluations:
         began = time.monotonic()
         loss, measures = measure(session, self._learner)
         self._divergence.observe_validation(step, loss)
-        train_loss = statistics.fmean(state.recent_losses[-session.plan.eval_steps :])
+        since = step - state.history[-1].step if state.history else step
+        train_loss = statistics.fmean(state.recent_losses[-since:])
         self._note(Point(step, loss, train_loss, measures))
         if self._selection.better(loss, measures, state.best_validation_loss, state.best_measures):
             state.best_step, state.best_validation_loss, state.best_measures = step, loss, measures

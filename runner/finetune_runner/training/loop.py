@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from finetune_runner.training.setup import Learner
 
 PROGRESS_EVERY_S = 1.0
+MOST_LOSSES = 1000
+"""Kept for the mean training loss since the last evaluation; they are part of every checkpoint's manifest."""
 
 
 class Loop:
@@ -116,7 +118,8 @@ class Loop:
             tokens=sum(objective.lengths[index] for index in examples),
             labelled=sum(objective.counts[index] for index in examples),
         )
-        state.recent_losses = [*state.recent_losses, loss][-max(SHOWN_LOSSES, last_tenth(session)) :]
+        kept = max(SHOWN_LOSSES, last_tenth(session), min(session.plan.eval_steps, MOST_LOSSES))
+        state.recent_losses = [*state.recent_losses, loss][-kept:]
         session.tracking.log(
             step, {"train/loss": loss, "train/learning_rate": self._rate, "train/step_seconds": took_s}
         )

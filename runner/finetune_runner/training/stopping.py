@@ -22,18 +22,25 @@ def slow(session: Session) -> bool:
 def goes_on(session: Session) -> None:
     """Between two batches of something other than a step. Raises StageError when a stop costs nothing.
 
-    That is so when it is asked for, the step is saved and much is left to do. Ranks of one pod need not agree: whoever
-    hears it first ends the others. Those of another pod would be told as failed, so with several nodes what is under
-    way goes on.
+    That is so before the first step, and when the step is saved and much is left to do. Ranks of one pod need not
+    agree: whoever hears it first ends the others. Those of another pod would be told as failed, so with several nodes
+    what is under way goes on.
     """
     session.watchdog.alive()
-    saved = session.saved is not None and session.saved.step == session.state.step
-    if saved and slow(session) and session.plan.nodes == 1 and session.context.stop.is_set():
+    step = session.state.step
+    saved = session.saved is not None and session.saved.step == step
+    if (step == 0 or (saved and slow(session))) and session.plan.nodes == 1 and session.context.stop.is_set():
         raise asked_to_stop(session)
 
 
 def asked_to_stop(session: Session) -> StageError:
-    """The cause of an attempt that saved its step and ends."""
+    """The cause of an attempt that ends with its step saved, or before its first one."""
+    if session.state.step == 0:
+        return StageError(
+            ExitCode.INTERRUPTED,
+            "training was asked to stop before its first step",
+            hint="the next attempt starts from the beginning",
+        )
     return StageError(
         ExitCode.INTERRUPTED,
         f"training was asked to stop and saved a checkpoint at step {session.state.step}",

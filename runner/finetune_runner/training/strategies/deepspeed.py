@@ -131,12 +131,16 @@ def engine(setup: Setup) -> Engine:
 
         def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
             state = self._inner.state[self._flat()[0]]
-            fields = [field for field, value in state.items() if torch.as_tensor(value).dim()]
-            single = {field: torch.as_tensor(state[field]).cpu().clone() for field in state if field not in fields}
-            return {
-                name: single | {field: safe_get_full_optimizer_state(p, field).cpu().clone() for field in fields}
-                for name, p in trainable(self.model).items()
-            }
+            fields = {field: torch.as_tensor(value) for field, value in state.items()}
+
+            def of(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+                # Numbers are the flat part's. Each parameter has a copy: safetensors refuses to write one tensor twice.
+                return {
+                    field: (safe_get_full_optimizer_state(parameter, field) if value.dim() else value).cpu().clone()
+                    for field, value in fields.items()
+                }
+
+            return {name: of(parameter) for name, parameter in trainable(self.model).items()}
 
         def load_optimizer_state(self, states: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
             fields = next(iter(states.values()))
