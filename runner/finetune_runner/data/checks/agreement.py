@@ -1,8 +1,8 @@
 """Agreement of the people who labelled: a model cannot be better than what they agree on.
 
 Krippendorff's alpha for nominal labels (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability): it takes any
-number of people and rows that only some of them saw. 0.8 and more is reliable, below 0.667 nothing can be concluded
-(Krippendorff 2004, Content Analysis, page 241).
+number of people and rows that only some of them saw. 0.8 is customary, 0.667 "the lowest conceivable limit" for
+tentative conclusions (Krippendorff 2004, Content Analysis, page 241).
 """
 
 from __future__ import annotations

@@ -42,10 +42,10 @@ def check(given: Given) -> list[Remark]:
             if given.mode == "fix":
                 given.drop(example)
         if split == "train" and found.rows and found.rows == given.count(split) and given.mode == "fix":
-            holders = " or ".join(other for other in others if given.count(other))
+            apart = " or ".join(other for other in others if given.count(other))
             raise StageError(
                 ExitCode.INVALID_DATA,
-                f"all {found.rows} rows of train have inputs that are (nearly) in {holders}: {found.where()}",
+                f"all {found.rows} rows of train have inputs that are (nearly) in {apart}: {found.where()}",
                 "give data.test.source, data.validation.source and evaluation.outOfDomain rows that are not in "
                 "data.train, or leave the first two out: they are then split off",
                 found.positions[0],

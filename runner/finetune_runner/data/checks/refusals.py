@@ -31,7 +31,8 @@ _REFUSAL = re.compile(
     r"(?:das|dabei|damit|dazu|hierbei|leider|darauf))\b[^.!]*\bnicht\b|"
     r"leider kann ich (?:ihnen |dir )?(?:dabei |damit |das |hierbei )nicht\b|als ki\b|"
     r"(?:je suis )?d\u00e9sol\u00e9e?\W+(?:mais )?je ne peux pas (?:vous |t['\u2019])?"
-    r"(?:aider|r\u00e9pondre|faire (?:cela|\u00e7a)|fournir|assister)|en tant qu['\u2019](?:ia|intelligence artificielle)\b|"
+    r"(?:aider|r\u00e9pondre|faire (?:cela|\u00e7a)|fournir|assister)|"
+    r"en tant qu['\u2019](?:ia|intelligence artificielle)\b|"
     r"lo siento\W+(?:pero )?no puedo (?:ayudar|responder|hacer (?:eso|esto)|proporcionar|asistir|cumplir)|"
     r"como (?:una )?(?:ia|inteligencia artificial)\b)",
     re.IGNORECASE,

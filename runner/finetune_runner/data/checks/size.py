@@ -2,8 +2,8 @@
 
 A class of a classification: about 100 rows (OpenAI, guide to fine-tuning GPT-3, 2022). An answer of a given form, such
 as an extraction: about 500 (same guide, conditional generation). Free answers: 1,000 (Zhou et al. 2023, LIMA: 1,000
-curated rows align a 65B model). Below 50 nobody saw an effect (OpenAI, guide to supervised fine-tuning: improvements
-from 50 to 100 rows): data.checks.minimumRows.
+curated rows align a 65B model). The floor below these, data.checks.minimumRows, is 50 (OpenAI, guide to supervised
+fine-tuning: start with 50, improvements from 50 to 100 rows).
 """
 
 from __future__ import annotations
