@@ -34,7 +34,7 @@ PACKAGES := crds/finetune_api operator/finetune_operator runner/finetune_runner 
 TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 # Go modules under tests/cluster/binaries whose programs the tests start; built ahead, since it takes minutes.
-CLUSTER_MODULES := argohealth coredns etcd helm kstatus kubernetes kueue kwok pause promtool
+CLUSTER_MODULES := argohealth containerd coredns etcd helm kstatus kubernetes kueue kwok pause promtool
 # Only a KUBECONFIG given on this command line counts: the tests create and delete, and an exported one may be anybody's.
 ifeq ($(origin KUBECONFIG),command line)
 export KUBECONFIG_UNDER_TEST := $(abspath $(KUBECONFIG))

@@ -7,8 +7,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from finetune_api.job.method import Objective
+from finetune_api.job.recipe import RECIPES
 from finetune_cli.errors import CliError
 
+METHODS: dict[Objective, str] = {
+    "sft": "",
+    "dpo": """  method:
+    objective: dpo  # from pairs of a better and a worse answer
+    # warmStartFrom: {version: NAME-v1}  # go on from a published version; else from the base model
+""",
+    "kto": """  method:
+    objective: kto  # from answers that are judged good or bad
+    # warmStartFrom: {version: NAME-v1}  # go on from a published version; else from the base model
+""",
+}
 TaskType = Literal["classification", "extraction", "generation"]
 MOST_CLASSES = 40
 """More different answers than this are no classes: they would not fit into a prompt."""
@@ -19,9 +32,11 @@ MINIMUM_ROWS = 50
 class Layout:
     """How rows are laid out, and what was seen in their answers."""
 
-    format: Literal["chat", "alpaca", "promptCompletion"]
+    format: Literal["chat", "alpaca", "promptCompletion", "preference"]
     columns: dict[str, str]
     answers: list[str]
+    """Of preferences the better ones."""
+    objective: Objective = "sft"
 
 
 def _texts(rows: list[dict[str, Any]], column: str) -> list[str]:
@@ -45,12 +60,53 @@ def _chosen_text_column(rows: list[dict[str, Any]], answer: str, wanted: str | N
     return max(lengths, key=lambda name: lengths[name])
 
 
+def _answer_text(value: object) -> str:
+    """An answer that is a text, or the last of a list of messages."""
+    if isinstance(value, list):
+        last = value[-1] if value else None
+        return str(last.get("content", "")) if isinstance(last, dict) else ""
+    return "" if value is None else str(value)
+
+
+def _judgement(value: object) -> bool | None:
+    """Whether an answer is wanted; None where the value is no judgement."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "false": False}
+    return words.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _preferences(rows: list[dict[str, Any]]) -> Layout | None:
+    """Pairs of a better and a worse answer, or answers that are judged true or false; None for anything else.
+
+    Raises CliError when every answer is judged the same.
+    """
+    names = set(rows[0])
+    if {"chosen", "rejected"} <= names:
+        return Layout("preference", {}, [_answer_text(row.get("chosen")) for row in rows], "dpo")
+    if not {"prompt", "completion", "label"} <= names:
+        return None
+    judged = [_judgement(row.get("label")) for row in rows]
+    if None in judged:
+        return None
+    if len(set(judged)) == 1:
+        raise CliError(
+            f"every answer has label {str(judged[0]).lower()}: nothing tells wanted answers from others",
+            "Add answers of the other kind; or remove the column label to learn from all of them.",
+        )
+    wanted = [_answer_text(row.get("completion")) for row, good in zip(rows, judged, strict=True) if good]
+    return Layout("preference", {}, wanted, "kto")
+
+
 def layout_of(rows: list[dict[str, Any]], label: str | None, text: str | None) -> Layout:
-    """Recognise the layout: chat, alpaca, prompt and completion, or a table with a text and an answer column.
+    """Recognise the layout: preferences, chat, alpaca, prompt and completion, or a table with a text and an answer.
 
     Raises CliError naming the columns when none fits.
     """
     names = list(rows[0])
+    preferences = _preferences(rows) if label not in names else None
+    if preferences is not None:
+        return preferences
     if "messages" in names:
         messages = [row.get("messages") for row in rows]
         answers = [str(turns[-1].get("content", "")) for turns in messages if isinstance(turns, list) and turns]
@@ -179,13 +235,15 @@ class Draft:
     text: str | None
 
 
-def draft_yaml(draft: Draft, rows: list[dict[str, Any]]) -> str:
+def draft_yaml(draft: Draft, layout: Layout) -> str:
     """The YAML. Raises CliError when rows and task do not fit."""
-    layout = layout_of(rows, draft.label, draft.text)
     if draft.task == "classification":
         evaluation = _classification(layout, draft.label)
     else:
         evaluation = _extraction(layout) if draft.task == "extraction" else _generation()
+    recipe = RECIPES[layout.objective]
+    usual = f"learningRate: {recipe.learning_rate:g}, epochs: {recipe.epochs:g}"
+    method = METHODS[layout.objective]
     columns = f"\n      columns: {json.dumps(layout.columns)}" if layout.columns else ""
     lines = "\n".join(evaluation)
     return f"""# Written by `finetune init`. All fields: docs/reference, or `kubectl explain finetunejob.spec`.
@@ -202,9 +260,8 @@ spec:
     - source: {draft.source}
       format: {layout.format}{columns}
     # Validation (10 %) and test (15 %) are split off by themselves; near-duplicates stay together.
-  training:
-    epochs: 3
-    learningRate: 2e-4
+{method}  # Learning rate and epochs follow from the objective ({layout.objective}); set them to overrule.
+  # training: {{{usual}}}
   evaluation:
 {lines}
     # Without gates: the first metric must beat the best baseline, and nothing else may get worse.

@@ -71,9 +71,40 @@ def shown(value: object) -> str:
     return "empty" if value is None else _short(str(value))
 
 
+_OTHERS_NAMES = {
+    "lr": "learningRate",
+    "r": "rank",
+    "lorar": "rank",
+    "lorarank": "rank",
+    "loraalpha": "alpha",
+    "loradropout": "dropout",
+    "loratargetmodules": "targetModules",
+    "numepochs": "epochs",
+    "numtrainepochs": "epochs",
+    "batchsize": "globalBatchSize",
+    "trainbatchsize": "globalBatchSize",
+    "gradientaccumulationsteps": "globalBatchSize",
+    "perdevicetrainbatchsize": "microBatchSize",
+    "perdevicebatchsize": "microBatchSize",
+    "cutofflen": "maxLength",
+    "sequencelen": "maxLength",
+    "optim": "optimizer",
+    "lrschedulertype": "scheduler",
+    "warmupsteps": "warmupRatio",
+    "samplepacking": "packing",
+    "path": "source",
+    "uri": "source",
+    "file": "source",
+}
+"""Names that transformers, peft, axolotl and LLaMA-Factory have for the same: too different to be guessed."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`did you mean ...?`, or nothing when no known word is near."""
     by_letters = {_letters(name): name for name in known}
+    meant = _OTHERS_NAMES.get(_letters(word), "")
+    if _letters(meant) in by_letters:
+        return f"did you mean {meant}?"
     near = difflib.get_close_matches(_letters(word), list(by_letters), n=1, cutoff=0.7)
     return f"did you mean {by_letters[near[0]]}?" if near else ""
 

@@ -10,7 +10,9 @@ from pydantic import Field
 from finetune_api.base import Contract, Timestamp
 from finetune_api.common import Storage
 from finetune_api.job.evaluation import Gate
+from finetune_api.job.recipe import resolved_training
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.job.training import Training
 
 Stage = Literal["prepare", "baseline", "train", "evaluate", "publish"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -251,6 +253,18 @@ class TrainPlan(Contract):
     micro_batch_size: Annotated[int, Field(description="Examples per device and forward pass.")]
     gradient_accumulation: Annotated[int, Field(description="Forward passes per optimiser step and device.")]
     eval_steps: Annotated[int, Field(description="Optimiser steps between evaluations.")]
+    learning_rate: Annotated[
+        float | None, Field(description="Peak learning rate: the job's, else the recipe's for the objective.")
+    ] = None
+    epochs: Annotated[
+        float | None, Field(description="Passes over the training mix: the job's, else the recipe's for the objective.")
+    ] = None
+    judging_gpus: Annotated[
+        int,
+        Field(
+            description="GPUs over which one copy of the model is spread in baseline and evaluate; 1 = a copy on each."
+        ),
+    ] = 1
     packing: Annotated[bool, Field(description="Whether examples share rows.")] = False
     attention: Annotated[
         Literal["sdpa", "flash", "eager"], Field(description="How attention is computed: sdpa, flash or eager.")
@@ -319,6 +333,12 @@ class StageTask(Contract):
     fingerprint: str = ""
     image: str = ""
     created_at: Timestamp
+
+    @property
+    def training(self) -> Training:
+        """spec.training with what it leaves out filled in, as planned."""
+        planned = self.plan.learning_rate if self.plan is not None else None
+        return resolved_training(self.spec.method, self.spec.training, planned)
 
     @property
     def adapter_uri(self) -> str:

@@ -103,7 +103,8 @@ def _judge(document: Document) -> list[Problem]:
     wish = {name: part for name, part in value.items() if name != "status"}
     faults += _metadata_faults(kind, wish)
     cleaned = _cleaned(wish, schema, (), faults)
-    faults += _model_faults(kind, schema, cleaned, told={path for path, _, _ in faults})
+    told = {path for path, _, _ in faults} | {path for path, _ in document.errors}
+    faults += _model_faults(kind, schema, cleaned, told=told)
     return problems + [_at(document, path, message, fix) for path, message, fix in faults]
 
 

@@ -7,6 +7,7 @@ server in `tests/cluster/test_contract.py`), every key needs its line, and no te
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from ruamel.yaml.events import (
 Path = tuple[str | int, ...]
 
 MAXIMUM_DEPTH = 64
+MAXIMUM_TABS = 200
+"""Tabs between tokens that are read as spaces."""
 MAXIMUM_NODES = 100_000
 """Values a document may have with its aliases written out; a job has about a hundred."""
 
@@ -42,6 +45,8 @@ _INTEGER = re.compile(
 )
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_NOT_YAML = (YAMLError, ValueError, NotImplementedError, AttributeError, IndexError, TypeError, AssertionError)
+_NOT_PRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -128,22 +133,77 @@ _BASES = (("two", 2), ("sixteen", 16), ("eight", 8), ("ten", 10))
 
 
 def _events(text: str) -> Iterator[Event]:
+    _check_directives(text)
     try:
-        yield from YAML(pure=True).parse(text)
+        # Not the round-trip parser: it marks folds within the text of `>` scalars.
+        yield from _parse(_tabs_as_spaces(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
         problem = str(error.problem or error.context or "it cannot be read")
         raise UnreadableError(ReadError(position, f"is not valid YAML: {problem}", _syntax_fix(problem))) from error
-    except (YAMLError, ValueError, NotImplementedError, AttributeError, IndexError, TypeError, AssertionError) as error:
+    except _NOT_YAML as error:
         # The parser has bugs for odd control characters and directives; its own errors are not all YAMLErrors.
-        raise UnreadableError(
-            ReadError(
-                Position(1, 1),
-                "is not valid YAML: it has characters that YAML does not allow",
-                "save it as plain UTF-8 text",
+        raise UnreadableError(_odd_character(text)) from error
+
+
+def _parse(text: str) -> Iterator[Event]:
+    return iter(YAML(typ="safe", pure=True).parse(text))
+
+
+def _tabs_as_spaces(text: str) -> str:
+    """The text with spaces for tabs that separate tokens within a line: go-yaml takes them there, ruamel nowhere."""
+    for _ in range(min(text.count("\t"), MAXIMUM_TABS)):
+        try:
+            for _event in _parse(text):
+                pass
+        except MarkedYAMLError as error:
+            mark = error.problem_mark
+            if mark is None or "'\\t' that cannot start" not in str(error.problem):
+                break
+            start = mark.index
+            before = text[text.rfind("\n", 0, start) + 1 : start].strip()
+            if not before or before in ("-", "?"):
+                break  # indentation
+            length = len(text[start:]) - len(text[start:].lstrip("\t"))
+            text = text[:start] + " " * length + text[start + length :]
+        except _NOT_YAML:
+            break
+        else:
+            break
+    return text
+
+
+def _check_directives(text: str) -> None:
+    """Raise UnreadableError for a directive that go-yaml does not know."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not line.startswith("%"):
+            if words and not words[0].startswith("#"):
+                return
+            continue
+        if words[0] != "%TAG" and words[:2] != ["%YAML", "1.1"]:
+            raise UnreadableError(
+                ReadError(
+                    Position(number, 1),
+                    f"is not valid YAML: it has the directive {line.strip()[:40]}",
+                    "remove the line",
+                )
             )
-        ) from error
+
+
+def _odd_character(text: str) -> ReadError:
+    """Where the first character is that YAML does not allow."""
+    found = _NOT_PRINTABLE.search(text)
+    if found is None:
+        return ReadError(Position(1, 1), "is not valid YAML: it cannot be read", "write plain keys and values")
+    before = text[: found.start()]
+    position = Position(before.count("\n") + 1, found.start() - before.rfind("\n"))
+    return ReadError(
+        position,
+        f"is not valid YAML: it has a character that YAML does not allow (U+{ord(found[0]):04X})",
+        "remove it, and save as UTF-8",
+    )
 
 
 def _syntax_fix(problem: str) -> str:
@@ -229,10 +289,20 @@ class _Reader:
                 for part in value if isinstance(value, list) else [value]:
                     if not isinstance(part, dict):
                         raise _unreadable(event, "merges something that is not a mapping", "write the keys themselves")
-                    merged = {**part, **merged}
+                    self._merge(part, merged, path, position)
             else:
                 result.setdefault(key, value)
+        for key in result.keys() & merged.keys():
+            self._fault(
+                (*path, key), self._document.positions[*path, key], "is written twice (also merged)", "keep one"
+            )
         return {**merged, **result}
+
+    def _merge(self, part: dict[str, Any], merged: dict[str, Any], path: Path, position: Position) -> None:
+        for key, value in part.items():
+            if key in merged:
+                self._fault((*path, key), position, "is merged twice", "keep one")
+            merged.setdefault(key, value)
 
     def _key(self, event: Event) -> str:
         if isinstance(event, AliasEvent) and isinstance(self._anchors.get(event.anchor, ({}, 0))[0], str):
@@ -253,6 +323,10 @@ class _Reader:
         text: str = event.value
         if tag == f"{_TAG}str" or (not tag and event.style not in (None, "")):
             return text
+        if tag == f"{_TAG}binary":
+            return self._binary(event)
+        if tag and not tag.startswith(_TAG):
+            return text  # `!`, or somebody's own: go-yaml takes the text as it is
         if tag and tag not in {f"{_TAG}{name}" for name in ("int", "float", "bool", "null")}:
             raise _unreadable(event, f"has the tag {tag.replace(_TAG, '!!')}", "write the value without a tag")
         value = scalar_value(text)
@@ -260,6 +334,14 @@ class _Reader:
             self._fault(path, _position(event), f"is {text}, which is not a number", "write a finite number")
             return 0
         return value
+
+    def _binary(self, event: ScalarEvent) -> str:
+        try:
+            return base64.b64decode(event.value.replace("\r", "").replace("\n", ""), validate=True).decode("utf-8")
+        except ValueError as error:
+            raise _unreadable(
+                event, "has the tag !!binary and is no text in base64", "write the text itself"
+            ) from error
 
     def _count(self, nodes: int, event: Event) -> None:
         self._nodes += nodes

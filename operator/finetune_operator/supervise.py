@@ -20,11 +20,17 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.queue import Workers
 from finetune_operator.reconcile import Item
 from finetune_operator.settings import configure
-from finetune_operator.watch import Watches
+from finetune_operator.watch import Life, Watches
 
 logger = logging.getLogger(__name__)
 
 RECHECK_S = 3.0
+STARTS_WITHIN_S = 30.0
+"""For so long watches may read what there is before they can be called dead."""
+ENDS_WITHIN_S = 30.0
+"""kopf waits without a limit for its own tasks when it ends (aiotasks.stop): so long is waited for it."""
+MOST_STUCK = 3
+"""Threads of kopf that never ended; with one more the process ends, and begins anew with none."""
 AUDIT = "audit"
 PART = "watches"
 
@@ -84,8 +90,10 @@ class Supervisor:
         self._metrics = metrics
         self._namespaces = namespaces
         self._audit_s = audit_s
-        self._running = False
+        self._running_since: float | None = None
         self._flag: concurrent.futures.Future[None] | None = None
+        self._asked = asyncio.Event()
+        self._stuck = 0
 
     async def missing(self) -> str:
         """What must be mended before the watches can work; empty when nothing."""
@@ -135,12 +143,17 @@ class Supervisor:
         """One life of kopf, in a thread and a loop of its own: at its end it cancels every task of the loop it ran in.
 
         What it knew is forgotten then: a half-read world must not be decided on.
+
+        Raises:
+            RuntimeError: kopf did not end when asked, once too often.
         """
         loop = asyncio.get_running_loop()
-        registry = self._watches.registry(self._connection, loop)
+        life = Life(loop)
+        registry = self._watches.registry(self._connection, life)
         ended: asyncio.Future[str] = loop.create_future()
         flag: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._flag = flag
+        self._asked.clear()
 
         def live() -> None:
             reason = _live(registry, self._namespaces, flag)
@@ -150,23 +163,45 @@ class Supervisor:
         threading.Thread(target=live, name="kopf", daemon=True).start()
         self._health.fine(STARTING)
         self._health.fine(PART)
-        self._running = True
+        self._running_since = loop.time()
         try:
-            reason = await ended
+            reason = await self._end_of(ended)
             logger.warning("watches ended", extra={"error": reason})
             self._health.trouble(PART, f"the watches ended: {reason}")
         finally:
-            self._running = False
+            self._running_since = None
+            life.over = True
             _ask_to_end(flag)
             self._workers.clear()
             self._watches.forget()
+        if self._stuck > MOST_STUCK:
+            raise RuntimeError(f"the watches did not end when asked, for the {self._stuck}th time")
+
+    async def _end_of(self, ended: asyncio.Future[str]) -> str:
+        """Why a life of kopf has ended; one that was asked to and does not is left behind."""
+        asked = asyncio.create_task(self._asked.wait())
+        try:
+            either: list[asyncio.Future[Any]] = [ended, asked]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        done, _ = await asyncio.wait([ended], timeout=ENDS_WITHIN_S)
+        if done:
+            return ended.result()
+        self._stuck += 1
+        return f"asked to end, and did not within {ENDS_WITHIN_S:.0f} s"
+
+    def _ask_to_end(self) -> None:
+        if self._flag is not None:
+            _ask_to_end(self._flag)
+            self._asked.set()
 
     async def audit(self) -> None:
         """Until cancelled: compare the store with lists, and start the watches anew when one is dead."""
         audit = Audit(self._api, self._watches, self._workers.add)
         while True:
             await asyncio.sleep(self._audit_s)
-            if not self._running:
+            if self._running_since is None or self._asked.is_set():
                 continue
             reason = await self.missing()
             if reason:
@@ -177,15 +212,21 @@ class Supervisor:
             self._health.fine(AUDIT)
             try:
                 version = await self._kueue_version()
-                if version != self._watches.kueue_version and self._flag is not None:
+                if version != self._watches.kueue_version:
                     logger.warning("Kueue came, went or changed: watches start anew", extra={"version": version})
-                    _ask_to_end(self._flag)
+                    self._ask_to_end()
                     continue
                 dead = await audit.run(self._namespaces)
             except ApiError as error:
                 logger.warning("audit failed", extra={"error": str(error)})
                 continue
-            if dead and self._flag is not None:
+            if dead and not self._starts():
                 self._health.trouble(PART, f"no sign of life from the watches of {', '.join(dead)}")
                 logger.error("watches are dead and started anew", extra={"resources": ", ".join(dead)})
-                _ask_to_end(self._flag)
+                self._ask_to_end()
+
+    def _starts(self) -> bool:
+        """Whether the watches may still be reading what there is."""
+        since = self._running_since
+        early = since is None or asyncio.get_running_loop().time() - since < STARTS_WITHIN_S
+        return early and not self._watches.complete

@@ -48,6 +48,23 @@ class Source:
     """Label selector: only our own Jobs and pods are looked at. Whose they are is still a matter of owner uids."""
 
 
+class Life:
+    """One life of the watches. What comes from one that is over is not heard: a stuck kopf may still speak."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """`loop` is where store and queue live."""
+        self.over = False
+        self._loop = loop
+
+    def tell(self, callback: Callable[..., object], *args: object) -> None:
+        """Have the loop call back, from any thread; calls arrive in their order."""
+        self._loop.call_soon_threadsafe(self._heard, callback, *args)
+
+    def _heard(self, callback: Callable[..., object], *args: object) -> None:
+        if not self.over:
+            callback(*args)
+
+
 class Watches:
     """What is watched, and what follows from a change."""
 
@@ -109,8 +126,8 @@ class Watches:
         self._shown.clear()
         self._store.clear()
 
-    def registry(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
-        """Handlers for one life of kopf, which runs in a thread of its own; `loop` is where store and queue live.
+    def registry(self, connection: Connection, life: Life) -> kopf.OperatorRegistry:
+        """Handlers for one life of kopf, which runs in a thread of its own.
 
         Callbacks arrive in the order of the calls: all objects first, as kopf indexes before it handles events.
         """
@@ -121,20 +138,20 @@ class Watches:
             return login_info(connection)
 
         for source in self.sources:
-            self._register(registry, source, loop)
+            self._register(registry, source, life)
         return registry
 
-    def _register(self, registry: kopf.OperatorRegistry, source: Source, loop: asyncio.AbstractEventLoop) -> None:
+    def _register(self, registry: kopf.OperatorRegistry, source: Source, life: Life) -> None:
         resource = source.resource
         where = (resource.group, resource.version, resource.plural)
 
         @kopf.index(*where, registry=registry, id=f"index-{resource.plural}")
         async def index(body: kopf.Body, **_: Any) -> None:
-            loop.call_soon_threadsafe(source.table.put, dict(body))
+            life.tell(source.table.put, dict(body))
 
         @kopf.on.event(*where, registry=registry, id=f"event-{resource.plural}")
         async def event(event: Mapping[str, Any], **_: Any) -> None:
-            loop.call_soon_threadsafe(self.changed, source, event.get("type"), event["object"])
+            life.tell(self.changed, source, event.get("type"), event["object"])
 
     def concerned(self, source: Source, entry: Entry[Any]) -> list[Item]:
         """Whom it concerns that an entry is gone, found out without the object itself."""

@@ -79,7 +79,7 @@ def _read(context: StageContext, store: RowStore, report: DataReport) -> set[str
         except StageError as error:
             report.problems.append(DataProblem(wanted.place, error.message, error.hint, int(error.exit_code)))
             continue
-        report.findings.append(loaded.finding)
+        report.findings += loaded.findings
         report.formats[wanted.place] = loaded.format
     return skipped
 

@@ -51,7 +51,7 @@ def classify(error: BaseException) -> StageError:
         return StageError(
             ExitCode.GPU_OUT_OF_MEMORY,
             "the GPU's memory is exhausted",
-            "lower training.maxLength, use method.type: qlora, or a pool with more GPU memory",
+            "lower training.maxLength or evaluation.maxNewTokens, use method.type: qlora, or a pool with larger GPUs",
             evidence,
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text):

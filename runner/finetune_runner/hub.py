@@ -13,6 +13,7 @@ import httpx2
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -159,6 +160,13 @@ def stage_error(error: Exception, what: str, revision: str) -> StageError:
             ExitCode.ACCESS_DENIED,
             f"hf://{what} is gated or private",
             "accept its terms on the hub and set secretRef to a Secret with the key HF_TOKEN",
+            evidence,
+        )
+    if isinstance(error.__cause__, FileMetadataError):
+        return StageError(
+            ExitCode.STORAGE_UNAVAILABLE,
+            f"hf://{what}: what answers at HF_ENDPOINT does not answer as the hub does",
+            "let HF_ENDPOINT name the hub or a mirror that keeps the X-Repo-Commit and ETag headers of its files",
             evidence,
         )
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):

@@ -7,9 +7,10 @@ from typing import Any
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.data.rows import Message
 from finetune_runner.errors import StageError
-from finetune_runner.text import RenderError, answer_spans, encode_row, render_chat
+from finetune_runner.text import RenderError, answer_spans, encode_row, encode_text, render_chat
 
 _OTHER = "set model.chatTemplate: plain, which needs no special tokens, or another one (docs/data.md)"
+_ASKED = "{% if add_generation_prompt %}...{% endif %}"
 _PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "Hello"},
     {"role": "assistant", "content": "Hi there"},
@@ -53,6 +54,9 @@ def check_chat_template(tokenizer: Any, model: str) -> list[str]:
     lost = [m["content"] for m in single if m["content"] not in full]
     if lost:
         raise unusable(f"the chat template does not write what the {single[0]['role']} says ({lost[0]!r} is missing)")
+    wrong = _wrong_opening(tokenizer)
+    if wrong:
+        raise unusable(wrong, f"write what begins an answer within {_ASKED}, or {_OTHER}")
     bos = tokenizer.bos_token_id
     if bos is not None and bos != tokenizer.eos_token_id and encoded.input_ids[:2] == [bos, bos]:
         raise unusable("the chat template writes the beginning-of-sequence token twice", "write {{ bos_token }} once")
@@ -71,3 +75,28 @@ def check_chat_template(tokenizer: Any, model: str) -> list[str]:
             "it in model.chatTemplate (for Llama 3: llama3)"
         )
     return said
+
+
+def _wrong_opening(tokenizer: Any) -> str:
+    """Why a template does not begin answers as it is asked to, in words; empty when it does.
+
+    What begins an answer belongs to the prompt. A template that leaves it out would have it learned and generated as a
+    part of every answer; one that always writes it would have it learned behind every answer.
+    """
+    asked, answer = _PROBE[0]["content"], _PROBE[1]["content"]
+    prompt = render_chat(tokenizer, _PROBE[:1], add_generation_prompt=True)
+    full = render_chat(tokenizer, _PROBE[:2])
+    if full.startswith(prompt):
+        before = full[len(prompt) :].partition(answer)[0]
+        special = set(tokenizer.all_special_ids) & set(encode_text(tokenizer, before))
+        if special or _PROBE[1]["role"] in before.lower():
+            return f"the chat template does not end the prompt with what begins an answer ({before[:60]!r})"
+    behind = full.rpartition(answer)[2]
+    if behind.strip() and behind == prompt.rpartition(asked)[2]:
+        try:
+            goes_on = render_chat(tokenizer, _PROBE).partition(answer)[2]
+        except RenderError:
+            return ""
+        if not goes_on.startswith(behind):
+            return f"the chat template begins another answer ({behind[:60]!r}) where none is asked for"
+    return ""

@@ -433,7 +433,7 @@ def test_times_of_events_of_every_generation() -> None:
             "patch",
             FINETUNE_JOBS,
             "cannot judge FineTuneJob x yet: failed to configure policy",
-            "try again",
+            "kubectl get crd",
         ),
         (403, {"message": 'User "ada" cannot'}, "list", JOBS, "ada may not list jobs.batch", "Ask for it."),
     ],

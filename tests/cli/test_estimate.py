@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,10 @@ def test_a_mixture_of_experts_is_not_guessed(tmp_path: Path, capsys: pytest.Capt
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIG | {"num_local_experts": 8}))
     assert main(["estimate", job(tmp_path), *GIVEN, "--model-config", str(config), "--gpu", "L4"]) == 0
-    assert "memory cannot be forecast" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "- no forecast of memory and time: LlamaForCausalLM is a mixture of 8 experts" in shown
+    assert "memory is not forecast, so nothing is refused beforehand" in shown
+    assert "GPUS PER NODE" not in shown, "counts that nothing is known of are no table"
 
 
 @pytest.mark.parametrize(
@@ -169,3 +173,161 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, capsys: pytest.C
     assert "holds no GPUPool" in capsys.readouterr().err
     assert main(["estimate", job(tmp_path, "hf://acme/unknown"), *GIVEN]) == 2
     assert "its name is not a known one" in capsys.readouterr().err
+
+
+LLAMA_8B, LLAMA_70B = "hf://meta-llama/Llama-3.1-8B", "hf://meta-llama/Llama-3.1-70B"
+TIED = CONFIG | {"vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 4096}
+A100 = {"gpuMemoryGib": 80, "gpuModel": "A100-80", "gpusPerNode": 8, "price": {"gpuPerHour": 4.0, "currency": "EUR"}}
+L4 = {"gpuMemoryGib": 24, "gpuModel": "L4", "gpusPerNode": 8, "price": {"gpuPerHour": 0.8, "currency": "EUR"}}
+SMALL = A100 | {"gpusPerNode": 1, "limits": {"maxNodes": 1, "maxGpus": 1}}
+FREE = {"gpuMemoryGib": 141, "gpuModel": "H200", "gpusPerNode": 8}
+CPU = {"gpuMemoryGib": 0, "gpusPerNode": 0}
+LONG = ["--rows", "500", "--tokens-per-row", "100000"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "pools", "options", "code", "words"),
+    [
+        # 70B on one GPU of 24 GiB, in 4 bit and in 16
+        ({"source": LLAMA_70B}, {"l4": L4}, GIVEN, 1, ["no setting is enough", "a pool whose GPUs have"]),
+        (
+            {"source": LLAMA_70B, "method": {"type": "lora"}, "compute": {"gpusPerNode": 1}},
+            {"a100": A100},
+            GIVEN,
+            1,
+            ["method.type: qlora", "4 GPUs with compute.strategy: fsdp"],
+        ),
+        (
+            {"source": LLAMA_70B, "method": {"type": "lora"}, "compute": {"gpusPerNode": 8}},
+            {"a100": A100},
+            GIVEN,
+            0,
+            ["spread the base over 4 GPUs of a pod", "a100 with lora on 8 GPUs (fsdp)"],
+        ),
+        # Sequences of 128k, rank 512, DoRA, 8 bit, a fixed micro-batch
+        ({"training": {"maxLength": 131072}}, {"a100": A100}, LONG, 1, ["training.maxLength: "]),
+        ({"method": {"rank": 512, "alpha": 512}}, {"a100": A100}, GIVEN, 0, ["cheapest that fits: a100"]),
+        ({"method": {"useDora": True}, "output": {"servedAs": "merged"}}, {"a100": A100}, GIVEN, 0, ["merge"]),
+        (
+            {"source": LLAMA_70B, "method": {"type": "qlora", "bits": 8}, "compute": {"gpusPerNode": 4}},
+            {"l4": L4},
+            GIVEN,
+            1,
+            ["8-bit weights are not cut into parts"],
+        ),
+        (
+            {"training": {"microBatchSize": 16}},
+            {"l4": L4},
+            GIVEN,
+            1,
+            ["training.microBatchSize 16 needs", "set training.microBatchSize: 2, or leave it out"],
+        ),
+        # Tight: the smallest edit that gives room
+        (
+            {"method": {"type": "qlora"}, "compute": {"gpusPerNode": 1}},
+            {"l4": L4},
+            ["--rows", "5000", "--tokens-per-row", "800"],
+            0,
+            ["fewShot: 0 gives room"],
+        ),
+        # Pools: none of their own GPUs, prices for some, more than they have
+        ({}, {"cpu": CPU}, GIVEN, 0, ["- a pool without GPUs", "cpu: memory is not forecast"]),
+        ({}, {"a100": A100, "free": FREE}, GIVEN, 0, ["cheapest that fits: a100", "free"]),
+        ({"compute": {"maxCost": 5}}, {"free": FREE}, GIVEN, 0, ["smallest GPU that fits: free"]),
+        ({"compute": {"gpusPerNode": 16}}, {"a100": A100}, GIVEN, 1, ["Set compute.gpusPerNode to at most 8"]),
+        ({"compute": {"nodes": 4}}, {"small": SMALL}, GIVEN, 1, ["Set compute.nodes to at most 1"]),
+        ({"compute": {"pool": "other"}}, {"small": SMALL}, GIVEN, 0, ["cheapest that fits: small"]),
+        (
+            {"training": {"globalBatchSize": 6}, "compute": {"gpusPerNode": 4}},
+            {"a100": A100},
+            GIVEN,
+            1,
+            ["cannot be shared evenly by 4 GPUs; use 4 or 8"],
+        ),
+        # Strategies
+        ({"compute": {"strategy": "fsdp"}}, {"a100": A100}, GIVEN, 1, ["set compute.gpusPerNode or compute.nodes"]),
+        ({"compute": {"strategy": "deepspeed"}}, {"a100": A100}, GIVEN, 1, ["or use strategy: auto"]),
+        ({"compute": {"strategy": "ddp", "gpusPerNode": 4}}, {"a100": A100}, GIVEN, 0, ["on 4 GPUs (ddp)"]),
+        (
+            {
+                "method": {"type": "lora"},
+                "compute": {"strategy": "deepspeed", "deepspeed": {"stage": 3, "offload": "parameters"}},
+            },
+            {"a100": A100},
+            GIVEN,
+            0,
+            ["a100 with lora"],
+        ),
+        # Data and settings that are unusual
+        ({}, {"l4": L4}, ["--rows", "3", "--tokens-per-row", "20"], 0, ["warning", "data.checks.minimumRows"]),
+        (
+            {"method": {"objective": "dpo"}, "training": {"learningRate": 2e-4}},
+            {"a100": A100},
+            GIVEN,
+            0,
+            ["warning", "40 times", "set 5e-06 to 5e-05", "(1 epochs)"],
+        ),
+        ({"method": {"objective": "kto"}}, {"a100": A100}, GIVEN, 0, ["kto at learning rate 5e-06"]),
+    ],
+)
+def test_odd_jobs_have_a_clear_answer(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spec: dict[str, Any],
+    pools: dict[str, dict[str, Any]],
+    options: list[str],
+    code: int,
+    words: list[str],
+) -> None:
+    source = spec.get("source", LLAMA_8B)
+    wire = {
+        "model": {"source": source},
+        "data": {"train": [{"source": "s3://team/a.jsonl"}]},
+        "output": {"adapterRef": {"name": "triage"}, **spec.get("output", {})},
+        **{section: spec[section] for section in ("method", "training", "compute") if section in spec},
+    }
+    kinds = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "triage"}}
+    (tmp_path / "job.yaml").write_text(json.dumps(kinds | {"spec": wire}))
+    arguments = ["estimate", str(tmp_path / "job.yaml"), *options]
+    for name, pool_spec in pools.items():
+        roomy = {"image": "runner:1", "gpuPod": {"cpu": "16", "memory": "2000Gi"}, "scratchSize": "900Gi"}
+        body = kinds | {"kind": "GPUPool", "metadata": {"name": name}, "spec": roomy | pool_spec}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(body))
+        arguments += ["--pool", str(tmp_path / f"{name}.yaml")]
+    assert main(arguments) == code, capsys.readouterr()
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert all(word in said for word in words), said
+    assert "Traceback" not in said
+
+
+def test_rows_beyond_the_models_context_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TIED))
+    arguments = ["estimate", job(tmp_path), "--model-config", str(config), "--gpu", "A100-80"]
+    within = [*arguments, "--rows", "500", "--tokens-per-row", "1000"]
+    assert main(within) == 0
+    assert "warning" not in capsys.readouterr().out
+    text = Path(arguments[1]).read_text().replace("method:", "training: {maxLength: 32768}\n  method:")
+    Path(arguments[1]).write_text(text)
+    assert main([*arguments, "--rows", "500", "--tokens-per-row", "20000"]) == 0
+    assert "longer than the model's context of 4096: set training.maxLength: 4096" in capsys.readouterr().out
+
+
+def test_a_tight_pool_goes_before_one_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tight, none = pool(tmp_path, "tight", 24, "RTX-4090"), pool(tmp_path, "none", 12, "RTX-4090")
+    path = Path(job(tmp_path))
+    path.write_text(path.read_text().replace("  output:", "  compute: {gpusPerNode: 1}\n  output:"))
+    assert (
+        main(["estimate", str(path), "--rows", "5000", "--tokens-per-row", "800", "--pool", none, "--pool", tight]) == 0
+    )
+    assert "nearest, but tight: tight" in capsys.readouterr().out
+
+
+def test_a_size_that_is_not_known_is_not_called_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": ["OtherForCausalLM"], "model_type": "other"}')
+    assert main(["estimate", job(tmp_path), *GIVEN, "--model-config", str(config), "--gpu", "L4"]) == 0
+    shown = capsys.readouterr().out
+    assert "size unknown (from" in shown
+    assert "0.00 billion" not in shown

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.validation import accepted_values, validate_document
 from finetune_cli.drafting import Draft, draft_yaml, layout_of
 from finetune_cli.errors import CliError
@@ -76,8 +77,9 @@ def test_table_of_texts_and_labels(
     assert "billing, delivery" in spec["evaluation"]["baselinePrompt"]
 
 
-def draft(task: str, label: str | None = None, text: str | None = None) -> Draft:
-    return Draft("x", "file://x.jsonl", "hf://a/b", task, label, text)  # type: ignore[arg-type]
+def drafted(rows: list[dict[str, Any]], task: str, label: str | None = None, text: str | None = None) -> str:
+    draft = Draft("x", "file://x.jsonl", "hf://a/b", task, label, text)  # type: ignore[arg-type]
+    return draft_yaml(draft, layout_of(rows, label, text))
 
 
 CHAT = [
@@ -92,7 +94,7 @@ CHAT = [
 
 
 def test_label_inside_json_answers_becomes_label_path_and_schema() -> None:
-    spec = accepted_values(draft_yaml(draft("classification", "kind"), CHAT))[0]["spec"]
+    spec = accepted_values(drafted(CHAT, "classification", "kind"))[0]["spec"]
 
     assert spec["evaluation"]["task"]["labelPath"] == "$.kind"
     assert spec["evaluation"]["task"]["schema"]["properties"] == {
@@ -103,9 +105,9 @@ def test_label_inside_json_answers_becomes_label_path_and_schema() -> None:
 
 
 def test_extraction_and_generation() -> None:
-    extraction = accepted_values(draft_yaml(draft("extraction"), CHAT))[0]["spec"]["evaluation"]
+    extraction = accepted_values(drafted(CHAT, "extraction"))[0]["spec"]["evaluation"]
     alpaca = [{"instruction": "say", "input": "", "output": "hi"}]
-    generation = accepted_values(draft_yaml(draft("generation"), alpaca))[0]["spec"]
+    generation = accepted_values(drafted(alpaca, "generation"))[0]["spec"]
 
     assert extraction["task"]["schema"]["required"] == ["kind", "n"]
     assert generation["data"]["train"][0]["format"] == "alpaca"
@@ -129,7 +131,7 @@ def test_rows_that_do_not_fit_are_refused_with_the_columns(
     rows: list[dict[str, Any]], task: str, label: str | None, text: str | None, said: str
 ) -> None:
     with pytest.raises(CliError, match=said):
-        draft_yaml(draft(task, label, text), rows)
+        drafted(rows, task, label, text)
 
 
 def test_sharegpt_is_chat() -> None:
@@ -179,3 +181,73 @@ def test_existing_output_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureF
     assert "exists" in capsys.readouterr().err
     assert output.read_text() == "mine"
     assert main([*arguments, "--force"]) == 0
+
+
+PAIRS = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": "bad"} for n in range(60)]
+MESSAGES = [
+    {
+        "chosen": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": json.dumps({"kind": "ab"[n % 2]})},
+        ],
+        "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "no"}],
+    }
+    for n in range(60)
+]
+JUDGED = [{"prompt": f"q{n}", "completion": f"a{n}", "label": n % 3 == 0} for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "rows", "objective"),
+    [
+        ("t.jsonl", jsonl, PAIRS, "dpo"),
+        ("t.json", array, MESSAGES, "dpo"),
+        ("t.parquet", parquet, PAIRS, "dpo"),
+        ("t.jsonl", jsonl, JUDGED, "kto"),
+        ("t.csv", comma_separated, JUDGED, "kto"),  # there true is a text
+    ],
+)
+def test_preferences_become_their_objective(
+    tmp_path: Path,
+    name: str,
+    write: Callable[[Path, list[dict[str, Any]]], None],
+    rows: list[dict[str, Any]],
+    objective: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(tmp_path / name, rows)
+    output = tmp_path / "job.yaml"
+    assert main(["init", "--data", str(tmp_path / name), "-o", str(output)]) == 0
+    assert f"generation by {objective}" in capsys.readouterr().out
+    assert validate_document(output.read_text()) == []
+    assert "# training: {learningRate: 5e-06, epochs: 1}" in output.read_text()
+    job = FineTuneJob.from_wire(accepted_values(output.read_text())[0])
+    assert job.spec.data.train[0].format == "preference"
+    assert job.spec.method.objective == objective
+    # Nothing is written down that a later recipe should decide.
+    assert job.spec.training.learning_rate is None
+
+
+def test_better_answers_say_what_the_task_is() -> None:
+    spec = accepted_values(drafted(MESSAGES, "classification", "kind"))[0]["spec"]
+    assert spec["evaluation"]["task"]["labelPath"] == "$.kind"
+    assert spec["method"]["objective"] == "dpo"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_answers_of_one_kind_are_no_preferences(good: bool) -> None:
+    with pytest.raises(CliError, match=f"every answer has label {str(good).lower()}"):
+        layout_of([row | {"label": good} for row in JUDGED], None, None)
+
+
+def test_a_label_that_is_no_judgement_is_a_class() -> None:
+    rows = [{"prompt": f"q{n}", "completion": "a", "label": ["spam", "ham"][n % 2]} for n in range(60)]
+    assert layout_of(rows, "label", "prompt").objective == "sft"
+    assert layout_of(rows, None, None).format == "promptCompletion"
+
+
+def test_sft_leaves_rate_and_epochs_to_the_recipe() -> None:
+    text = drafted(CHAT, "generation")
+    assert "# training: {learningRate: 0.0002, epochs: 3}" in text
+    assert "training" not in accepted_values(text)[0]["spec"]
+    assert "method" not in accepted_values(text)[0]["spec"]

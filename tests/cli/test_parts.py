@@ -25,7 +25,7 @@ from finetune_cli.local.state import open_state
 from finetune_cli.main import main, verb_files
 from finetune_cli.options import parse_version_name
 from finetune_cli.render.progress import LiveView, PlainView
-from finetune_cli.render.stages import duration, size
+from finetune_cli.render.stages import duration, parameters_text, size
 from finetune_cli.render.summary import exit_code, metrics_table
 from finetune_cli.render.tables import age
 from tests.cli.conftest import JOB
@@ -36,6 +36,20 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def job() -> FineTuneJob:
     parsed = FineTuneJob.from_wire(accepted_values(JOB)[0])
     return parsed.model_copy(update={"metadata": ObjectMeta(name="support-triage", namespace="default")})
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (999, "999 parameters"),
+        (99_648, "99.65 k parameters"),
+        (494_032_768, "494 M parameters"),
+        (8_030_261_248, "8.03 B parameters"),
+        (70_553_706_496, "70.55 B parameters"),
+    ],
+)
+def test_a_models_size_is_said_in_its_unit(count: int, said: str) -> None:
+    assert parameters_text(count) == said
 
 
 def test_store_behaves_like_the_api_server(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from finetune_api.job.status import Phase
 from finetune_api.validation import accepted_values, validate_document
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
-from tests.contract.corpus_files import BAD, FOLDER, GOOD
+from tests.contract.corpus_files import BAD, FOLDER, GOOD, text_of
 from tests.contract.strategies import specs
 
 RUNNING: tuple[Phase, ...] = ("Queued", "Preparing", "Training", "Publishing", "Suspended")
@@ -77,7 +77,7 @@ class Server:
         return Answer(reply.status, json.loads(reply.data))
 
     def judge(self, file: Path) -> Answer:
-        text = file.read_text(encoding="utf-8")
+        text = text_of(file)
         return self.ask("POST", _kind_of(text), text, dry=True)
 
     def patch(self, kind: str, name: str, change: dict[str, Any]) -> Answer:
@@ -109,7 +109,7 @@ def test_the_api_server_accepts_the_good_file(server: Server, file: Path) -> Non
 def test_the_api_server_refuses_the_bad_file_and_names_the_same_fix(server: Server, file: Path) -> None:
     answer = server.judge(file)
     assert answer.code in (400, 422), answer
-    broken = [p for p in validate_document(file.read_text(encoding="utf-8")) if p.message.startswith("is refused: ")]
+    broken = [p for p in validate_document(text_of(file)) if p.message.startswith("is refused: ")]
     for problem in broken:
         if "twice" not in problem.message:  # the API server's own words for a repeated key
             assert f"{problem.message.removeprefix('is refused: ')}; {problem.fix}" in answer.message
@@ -117,7 +117,7 @@ def test_the_api_server_refuses_the_bad_file_and_names_the_same_fix(server: Serv
 
 @pytest.mark.parametrize("file", GOOD, ids=lambda file: file.stem)
 def test_the_api_server_reads_and_completes_a_file_as_we_do(server: Server, file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
+    text = text_of(file)
     kind = kind_named(_kind_of(text))
     assert kind is not None
     stored = kind.model.from_wire(server.judge(file).body)

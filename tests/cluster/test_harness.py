@@ -349,17 +349,19 @@ def test_the_pods_of_a_gang_meet_at_the_name_of_the_first(
 ) -> None:
     [port] = free_ports(1)
     program = (
-        "import os, pathlib, socket, sys, time\n"
+        "import os, pathlib, socket, sys, threading, time\n"
         "rank, address = int(os.environ['JOB_COMPLETION_INDEX']), (os.environ['MASTER_ADDR'], int(sys.argv[1]))\n"
-        "def join():\n"
+        "def join(deadline):\n"
         "    while True:\n"
-        "        try: return socket.create_connection(address)\n"
-        "        except ConnectionRefusedError: time.sleep(0.1)\n"
+        "        try: return socket.create_connection(address, timeout=1)\n"
+        "        except OSError:\n"
+        "            if time.monotonic() > deadline: raise\n"
+        "            threading.Event().wait(0.1)\n"
         "if rank == 0:\n"
         "    said = socket.create_server(address).accept()[0].makefile().read()\n"
         "    pathlib.Path(os.environ['FINETUNE_TERMINATION_LOG']).write_text(said)\n"
         "else:\n"
-        "    join().sendall(b'rank 1 is here')\n"
+        "    join(time.monotonic() + 60).sendall(b'rank 1 is here')\n"
     )
     container = {
         "command": ["python", "-c", program, str(port)],

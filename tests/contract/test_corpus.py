@@ -9,17 +9,17 @@ import pytest
 from finetune_api.base import Rule
 from finetune_api.crd import KINDS, schema_of
 from finetune_api.validation import validate_document
-from tests.contract.corpus_files import BAD, GOOD, expected_words
+from tests.contract.corpus_files import BAD, GOOD, expected_words, text_of
 
 
 @pytest.mark.parametrize("file", GOOD, ids=lambda file: file.stem)
 def test_a_good_file_has_no_problem(file: Path) -> None:
-    assert [str(problem) for problem in validate_document(file.read_text(encoding="utf-8"))] == []
+    assert [str(problem) for problem in validate_document(text_of(file))] == []
 
 
 @pytest.mark.parametrize("file", BAD, ids=lambda file: file.stem)
 def test_a_bad_file_is_refused_in_words_that_help(file: Path) -> None:
-    problems = validate_document(file.read_text(encoding="utf-8"))
+    problems = validate_document(text_of(file))
     said = [str(problem) for problem in problems]
     assert any(expected_words(file) in line for line in said), said
     assert all(problem.fix and problem.line > 1 for problem in problems), "line 1 of a bad file is its comment"
@@ -35,7 +35,7 @@ def _judgeable_messages(schema: dict[str, object]) -> set[str]:
 
 
 def test_every_rule_has_a_bad_file() -> None:
-    met = {f"{p.message}; {p.fix}" for file in BAD for p in validate_document(file.read_text(encoding="utf-8"))}
+    met = {f"{p.message}; {p.fix}" for file in BAD for p in validate_document(text_of(file))}
     wanted = set().union(*(_judgeable_messages(schema_of(kind)) for kind in KINDS))
     assert {message for message in wanted if f"is refused: {message}" not in met} == set()
 

@@ -70,7 +70,7 @@ def test_a_position_is_that_of_the_key_or_of_its_parent() -> None:
         ("a: *nowhere", "anchor nowhere"),
         ("? [a]\n: b", "a key that is not a word"),
         ("~: 1", "an empty key"),
-        ("a: !!binary aGk=", "the tag !!binary"),
+        ("a: !!binary =", "the tag !!binary"),
         ("<<: 5", "merges something that is not a mapping"),
         ("[" * 100 + "]" * 100, "nested deeper than 64"),
         ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)), "aliases"),
@@ -241,3 +241,21 @@ def test_any_value_anywhere_is_judged_without_a_traceback(data: st.DataObject) -
     key = data.draw(st.sampled_from([*part, "training", "compute", "evaluation", "metadata", "x"]))
     part[key] = data.draw(JSON)
     assert all(problem.message and problem.fix for problem in validate_document(json.dumps(job)))
+
+
+def test_a_folded_text_has_no_marks_of_the_parser() -> None:
+    (document,) = read_documents("a: >\n  one\n  two\n\n  three\nb: >-\n  one\n  two\n")
+    assert document.value == {"a": "one two\nthree\n", "b": "one two"}
+
+
+def test_tabs_stay_where_they_are_text() -> None:
+    (document,) = read_documents("a:\t1\nb: 'c\td'\ne: |\n  f:\tg\n  \th\ni: [1,\t2]\t# j\n")
+    assert document.value == {"a": 1, "b": "c\td", "e": "f:\tg\n\th\n", "i": [1, 2]}
+    assert document.positions[("i", 1)].column == 8
+
+
+@pytest.mark.parametrize("text", ["a:\n\tb: 1\n", "a:\n- \tb: 1\n", "\ta: 1\n"])
+def test_tabs_that_indent_are_refused(text: str) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        read_documents(text)
+    assert "spaces, not with tabs" in caught.value.error.fix

@@ -171,7 +171,7 @@ def test_the_ladder_is_not_climbed_for_a_stage_that_does_not_train(stage: str) -
     world = World()
     world.run_to(stage)
     plan = world.status.plan
-    report = world.report(outcome="Failed", exitCode=86, cause="GPUOutOfMemory", message="CUDA out of memory", hint="x")
+    report = world.report(outcome="Failed", exitCode=86, cause="GPUOutOfMemory", message="CUDA out of memory")
     world.end(86, report)
     assert (world.status.phase, world.status.reason) == ("Failed", "GPUOutOfMemory")
     assert world.status.plan == plan

@@ -13,6 +13,7 @@ from finetune_api.stages import PrepareResult, TrainPlan
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.planner.advice import what_would_fit
 from finetune_operator.planner.families import known_shapes
+from finetune_operator.planner.fit import Offered
 from finetune_operator.planner.forecast import demand_of
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.dora import dora_saved_bytes_per_block, dora_saved_bytes_per_token
@@ -46,7 +47,7 @@ def planned(gpus: int = 1, memory_gib: float = 80.0, **spec: Any) -> TrainPlan:
     ],
 )
 def test_steps_of_an_extension(training: dict[str, Any], total: int, extend_to: int | None) -> None:
-    steps = plan_steps(Training.from_wire(training), 800)
+    steps = plan_steps(Training.from_wire(training), 3.0, 800)
     assert (steps.total, steps.extend_to) == (total, extend_to)
 
 
@@ -199,4 +200,4 @@ def test_the_fingerprint_knows_what_is_learned_and_not_how_it_is_computed() -> N
 def test_more_gpus_are_advised_only_where_the_job_can_be_cut(bits: int, words: str) -> None:
     spec = FineTuneJobSpec.from_wire(job_dict(method={"type": "qlora", "bits": bits})["spec"])
     demand = demand_of(spec, LLAMA, KNOWN.model, workload_of(spec, KNOWN), "qlora", 1, packed=False)
-    assert words in what_would_fit(demand, 14.0, 200, 8)
+    assert words in what_would_fit(demand, Offered(14.0, 8, 8, 1), 200)

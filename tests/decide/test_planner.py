@@ -29,13 +29,13 @@ from tests.decide.world import PREPARED, STORAGE, job_dict, pool
     ],
 )
 def test_steps(training: dict[str, Any], examples: int, total: int, eval_every: int) -> None:
-    steps = plan_steps(Training.from_wire(training), examples)
+    steps = plan_steps(Training.from_wire(training), training.get("epochs", 3.0), examples)
     assert (steps.total, steps.eval_every) == (total, eval_every)
 
 
 def test_no_rows_is_an_error_that_names_the_field() -> None:
     with pytest.raises(PlanError, match=r"data\.train"):
-        plan_steps(Training(), 0)
+        plan_steps(Training(), 3.0, 0)
 
 
 @given(batch=st.integers(1, 4096), processes=st.integers(1, 64), largest=st.integers(1, 64))
@@ -61,7 +61,7 @@ def test_the_global_batch_is_never_changed(batch: int, processes: int, largest: 
 )
 def test_packing(packing: str, examples: int, gpus: int, expected: bool) -> None:
     training = Training.from_wire({"packing": packing})
-    assert packs(training, plan_steps(training, examples), gpus) is expected
+    assert packs(training, plan_steps(training, 3.0, examples), gpus) is expected
 
 
 def resolved(gpus: int, memory_gib: float) -> Resolved:

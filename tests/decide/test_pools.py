@@ -128,7 +128,7 @@ def waiting_for(nodes: list[NodeState], gpus: int = 4, stage: str = "train") -> 
             "Ask for at most 2 (compute.gpusPerNode)",
         ),
         ([with_gpus(0)], "the largest ready node of pool a100 offers 0", "their device plugin does not run"),
-        ([NODE], "pod p0: 0/5 nodes are available: 5 Insufficient nvidia.com/gpu.", "Wait until GPUs are free"),
+        ([NODE], "pod p0: 0/5 nodes are available: 5 Insufficient nvidia.com/gpu.", "Wait until there is room"),
     ],
 )
 def test_a_job_that_no_node_takes_is_told_what_the_pool_lacks(nodes: list[NodeState], message: str, hint: str) -> None:

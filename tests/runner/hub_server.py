@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS_BYTES = 1000
 """Files from this size on are LFS, as `.gitattributes` would have it."""
 _PAGE = 3
+_LOOPBACK = "127.0.0.1"
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(/revision/([^/?]+)|/tree/([^/?]+))?")
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _CDN = re.compile(r"/cdn/([0-9a-f]{64})")
@@ -54,15 +55,21 @@ class Request:
     path: str
     range: str
     authorization: str
+    client: str
+    """Address of who asked."""
 
 
 class HubServer:
-    """The server as a context manager. `endpoint` is what HF_ENDPOINT has to be."""
+    """The server as a context manager. `endpoint` is what HF_ENDPOINT has to be.
+
+    Args:
+        host: the address it binds; for one that pods of a real node reach, give its `cdn` another name there.
+    """
 
     TOKEN = "hf_accepted"
     STRANGER = "hf_stranger"
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = _LOOPBACK) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[Request] = []
         self.cut: Counter[str] = Counter()
@@ -79,10 +86,12 @@ class HubServer:
         """Contents (by sha256) that stop half-way until the event is set."""
         self.held = threading.Event()
         """Set once a transfer stands at its `hold`."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer((host, 0), _handler(self))
         self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        self.cdn = f"http://localhost:{self._server.server_port}"
+        self.port = self._server.server_port
+        self.endpoint = f"http://{host}:{self.port}"
+        self.cdn = f"http://localhost:{self.port}"
+        """Where large files are: another host name, or the client takes the redirect for a move of the hub itself."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -155,9 +164,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             """Say nothing."""
 
         def _answer(self, *, body: bool) -> None:
-            hub.requests.append(
-                Request(self.command, self.path, self.headers.get("Range", ""), self.headers.get("Authorization", ""))
-            )
+            said = (self.headers.get("Range", ""), self.headers.get("Authorization", ""))
+            hub.requests.append(Request(self.command, self.path, *said, str(self.client_address[0])))
             try:
                 if hub.gone_after is not None and len(hub.requests) > hub.gone_after:
                     raise _RefusedError(503, "")

@@ -103,6 +103,16 @@ def load_rows(context: StageContext, wanted: Wanted, folder: Path) -> LoadedRows
     return LoadedRows(examples, loaded.format, loaded.finding, fetched.files)
 
 
+def lines(*rows: Any) -> bytes:
+    """JSON lines."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def messages_of(loaded: LoadedRows) -> list[list[str]]:
+    """Role and text of every message, by row."""
+    return [[f"{m['role']}: {m['content']}" for m in example.row.messages] for example in loaded.examples]
+
+
 def store_of(splits: Mapping[str, Sequence[Row]], path: Path | None = None) -> RowStore:
     """A store with these rows; the origin of a row is its split and position there."""
     store = RowStore(path)

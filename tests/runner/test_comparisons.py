@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_api.job.evaluation import Gate
 from finetune_runner.data.rows import make_row
 from finetune_runner.evaluation.bootstrap import interval, minimum_detectable_gain, paired_difference
 from finetune_runner.evaluation.compare import Field, System, best_baseline, compare, values_of
+from finetune_runner.evaluation.labels import label_of
 from finetune_runner.evaluation.metrics import Settings, metric
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.prompts import (
@@ -167,6 +173,27 @@ def test_few_shot_examples_show_every_class_before_repeating_one() -> None:
     assert sorted(r.answer for r in chosen[:3]) == ["a", "b", "c"]
     assert len(chosen) == 4
     assert [r.id for r in choose_examples(list(reversed(train)), 4, 42, None, classes=True)] == [r.id for r in chosen]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abcdef"))), st.integers(1, 5), st.booleans())
+def test_few_shot_examples_of_one_pass_are_those_of_all_rows_sorted(
+    pairs: list[tuple[int, str]], count: int, classes: bool
+) -> None:
+    train = [row(f"q{question}", answer) for question, answer in pairs]
+    ordered = sorted(train, key=lambda one: hashlib.sha256(f"7:few-shot:{one.id}".encode()).hexdigest())
+    if classes:
+        queues = [[one for one in ordered if one.answer == label] for label in sorted({one.answer for one in train})]
+        ordered = [one for turn in zip_longest(*queues) for one in turn if one is not None]
+    assert choose_examples(iter(train), count, 7, None, classes=classes) == ordered[:count]
+
+
+@given(st.lists(st.sampled_from(['{"c":"a"}', '{"c":"a","n":1}', '{"c":"b"}', '{"c":"b" }', "no label", "none", ""])))
+def test_the_majority_answer_is_that_of_counting(answers: list[str]) -> None:
+    train = [row(str(number), answer) for number, answer in enumerate(answers)]
+    labels = Counter(label for answer in answers if (label := label_of(answer, "$.c")) is not None)
+    top = min(labels, key=lambda label: (-labels[label], label), default=None)
+    texts = Counter(answer for answer in answers if label_of(answer, "$.c") == top)
+    assert majority_answer(train, "$.c") == min(texts, key=lambda text: (-texts[text], text), default="")
 
 
 def test_prompts_of_the_baselines() -> None:

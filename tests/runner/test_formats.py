@@ -22,32 +22,10 @@ from finetune_runner.data.loading import Wanted
 from finetune_runner.data.records import BadRow, Record
 from finetune_runner.data.rows import Row, content_id, make_row, read_rows, write_rows
 from finetune_runner.errors import StageError
-from tests.runner.stores import LoadedRows, PrepareWorld, exchange, load_rows
+from tests.runner.stores import PrepareWorld, exchange, lines, load_rows, messages_of
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 GOOD = b'{"prompt": "p", "completion": "c"}'
-
-
-@pytest.fixture
-def load_file(tmp_path: Path) -> Any:
-    """Write one file and load it."""
-
-    def do(name: str, content: bytes, **wanted: Any) -> LoadedRows:
-        world = PrepareWorld(tmp_path, "file:///model")
-        (tmp_path / name).write_bytes(content)
-        source = f"file://{tmp_path}/{name}"
-        context = world.open(world.task({"train": [{"source": source}]}))
-        return load_rows(context, Wanted("data.train[0]", source, **wanted), tmp_path / "copies")
-
-    return do
-
-
-def lines(*rows: Any) -> bytes:
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-
-
-def messages_of(loaded: LoadedRows) -> list[list[str]]:
-    return [[f"{m['role']}: {m['content']}" for m in example.row.messages] for example in loaded.examples]
 
 
 @pytest.mark.parametrize(
@@ -434,7 +412,10 @@ def test_a_row_of_100_kb_is_fine(load_file: Any) -> None:
             id="judgement missing",
         ),
         pytest.param(
-            "a.jsonl", lines({"conversations": [{"from": "tool", "value": "x"}]}), '.from is "tool"', id="ShareGPT role"
+            "a.jsonl",
+            lines({"conversations": [{"from": "tool", "value": "x"}]}),
+            "is of a tool (from tool)",
+            id="ShareGPT role",
         ),
         pytest.param("a.jsonl", lines({"text": " "}), "`text` is empty", id="blank text"),
     ],

@@ -404,6 +404,53 @@ def test_a_datasets_commit_is_in_the_lineage_and_resolved_once(
     assert any("split train: 1 of 2 files" in finding.message for finding in findings)
 
 
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files count as progress, and the client tries again at once."""
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _seconds: None)
+
+
+def test_a_hub_that_dies_while_a_data_set_is_copied_is_unavailable_and_nothing_half_is_used(
+    world: PrepareWorld, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_waiting(monkeypatch)
+    rows = b"".join(json.dumps(row).encode() + b"\n" for row in varied(360))
+    server.dataset("acme/rows", {"a.jsonl": rows})
+    server.cut[sha256(rows)] = 1_000  # every connection breaks half-way
+    data = {"train": [{"source": "hf://datasets/acme/rows", "secretRef": secret(world, server)}]}
+    context = world.open(world.task(data))
+    with pytest.raises(StageError) as caught:
+        prepare.run(context)
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+    assert caught.value.message == "data.train[0]: hf://datasets/acme/rows/a.jsonl: the hub does not answer"
+    assert caught.value.hint
+    assert not context.storage.list(f"{context.task.run_uri}/")
+    assert not [path for path in world.folder.rglob("a.jsonl") if path.is_file()], "half a file under the name of one"
+    server.cut.clear()
+    results, _ = prepare.run(world.open(world.task(data)))
+    assert results.prepare is not None
+    counts = results.prepare.rows
+    assert counts.train + counts.validation + counts.test == 360
+
+
+def test_a_hub_that_dies_in_the_middle_of_the_weights_is_unavailable_and_the_next_attempt_fetches_that_file_anew(
+    world: PrepareWorld, server: HubServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_waiting(monkeypatch)
+    weights = sha256((tiny_model / "model.safetensors").read_bytes())
+    server.model(OFFICIAL, tiny_model)
+    server.cut[weights] = 1_000
+    with pytest.raises(StageError) as caught:
+        fetch_model(context_of(world, server))
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+    assert f"hf://{OFFICIAL}/model.safetensors: the hub does not answer" in caught.value.message
+    assert not [path for path in world.folder.rglob("model.safetensors") if path.is_file()]
+    before = len(server.gets(weights))
+    server.cut.clear()
+    assert fetch_model(context_of(world, server)).digest == model_digest(tiny_model)
+    assert [request.range for request in server.gets(weights)[before:]] == [""]
+
+
 @pytest.mark.parametrize(
     ("path", "code", "says"),
     [
@@ -468,6 +515,17 @@ def test_a_hub_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(StageError, match="does not answer") as caught:
         hub.resolve_revision("owner/name", "main", "model", Account(None, "http://127.0.0.1:9"))
     assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+
+
+def test_a_mirror_that_loses_the_hubs_headers_is_told_from_one_that_is_silent(
+    world: PrepareWorld, server: HubServer, tiny_model: Path
+) -> None:
+    server.model(OFFICIAL, tiny_model)
+    server.cdn = server.endpoint  # a redirect to the same host is followed before the headers are looked at
+    with pytest.raises(StageError, match="does not answer as the hub does") as caught:
+        fetch_model(context_of(world, server))
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE
+    assert "X-Repo-Commit" in caught.value.evidence
 
 
 def test_stages_after_prepare_read_the_pools_cache_and_write_nothing(

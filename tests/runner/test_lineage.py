@@ -29,7 +29,8 @@ from finetune_runner.data.rows import make_row
 from finetune_runner.errors import StageError
 from finetune_runner.stages import prepare
 from finetune_runner.storage import join
-from tests.runner.stores import PrepareWorld, exchange, store_of, varied
+from tests.cluster.harness.s3 import S3Server
+from tests.runner.stores import PrepareWorld, exchange, s3_storage, store_of, varied
 
 SECRET = "jane.roe@example.org"
 COMMIT = "a" * 40
@@ -292,6 +293,32 @@ def test_the_command_line_tells_it(versions: PrepareWorld, capfd: pytest.Capture
     assert "is no storage root" in capfd.readouterr().err
     assert finetune(["lineage", str(versions.folder / "none.jsonl"), "--storage", storage]) == 2
     assert "none.jsonl" in capfd.readouterr().err
+
+
+def test_versions_on_s3_are_looked_through(
+    world: PrepareWorld, s3: S3Server, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.storage = s3_storage(s3, world.folder, "/adapters")
+    rows = varied(200)
+    *_, context = run(world, {"train": [{"source": world.write("1.jsonl", rows)}]})
+    publish(context, 1)
+    learned = len(load_split(context, "train"))
+    path = world.write("asked.jsonl", rows).removeprefix("file://")
+    arguments = ["lineage", path, "--storage", world.storage["uri"], "--endpoint", s3.endpoint]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.read_only.access_key)  # a look-up needs no right to write
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.read_only.secret_key)
+    assert finetune([*arguments, "-o", "json"]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert [(version["version"], version["rows"]["train"]) for version in answer["trainedOn"]] == [
+        ("team/triage@v1", learned)
+    ]
+    assert finetune([*arguments, "--adapter", "other"]) == 2
+    assert "has no version of other" in capfd.readouterr().err
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert finetune(arguments) == 2
+    refused = capfd.readouterr().err
+    assert "Traceback" not in refused
+    assert "is denied" in refused
 
 
 # The documents.

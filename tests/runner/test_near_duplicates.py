@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.data import near_duplicates
-from finetune_runner.data.near_duplicates import SIMILARITY, NearDuplicates, input_text, jaccard, normal_form
+from finetune_runner.data.near_duplicates import SIMILARITY, NearDuplicates
 from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row, make_row
+from finetune_runner.data.shingles import input_text, jaccard, normal_form
 from finetune_runner.errors import classify
 from tests.runner.stores import cluster_keys, leaking, store_of
 

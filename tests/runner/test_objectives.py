@@ -92,7 +92,7 @@ def test_an_unrelated_answer_comes_from_another_prompt() -> None:
     found = partners(prompts, 7)
     assert all(prompts[other] != prompts[row] for row, other in enumerate(found))
     assert found == partners(prompts, 7)
-    assert partners(["a", "a"], 7) == [0, 1], "there is no other prompt"
+    assert list(partners(["a", "a"], 7)) == [0, 1], "there is no other prompt"
 
 
 # -- training --

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_runner.data.near_duplicates import input_text
 from finetune_runner.data.rows import Row, make_row
+from finetune_runner.data.shingles import input_text
 from finetune_runner.data.splitting import parts, place, repetitions
 from finetune_runner.data.splitting import test_share as share_of_test
 from tests.runner.stores import cluster_keys, leaking, varied

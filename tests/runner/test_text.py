@@ -117,6 +117,20 @@ def test_where_a_prefix_is_no_prefix_the_answer_follows_the_prompt_that_is_serve
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "does not write what the user says"),
         ("{{ 'ask' if messages | length == 1 else 'ask' + messages[1].content }}", "does not write what the user says"),
         ("{{ bos_token }}{{ bos_token }}" + CHATML, "beginning-of-sequence token twice"),
+        (CHATML.replace("{% if add_generation_prompt %}", "{% if true %}"), "begins another answer"),
+        (
+            CHATML.replace("{% if add_generation_prompt %}", "{% if false %}"),
+            "does not end the prompt with what begins",
+        ),
+        (
+            "{% for m in messages %}{{ '### ' + m.role + '\n' + m.content + '\n\n' }}{% endfor %}",
+            "does not end the prompt with what begins",
+        ),
+        (
+            "{% for m in messages %}{{ '### ' + m.role + '\n' + m.content + '\n\n' }}{% endfor %}"
+            "{{ '### assistant\n' }}",
+            "begins another answer",
+        ),
         ("{% if %}", "chat template refuses"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ messages[7].content }}", "chat template refuses"),
@@ -140,6 +154,13 @@ def test_rows_that_the_template_refuses_are_said(with_template: Any) -> None:
     with pytest.raises(RenderError, match="no system role"):
         render_chat(no_system, TALK)
     assert render_chat(no_system, TALK[1:]) == "x"
+
+
+@pytest.mark.parametrize("style", [*MATCHING, "without roles"])
+def test_templates_that_begin_answers_in_their_own_way_are_let_be(marked: Any, style: str) -> None:
+    changed = copy.deepcopy(marked)
+    changed.chat_template = MATCHING.get(style, "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
+    check_chat_template(changed, "m")
 
 
 @pytest.fixture(scope="module")

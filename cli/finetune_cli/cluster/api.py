@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 WATCH_S = 240
 """A watch is ended by the server after this time, and by us when it is silent for longer: half-open connections."""
+POLICIES_READY_S = 45.0
+POLICIES_POLL_S = 1.0
+"""The API server looks for new kinds every 30 s; until it knows ours, policies about them refuse every write."""
 PAGE = 500
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -31,10 +35,21 @@ JSON = dict[str, Any]
 class Api:
     """Requests of one caller to one API server. Every method raises `Refusal` when the answer is not what was asked."""
 
-    def __init__(self, client: Any, on_warning: Callable[[str], None]) -> None:
-        """`client` is a kubernetes.client.ApiClient; `on_warning` is told what the server warns of."""
+    def __init__(
+        self,
+        client: Any,
+        on_warning: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`client` is a kubernetes.client.ApiClient; `on_warning` is told what the server warns of.
+
+        `clock` gives seconds that only grow, `pause` lets them pass.
+        """
         self._client = client
         self._on_warning = on_warning
+        self._clock = clock
+        self._pause = pause
         self.server = str(client.configuration.host)
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> JSON:
@@ -59,7 +74,7 @@ class Api:
 
     def create(self, resource: Resource, namespace: str | None, body: JSON) -> JSON:
         """POST an object."""
-        return self._json("POST", resource.path(namespace), body=body)
+        return self._write("POST", resource.path(namespace), body=body)
 
     def patch(
         self,
@@ -72,7 +87,7 @@ class Api:
     ) -> JSON:
         """PATCH an object; returns it as stored."""
         path = resource.path(namespace, name)
-        return self._json("PATCH", path, query, body=body, content_type=content_type)
+        return self._write("PATCH", path, query, body=body, content_type=content_type)
 
     def watch(
         self,
@@ -103,6 +118,23 @@ class Api:
     def log_lines(self, path: str, query: Mapping[str, str], silence_s: float) -> Iterator[bytes]:
         """Lines of a pod's log, each with its line feed; ends with the log, or breaks after a silence."""
         return self._lines(path, query, silence_s)
+
+    def _write(self, method: str, path: str, query: Mapping[str, str] | None = None, **content: Any) -> JSON:
+        """A request that admission policies judge: repeated while they cannot, which is no verdict."""
+        end, told = self._clock() + POLICIES_READY_S, False
+        while True:
+            try:
+                return self._json(method, path, query, **content)
+            except Refusal as refusal:
+                if not refusal.unready or self._clock() >= end:
+                    raise
+            if not told:
+                self._on_warning(
+                    "the API server's admission policies do not know our kinds yet, as for half a minute after an "
+                    "installation or a restart: waiting for them"
+                )
+                told = True
+            self._pause(POLICIES_POLL_S)
 
     def _json(
         self,

@@ -119,7 +119,8 @@ def explain(refusal: Refusal, verb: str, resource: Resource, namespace: str | No
     if refusal.unready:
         return CliError(
             f"the cluster {server} cannot judge {what} yet: {said}",
-            "After an installation the API server needs up to half a minute to know the new kinds: try again then.",
+            "After an installation or a restart the API server needs up to half a minute to know our kinds; this took "
+            "longer. Look whether the CRDs are installed: `kubectl get crd gpupools.finetune.dev`.",
             CliExit.FAILED,
         )
     return CliError(f"the API server refuses to {verb} {what}{where}: {said}", "")

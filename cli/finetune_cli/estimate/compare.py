@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from finetune_api.common import Storage
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
-from finetune_api.job.forecast import Forecast
+from finetune_api.job.forecast import Fit, Forecast
 from finetune_api.stages import PrepareResult, TrainPlan
 from finetune_operator.decide.resolve import Refusal, resolve
 from finetune_operator.decide.types import Observed
 from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.options import Option, options, reason, recommended
 from finetune_operator.planner.plan import PlanError, make_plan
+from finetune_operator.planner.recipe import recipe_warnings
 
 ANYWHERE = Storage(uri="s3://estimate/estimate")
 """Where versions would go does not change a forecast; a job may leave it to the pool."""
@@ -82,17 +83,44 @@ def estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool) -> PoolEs
     return PoolEstimate(pool, plan, expected, options=found, advice=advice, open_count=is_open)
 
 
-def _order(candidate: PoolEstimate) -> tuple[bool, float, float, float, str]:
+FIT_ORDER: tuple[Fit, ...] = ("Fits", "Tight", "Unknown", "DoesNotFit")
+
+
+def _order(candidate: PoolEstimate) -> tuple[float, float, float, float, float, str]:
     known = candidate.forecast
     cost = known.cost_high if known is not None else None
     seconds = known.train_seconds_high if known is not None else None
+    # Of those that do not fit, the nearest: what it would take there is the most useful answer.
+    missing = 0.0
+    if known is not None and known.fit == "DoesNotFit":
+        missing = (known.gpu_memory_gib or 0.0) / max(1.0, candidate.pool.spec.gpu_memory_gib)
     return (
-        not candidate.fits,
+        len(FIT_ORDER) if known is None else FIT_ORDER.index(known.fit),
+        missing,
         math.inf if cost is None else cost,
         candidate.pool.spec.gpu_memory_gib,
         math.inf if seconds is None else seconds,
         candidate.name,
     )
+
+
+def warnings(job: FineTuneJob, prepared: PrepareResult) -> list[str]:
+    """What prepare and planning would warn of, wherever it runs: rows, lengths, settings."""
+    spec, rows, facts = job.spec, prepared.rows, prepared.model
+    found = recipe_warnings(spec, facts)
+    least = spec.data.checks.minimum_rows
+    if rows.train < least:
+        found.append(
+            f"data.train: about {rows.train} rows to train on, prepare ends a job below {least}; add rows, or "
+            "lower data.checks.minimumRows"
+        )
+    longest = min(spec.training.max_length, prepared.lengths.maximum)
+    if facts.context_length and longest > facts.context_length:
+        found.append(
+            f"training.maxLength: rows of {longest} tokens are longer than the model's context of "
+            f"{facts.context_length}: set training.maxLength: {facts.context_length}, or use a model with a longer one"
+        )
+    return found
 
 
 def compare(job: FineTuneJob, prepared: PrepareResult, pools: Sequence[GPUPool]) -> list[PoolEstimate]:

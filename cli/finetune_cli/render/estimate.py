@@ -91,35 +91,48 @@ def components_table(known: Forecast) -> Table:
     return table
 
 
-def print_estimate(console: Console, facts: dict[str, str], estimates: Sequence[PoolEstimate]) -> None:
-    """The facts, the pools, the best pool taken apart, and why the others do not fit."""
+def print_estimate(
+    console: Console, facts: dict[str, str], estimates: Sequence[PoolEstimate], warnings: Sequence[str] = ()
+) -> None:
+    """The facts and what is unusual, the pools, the best pool taken apart, and why the others do not fit."""
     for name, text in facts.items():
         console.print(Text.assemble((f"{name:<8} ", "bold"), text), soft_wrap=True)
+    for warning in warnings:
+        console.print(Text.assemble(("warning  ", "yellow"), warning), soft_wrap=True)
     console.print()
     console.print(pools_table(estimates))
     best = estimates[0]
-    if best.forecast is not None and best.forecast.stages:
-        known = best.forecast
+    known = best.forecast
+    if known is not None:
         console.print()
         console.print(Text(f"{best.name}", style="bold"))
-        console.print(components_table(known))
-        console.print(f"host memory about {known.host_memory_gib:.0f} GiB, scratch disk about {known.disk_gib:.0f} GiB")
+        if known.stages:
+            console.print(components_table(known))
+            needs = f"host memory about {known.host_memory_gib:.0f} GiB, scratch disk about {known.disk_gib:.0f} GiB"
+            console.print(needs)
         for note in known.notes:
             console.print(Text(f"- {note}"), soft_wrap=True)
-    if len(best.options) > 1:
+    if len(best.options) > 1 and known is not None and known.fit != "Unknown":
         console.print()
         console.print(options_table(best))
         if best.advice:
             console.print(Text(f"recommended: {best.advice}"), soft_wrap=True)
-    refused = [item for item in estimates if item.why_not]
-    if refused:
+    others = [(item, why) for item in estimates if (why := _why_not(item, first=item is best))]
+    if others:
         console.print()
-    for item in refused:
-        console.print(Text(f"{item.name}: {item.why_not}"), soft_wrap=True)
+    for item, why in others:
+        console.print(Text(f"{item.name}: {why}"), soft_wrap=True)
         if item.remedy:
             console.print(Text(f"    what would fit: {item.remedy}"), soft_wrap=True)
     console.print()
     console.print(Text(_verdict(best), style="bold"), soft_wrap=True)
+
+
+def _why_not(item: PoolEstimate, *, first: bool) -> str:
+    """Why a pool is not taken; empty when it fits, or when its notes have been told."""
+    if item.why_not or item.forecast is None or item.fits or first:
+        return item.why_not
+    return next(iter(item.forecast.notes), "")
 
 
 def _verdict(best: PoolEstimate) -> str:
@@ -127,7 +140,7 @@ def _verdict(best: PoolEstimate) -> str:
     if known is None or plan is None or known.fit == "DoesNotFit":
         return "no pool fits"
     if known.fit == "Unknown":
-        return "memory cannot be forecast; see the notes"
+        return f"{best.name}: memory is not forecast, so nothing is refused beforehand; see its notes"
     priced = "cheapest that fits" if known.cost_high is not None else "smallest GPU that fits"
     word = priced if known.fit == "Fits" else "nearest, but tight"
     gpus = f" on {plan.nodes * plan.gpus_per_node} GPUs ({plan.strategy})" if plan.gpus_per_node > 1 else ""

@@ -42,6 +42,14 @@ def stage_seconds(attempt: StageStatus | None) -> float | None:
     return (attempt.finished_at - attempt.started_at).total_seconds()
 
 
+def parameters_text(count: int) -> str:
+    """A model's size in four digits, in the unit that people say it in."""
+    for unit, name in ((1_000_000_000, " B"), (1_000_000, " M"), (1_000, " k")):
+        if count >= unit:
+            return f"{count / unit:.4g}{name} parameters"
+    return f"{count} parameters"
+
+
 def _prepare(results: StageResults) -> str:
     prepared = results.prepare
     if prepared is None:
@@ -50,7 +58,7 @@ def _prepare(results: StageResults) -> str:
     parts = [f"{rows.train} train, {rows.validation} validation, {rows.test} test rows"]
     parts += [f"{rows.replay} replay"] if rows.replay else []
     parts += [f"{rows.dropped} dropped"] if rows.dropped else []
-    model = f"{prepared.model.architecture}, {prepared.model.parameters / 1e6:.4g} M parameters"
+    model = f"{prepared.model.architecture}, {parameters_text(prepared.model.parameters)}"
     return f"{', '.join(parts)}; {model}"
 
 

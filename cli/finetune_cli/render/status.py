@@ -13,7 +13,6 @@ from rich.text import Text
 
 from finetune_api.adapterversion import AdapterVersion
 from finetune_api.finetunejob import FineTuneJob
-from finetune_api.job.forecast import Forecast
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus, StageStatus
 from finetune_api.stages import STAGES, Progress
 from finetune_cli.render.costs import Costs
@@ -27,6 +26,7 @@ from finetune_cli.render.stages import (
 )
 from finetune_cli.render.summary import metrics_table
 from finetune_cli.render.tables import STYLES, age
+from finetune_cli.render.training import forecast_table, training_facts
 from finetune_operator.decide.attempts import is_active
 from finetune_operator.decide.gates import describe
 
@@ -93,17 +93,7 @@ def _memory(status: FineTuneJobStatus) -> str:
     if known is None or known.gpu_memory_gib is None:
         return ""
     room = f" of {known.available_gpu_memory_gib:.1f}" if known.available_gpu_memory_gib is not None else ""
-    return f"{known.gpu_memory_gib:.1f}{room} GiB forecast on one GPU, {known.fit}{_reserved(known)}"
-
-
-def _reserved(known: Forecast) -> str:
-    """What PyTorch reserved beside what was forecast that it would, stage by stage."""
-    pairs = [
-        f"{stage.stage} {stage.measured_gpu_memory_gib:.1f} of {stage.reserved_gpu_memory_gib:.1f}"
-        for stage in known.stages
-        if stage.measured_gpu_memory_gib is not None
-    ]
-    return f"; reserved at the peak, measured of forecast: {', '.join(pairs)} GiB" if pairs else ""
+    return f"{known.gpu_memory_gib:.1f}{room} GiB forecast on one GPU, {known.fit}"
 
 
 def summary(view: StatusView) -> Iterator[RenderableType]:
@@ -221,6 +211,19 @@ def progress(view: StatusView) -> Iterator[RenderableType]:
         yield _line((told, "yellow" if stale else "dim"))
 
 
+def training(view: StatusView) -> Iterator[RenderableType]:
+    """With what it trains, how fast, and where the time went."""
+    if view.job.status is not None:
+        yield from _facts(training_facts(view.job.spec, view.job.status))
+
+
+def forecast(view: StatusView) -> Iterator[RenderableType]:
+    """Each GPU stage as it was forecast and as it was measured."""
+    status = view.job.status
+    if status is not None and status.forecast is not None:
+        yield from forecast_table(status.forecast)
+
+
 def findings(view: StatusView) -> Iterator[RenderableType]:
     """What the checks of the data said, and the rows of each split."""
     status = view.job.status
@@ -315,6 +318,8 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("Summary", summary),
     ("Stages", stages),
     ("Progress", progress),
+    ("Training", training),
+    ("Forecast", forecast),
     ("Data", findings),
     ("Gates", gates),
     ("Cost", cost),

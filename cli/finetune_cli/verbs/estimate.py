@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_api.finetunejob import FineTuneJob
 from finetune_cli.errors import CliError, CliExit
-from finetune_cli.estimate.compare import PoolEstimate, compare
+from finetune_cli.estimate.compare import PoolEstimate, compare, warnings
 from finetune_cli.estimate.data import Counted, counted, prepared
 from finetune_cli.estimate.model import KnownModel, find_model
 from finetune_cli.estimate.pools import pools_of_files, pools_of_gpus
@@ -94,9 +94,10 @@ def _wire(model: KnownModel, data: Counted, estimates: list[PoolEstimate]) -> di
 
 def _facts(job: FineTuneJob, model: KnownModel, data: Counted, estimates: list[PoolEstimate]) -> dict[str, str]:
     facts = model.facts
+    size = f"{facts.parameters / 1e9:.2f} billion parameters" if facts.parameters else "size unknown"
+    blocks = f", {facts.layers} blocks of {facts.hidden_size}" if facts.layers and facts.hidden_size else ""
     told = {
-        "model": f"{facts.parameters / 1e9:.2f} billion parameters, {facts.layers} blocks of {facts.hidden_size} "
-        f"({model.origin})",
+        "model": f"{size}{blocks} ({model.origin})",
         "data": f"{data.rows:,} rows of about {data.mean:.0f} tokens ({data.origin})",
     }
     planned = next(((i.plan, i.forecast) for i in estimates if i.plan and i.forecast), None)
@@ -104,7 +105,8 @@ def _facts(job: FineTuneJob, model: KnownModel, data: Counted, estimates: list[P
         plan, known = planned
         batch = job.spec.training.global_batch_size
         told["training"] = (
-            f"{plan.total_steps:,} steps of {batch} examples, {known.train_tokens / 1e6:.2f} million tokens"
+            f"{plan.total_steps:,} steps of {batch} examples ({plan.epochs:g} epochs), {known.train_tokens / 1e6:.2f} "
+            f"million tokens; {job.spec.method.objective} at learning rate {plan.learning_rate:g}"
         )
         if known.minimum_detectable_gain is not None:
             metric = job.spec.evaluation.metrics[0].name
@@ -127,10 +129,11 @@ def run(args: argparse.Namespace) -> int:
     pools = pools_of_files(args.pool) + pools_of_gpus(args.gpu)
     if not pools:
         pools = pools_of_gpus([gpu.name for gpu in known_gpus()])
-    estimates = compare(job, prepared(job.spec, model.facts, data), pools)
+    expected = prepared(job.spec, model.facts, data)
+    estimates, told = compare(job, expected, pools), warnings(job, expected)
     if args.output == "table":
-        print_estimate(console_for(), _facts(job, model, data, estimates), estimates)
+        print_estimate(console_for(), _facts(job, model, data, estimates), estimates, told)
     else:
-        print_machine(_wire(model, data, estimates), args.output)
+        print_machine(_wire(model, data, estimates) | {"warnings": told}, args.output)
     known = estimates[0].forecast
     return CliExit.FAILED if known is None or known.fit == "DoesNotFit" else CliExit.SUCCEEDED

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from finetune_api.validation import validate_document
-from finetune_cli.drafting import MINIMUM_ROWS, Draft, draft_yaml
+from finetune_cli.drafting import MINIMUM_ROWS, Draft, draft_yaml, layout_of
 from finetune_cli.errors import CliError, CliExit
 from finetune_cli.options import checked_name
 from finetune_cli.sampling import sample_rows
@@ -19,6 +19,7 @@ EXAMPLES = """
 examples:
   finetune init --data tickets.csv --task classification --label category
   finetune init --data invoices.jsonl --task extraction -o invoices.yaml
+  finetune init --data preferences.jsonl --model hf://Qwen/Qwen2.5-7B-Instruct
   finetune init --data chats.parquet --model hf://meta-llama/Llama-3.1-8B-Instruct
 """
 
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         label=args.label,
         text=args.text,
     )
-    text = draft_yaml(draft, rows)
+    layout = layout_of(rows, draft.label, draft.text)
+    text = draft_yaml(draft, layout)
     problems = validate_document(text)
     if problems:
         raise CliError("\n".join(str(problem) for problem in problems), "Give other names with --name and --label.")
@@ -82,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CliError(f"cannot write {output}: {error.strerror}") from error
-    print(f"{output}: {draft.task} on {args.data}, adapter {name}")
+    how = "" if layout.objective == "sft" else f" by {layout.objective}"
+    print(f"{output}: {draft.task}{how} on {args.data}, adapter {name}")
     if len(rows) < MINIMUM_ROWS:
         print(f"warning: {args.data} has {len(rows)} rows; below {MINIMUM_ROWS} a prompt with examples usually wins")
     print(f"next     finetune validate {output}")

@@ -39,7 +39,9 @@ class Columns(Contract):
     ] = None
     label: Annotated[
         Column | None,
-        Field(description="Column that says whether an answer is wanted, true or false (KTO). Default `label`."),
+        Field(
+            description="Column that says whether an answer is wanted, true or false, 1 or 0 (KTO). Default `label`."
+        ),
     ] = None
     text: Annotated[Column | None, Field(description="Column with plain text (text). Default `text`.")] = None
     annotations: Annotated[
@@ -274,8 +276,8 @@ class Checks(Contract):
     size: Annotated[
         Literal["ignore", "warn", "fail"],
         Field(
-            description="Train rows against the breadth of the task: 50 for a narrow one, 1,000 for a free one "
-            "(docs/data.md names the sources). Default `warn`."
+            description="Train rows against the breadth of the task: 100 a class, 500 for answers of a given form, "
+            "1,000 for free ones (docs/data.md names the sources). Default `warn`."
         ),
     ] = "warn"
     duplicates: Annotated[
@@ -315,7 +317,10 @@ class Checks(Contract):
     ] = "warn"
     balance: Annotated[
         Literal["ignore", "warn", "fail"],
-        Field(description="Classes that are rare (under 10 rows) or dominate (over 80 %). Default `warn`."),
+        Field(
+            description="Classes that are rare (under 10 rows), dominate (over 80 %), or are spelled in two ways. "
+            "Default `warn`."
+        ),
     ] = "warn"
     agreement: Annotated[
         Literal["ignore", "warn", "fail"],
@@ -355,8 +360,8 @@ class Checks(Contract):
     language: Annotated[
         Literal["ignore", "warn", "fail", "drop"],
         Field(
-            description="Rows in another language than most rows: reported when they are 2-20 %, which is likely an "
-            "accident; `drop` removes them. Default `warn`."
+            description="Rows in another language than most rows: reported while they are at most 20 %, which is "
+            "likely an accident; `drop` removes them. Default `warn`."
         ),
     ] = "warn"
     edge_cases: Annotated[

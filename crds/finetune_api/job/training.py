@@ -69,8 +69,14 @@ class Training(Contract):
     """Hyper-parameters."""
 
     epochs: Annotated[
-        float, Field(description="Passes over the training mix. Range 0.01-100, default 3.", ge=0.01, le=100)
-    ] = 3.0
+        float | None,
+        Field(
+            description="Passes over the training mix. Range 0.01-100. Default: by method.objective, 3 for sft, 1 for "
+            "dpo and kto; status.plan.epochs has it.",
+            ge=0.01,
+            le=100,
+        ),
+    ] = None
     max_steps: Annotated[
         int | None, Field(description="Upper bound on optimiser steps, whatever epochs says.", ge=1, le=10_000_000)
     ] = None
@@ -85,14 +91,15 @@ class Training(Contract):
         ),
     ] = None
     learning_rate: Annotated[
-        float,
+        float | None,
         Field(
-            description="Peak learning rate. Range 1e-7 to 0.1, default 2e-4 (QLoRA paper, 7B-13B); for dpo and kto "
-            "use 5e-6 to 5e-5, for lion a third to a tenth of AdamW's.",
+            description="Peak learning rate. Range 1e-7 to 0.1. Default: by method.objective, 2e-4 for sft (QLoRA "
+            "paper, 7B-13B), 5e-6 for dpo and kto (TRL, alignment-handbook); for lion a fifth of it (Chen et al. "
+            "2023: a third to a tenth of AdamW's). status.plan.learningRate has it.",
             ge=1e-7,
             le=0.1,
         ),
-    ] = 2e-4
+    ] = None
     optimizer: Annotated[
         Optimizer,
         Field(

@@ -84,7 +84,7 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
     cause = diagnosis.cause
     # Another plan is another training; it changes nothing of what the other stages need.
     plan = draft.status.plan if attempt.name == "train" else None
-    if cause.adjust is not None and attempt.name != "train":
+    if cause.adjust is not None and attempt.name != "train" and diagnosis.hint == cause.hint:
         diagnosis = replace(diagnosis, hint=cause.hint_without_training)
     draft.set_stage(
         state="Failed",

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from finetune_api.job.recipe import resolved_training
 from finetune_api.job.spec import MUTABLE_WHILE_RUNNING, FineTuneJobSpec
 from finetune_api.stages import PrepareResult, TrainPlan, WarmStartVersion
 
@@ -29,7 +30,8 @@ def fingerprint(
     """Identity of everything that decides how a version comes out: where and how fast it runs does not."""
     wire = spec.to_wire()
     evaluation = {key: value for key, value in wire["evaluation"].items() if key not in ("outOfDomain", "humanReview")}
-    training = {key: value for key, value in wire["training"].items() if key not in HOW_NOT_WHAT}
+    settings = resolved_training(spec.method, spec.training, plan.learning_rate).to_wire()
+    training = {key: value for key, value in settings.items() if key not in HOW_NOT_WHAT}
     # By digest, not by name: an object deleted and made anew may have the same name.
     start = {"warmStartFrom": warm_start.digest} if warm_start is not None else {}
     return _digest(

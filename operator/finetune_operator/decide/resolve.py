@@ -28,8 +28,8 @@ class Refusal:
     final: bool
 
 
-def _invalid(message: str) -> Refusal:
-    return Refusal("InvalidSpec", message, "Correct the spec and apply again.", final=True)
+def _invalid(message: str, next_step: str = "Correct the spec and apply again.") -> Refusal:
+    return Refusal("InvalidSpec", message, next_step, final=True)
 
 
 def _sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
@@ -79,15 +79,22 @@ def _gpus(spec: FineTuneJobSpec, pool: GPUPool) -> int | Refusal:
     gpus = min(1, offered) if asked is None else asked
     name = pool.metadata.name
     if gpus > offered:
-        return _invalid(f"compute.gpusPerNode: {gpus} asked, nodes of pool {name} have {offered}")
+        return _invalid(
+            f"compute.gpusPerNode: {gpus} asked, nodes of pool {name} have {offered}",
+            f"Set compute.gpusPerNode to at most {offered} and compute.nodes for more, or use another pool.",
+        )
     if offered and not gpus:
         return _invalid(f"compute.gpusPerNode: 0 asked, but {name} is a GPU pool; ask for at least 1")
     if spec.compute.nodes > pool.spec.limits.max_nodes:
-        return _invalid(f"compute.nodes: {spec.compute.nodes} asked, pool {name} allows {pool.spec.limits.max_nodes}")
+        return _invalid(
+            f"compute.nodes: {spec.compute.nodes} asked, pool {name} allows {pool.spec.limits.max_nodes}",
+            f"Set compute.nodes to at most {pool.spec.limits.max_nodes}, or use another pool.",
+        )
     if spec.compute.nodes * gpus > pool.spec.limits.max_gpus:
         return _invalid(
             f"compute.nodes x gpusPerNode: {spec.compute.nodes * gpus} GPUs asked, pool {name} allows "
-            f"{pool.spec.limits.max_gpus}"
+            f"{pool.spec.limits.max_gpus}",
+            f"Ask for at most {pool.spec.limits.max_gpus} GPUs over all nodes, or use another pool.",
         )
     return gpus
 

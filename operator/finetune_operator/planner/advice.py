@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from finetune_operator.planner.fit import Demand, fit, sharded_gpus, stage_memory
+from finetune_operator.planner.fit import Demand, Offered, fit, sharded_gpus, stage_memory
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.strategy import can_be_parts
 
@@ -113,12 +113,17 @@ def card_size_gib(demand: Demand) -> float:
     return float(math.ceil(need / GIB))
 
 
-def what_would_fit(demand: Demand, memory_gib: float, p95_length: int, most_gpus: int) -> str:
-    """One sentence: the smallest edit, the smallest GPU, and why more GPUs do not help."""
-    edit = smallest_change(demand, memory_gib, p95_length)
+def what_would_fit(demand: Demand, offered: Offered, p95_length: int) -> str:
+    """One sentence: the smallest edit, the smallest GPU, and how many GPUs, or why more of them do not help."""
+    edit = smallest_change(demand, offered.memory_gib, p95_length)
     size = f"a pool whose GPUs have {card_size_gib(demand):.0f} GiB"
     options = f"set {edit}, or use {size}" if edit else f"no setting is enough: use a smaller model or {size}"
-    gpus = sharded_gpus(demand, memory_gib, most_gpus) if can_be_parts(demand) else None
+    if not can_be_parts(demand):
+        why = "8-bit weights" if demand.quantisation == "int8" else f"the states of {demand.optimizer}"
+        return f"{options}; more GPUs do not help, {why} are not cut into parts: each trains with the whole model"
+    gpus = sharded_gpus(demand, offered)
     if gpus is None:
-        return f"{options}; more GPUs do not help, each holds the whole model"
-    return f"{options}, or {gpus} GPUs with compute.strategy: fsdp"
+        return f"{options}; the pool's {offered.most_gpus} GPUs together are not enough either"
+    nodes = gpus // min(gpus, offered.gpus_per_node)
+    where = f" on {nodes} nodes" if nodes > 1 else ""
+    return f"{options}, or {gpus} GPUs{where} with compute.strategy: fsdp"

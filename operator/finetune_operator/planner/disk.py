@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from finetune_operator.planner.memory.adapter import adapter_parameters
@@ -12,6 +13,8 @@ LIBRARIES_HOST_BYTES = 4 * 2**30
 """Python, torch with CUDA, transformers: resident per process, measured 2.5 to 3.5 GiB."""
 SHARD_BYTES = 5_000_000_000
 """transformers writes and reads weights in files of at most 5 GB."""
+ROW_BYTES_PER_TOKEN = 12
+"""Training's copy of the rows: 5 for a token and its label, the text in JSON, and validation beside train."""
 KEPT_CHECKPOINTS = 3
 """Local copies at a time: the one being saved, the kept one, one to resume from."""
 
@@ -25,15 +28,47 @@ def quantity_bytes(text: str) -> int:
 
 
 def disk_bytes(
-    shape: ModelShape, file_bytes: int, rank: int, targets: tuple[str, ...], *, merges: bool, cached: bool = False
+    shape: ModelShape,
+    file_bytes: int,
+    rank: int,
+    targets: tuple[str, ...],
+    *,
+    merges: bool,
+    cached: bool = False,
+    row_tokens: int = 0,
 ) -> float:
-    """The base model's files (unless the pool's cache has them), the adapter with its optimiser, the merged model."""
+    """The base model's files (unless the pool's cache has them), adapter with optimiser, merged model, and rows.
+
+    Rows are on disk once per pod (training/encoded_rows.py of the runner). `row_tokens`: of one epoch, all answers of
+    a preference counted.
+    """
     files = 0.0 if cached else float(file_bytes or 2 * shape.parameters)
     checkpoint = 12.0 * adapter_parameters(shape, rank, targets)
-    return files + KEPT_CHECKPOINTS * checkpoint + (2.0 * shape.parameters if merges else 0.0)
+    return (
+        files
+        + KEPT_CHECKPOINTS * checkpoint
+        + (2.0 * shape.parameters if merges else 0.0)
+        + ROW_BYTES_PER_TOKEN * row_tokens
+    )
 
 
-def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool, kept_bytes: float = 0.0) -> float:
+def pinned_bytes(shape: ModelShape, bytes_per_parameter: float, parts: int) -> float:
+    """Page-locked host memory of one process's part of the base, tensor by tensor.
+
+    PyTorch's allocator rounds each page-locked block up to a power of two (c10/core/CachingHostAllocator.h).
+    """
+
+    def rounded(size: float) -> int:
+        return 1 << max(0, math.ceil(size) - 1).bit_length()
+
+    block = sum(rounded(inside * outside * bytes_per_parameter / parts) for inside, outside in shape.linears.values())
+    tables = 1 if shape.tied_embeddings else 2
+    return float(shape.layers * block + tables * rounded(2.0 * shape.vocabulary * shape.hidden / parts))
+
+
+def host_bytes(
+    shape: ModelShape, processes: int, *, whole_model: bool, kept_bytes: float = 0.0, offloaded_bytes: float = 0.0
+) -> float:
     """Host memory of a GPU pod; the page cache of the model's files is not counted, it can be given back.
 
     Args:
@@ -42,6 +77,9 @@ def host_bytes(shape: ModelShape, processes: int, *, whole_model: bool, kept_byt
         whole_model: whether weights are read in 16 bit before they move to the GPU (LoRA, and the merged form);
             quantised weights pass by file by file.
         kept_bytes: quantised weights of the whole base that each process keeps until they are cut into parts.
+        offloaded_bytes: what a process keeps there while it trains (DeepSpeed's offload); the base as it was loaded is
+            gone by then, part by part.
     """
     size = 2.0 * shape.parameters
-    return processes * (LIBRARIES_HOST_BYTES + (size if whole_model else kept_bytes + min(SHARD_BYTES, size)))
+    loading = size if whole_model else kept_bytes + min(SHARD_BYTES, size)
+    return processes * (LIBRARIES_HOST_BYTES + max(loading, offloaded_bytes))

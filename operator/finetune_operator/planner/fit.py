@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 
 from finetune_api.job.forecast import Fit
 from finetune_api.job.training import Optimizer
+from finetune_api.stages import Offload
 from finetune_operator.planner.gpus import MethodType
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
 from finetune_operator.planner.memory.inference import InferenceSetup, inference_memory, merge_memory
 from finetune_operator.planner.memory.sharding import Strategy
+from finetune_operator.planner.memory.spreading import spreads
 from finetune_operator.planner.memory.training import (
     TrainingSetup,
     answering_memory,
+    reference_memory,
     training_memory,
     validation_memory,
 )
@@ -27,6 +30,17 @@ LARGEST_OVERESTIMATE = 0.20
 """Read off the published rows, calibration and blind: none that the runner can run is forecast higher than this above
 what was measured (docs/forecast.md). Only what exceeds even that is refused."""
 LARGEST_MICRO_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What a pool has."""
+
+    memory_gib: float
+    """Of one GPU."""
+    gpus_per_node: int
+    most_gpus: int
+    most_nodes: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,9 @@ class Demand:
     serves_merged: bool
     strategy: Strategy = "single"
     gpus: int = 1
+    offload: Offload = "none"
+    judging_gpus: int = 1
+    """GPUs over which one copy is spread in baseline and evaluate."""
     bits: int = 4
     """Of qlora's base."""
     full_precision: bool = False
@@ -55,6 +72,8 @@ class Demand:
     optimizer: Optimizer = "adamw_torch_fused"
     sequences: int = 1
     """Sequences of an example: 2 for dpo."""
+    asks_reference: bool = False
+    """Whether training asks for log-probabilities of answers: dpo and kto."""
     checkpointing: bool = True
     flash_attention: bool = False
     answered_rows: int = 0
@@ -81,6 +100,7 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
         packed=demand.packed,
         strategy=demand.strategy,
         gpus=demand.gpus,
+        offload=demand.offload,
         dora=demand.dora,
         optimizer=demand.optimizer,
         sequences=demand.sequences,
@@ -90,7 +110,9 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
     answered = min(demand.answered_rows, demand.validation_rows)
     peaks = [
         training_memory(setup),
-        validation_memory(setup, demand.validation_rows, demand.longest_row),
+        reference_memory(setup, demand.longest_row)
+        if demand.asks_reference
+        else validation_memory(setup, demand.validation_rows, demand.longest_row),
         answering_memory(setup, answered, demand.longest_row, demand.max_new_tokens),
     ]
     return max(peaks, key=lambda peak: peak.device_bytes)
@@ -106,6 +128,7 @@ def _inference(demand: Demand, *, adapted: bool) -> InferenceSetup:
         max_new_tokens=demand.max_new_tokens,
         longest_row=demand.longest_row,
         adapter_parameters=adapter_parameters(demand.shape, demand.rank, targets, dora=demand.dora) if adapted else 0,
+        gpus=demand.judging_gpus,
     )
 
 
@@ -114,14 +137,32 @@ def merge_breakdown(demand: Demand) -> Breakdown:
     return merge_memory(_inference(demand, adapted=True))
 
 
-def stage_memory(demand: Demand, micro_batch: int, *, merges: bool) -> Mapping[str, Breakdown]:
-    """Memory of one GPU in every stage that holds one."""
+def judging_memory(demand: Demand, *, merges: bool) -> Mapping[str, Breakdown]:
+    """Memory of one GPU in the stages that ask and score a model."""
     stages = {
         "baseline": inference_memory(_inference(demand, adapted=False)),
-        "train": train_breakdown(demand, micro_batch),
         "evaluate": inference_memory(_inference(demand, adapted=True)),
     }
     return stages | ({"merge": merge_breakdown(demand)} if merges else {})
+
+
+def stage_memory(demand: Demand, micro_batch: int, *, merges: bool) -> Mapping[str, Breakdown]:
+    """Memory of one GPU in every stage that holds one, in their order."""
+    judging = dict(judging_memory(demand, merges=merges))
+    return {"baseline": judging.pop("baseline"), "train": train_breakdown(demand, micro_batch), **judging}
+
+
+def judging_gpus_for(demand: Demand, memory_gib: float, gpus_per_node: int) -> int:
+    """Fewest GPUs of a pod over which one copy fits in baseline and evaluate: a divisor; the most when none is enough.
+
+    Fewer are faster: the rest hold copies of their own, while the GPUs of one copy wait for each other.
+    """
+    for gpus in range(1, gpus_per_node + 1):
+        if gpus_per_node % gpus == 0 and spreads(demand.shape, gpus):
+            stages = judging_memory(replace(demand, judging_gpus=gpus), merges=demand.serves_merged)
+            if worst_fit(stages, memory_gib) == "Fits":
+                return gpus
+    return max(gpus for gpus in range(1, max(1, gpus_per_node) + 1) if spreads(demand.shape, gpus))
 
 
 def usable_bytes(memory_gib: float) -> float:
@@ -156,11 +197,13 @@ def fsdp_of(method: MethodType) -> Strategy:
     return "fsdpBase" if method == "qlora" else "fsdp2"
 
 
-def sharded_gpus(demand: Demand, memory_gib: float, most_gpus: int) -> int | None:
-    """Fewest GPUs over which FSDP would make training fit; None when even `most_gpus` do not."""
+def sharded_gpus(demand: Demand, offered: Offered) -> int | None:
+    """Fewest GPUs with which every stage fits, training under FSDP; None when even all that are offered do not."""
     for gpus in (2, 4, 8, 16, 32, 64):
-        if gpus > most_gpus:
+        per_node = min(gpus, offered.gpus_per_node)
+        if gpus > offered.most_gpus or gpus // per_node > offered.most_nodes:
             return None
-        if fit(train_breakdown(replace(demand, strategy=fsdp_of(demand.method), gpus=gpus), 1), memory_gib) == "Fits":
+        spread = replace(demand, strategy=fsdp_of(demand.method), gpus=gpus, judging_gpus=per_node)
+        if worst_fit(stage_memory(spread, 1, merges=demand.serves_merged), offered.memory_gib) == "Fits":
             return gpus
     return None

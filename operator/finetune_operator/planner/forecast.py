@@ -11,21 +11,34 @@ from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
-from finetune_operator.planner.advice import what_would_fit
+from finetune_operator.planner.advice import smallest_change, what_would_fit
 from finetune_operator.planner.cost import cost
-from finetune_operator.planner.disk import disk_bytes, host_bytes, quantity_bytes
-from finetune_operator.planner.fit import Demand, fit, merge_breakdown, stage_memory, worst_fit
+from finetune_operator.planner.disk import disk_bytes, host_bytes, pinned_bytes, quantity_bytes
+from finetune_operator.planner.fit import (
+    Demand,
+    Offered,
+    fit,
+    largest_micro_batch,
+    merge_breakdown,
+    stage_memory,
+    train_breakdown,
+    worst_fit,
+)
 from finetune_operator.planner.gain import minimum_detectable_gain
 from finetune_operator.planner.gpus import MethodType, Range, gpu_of
+from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
+from finetune_operator.planner.memory.optimizer import optimiser_bytes_per_parameter
 from finetune_operator.planner.memory.sharding import shards
-from finetune_operator.planner.memory.weights import weight_bytes
+from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, weight_bytes
 from finetune_operator.planner.shape import ModelShape, UnknownShapeError, shape_of
 from finetune_operator.planner.strategy import memory_strategy_of
 from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
 from finetune_operator.planner.workload import SEQUENCES, Workload, prompt_tokens, workload_of
 
 NOTE_LIMIT = 512
+MASTER_AND_GRADIENT_BYTES = 8
+"""Of DeepSpeed's fp32 copy of a parameter of the adapter, and of its gradient."""
 
 
 def demand_of(
@@ -60,6 +73,7 @@ def demand_of(
         dora=spec.method.use_dora,
         optimizer=spec.training.optimizer,
         sequences=SEQUENCES[spec.method.objective],
+        asks_reference=spec.method.objective != "sft",
         checkpointing=spec.training.gradient_checkpointing != "disabled",
     )
 
@@ -69,6 +83,8 @@ def _as_planned(demand: Demand, plan: TrainPlan) -> Demand:
     return replace(
         demand,
         strategy=memory_strategy_of(plan),
+        offload=plan.offload,
+        judging_gpus=plan.judging_gpus,
         checkpointing=plan.gradient_checkpointing,
         flash_attention=plan.attention == "flash",
     )
@@ -155,14 +171,31 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     )
     memory_gib = resolved.pool_spec.gpu_memory_gib
     stages = stage_memory(demand, 1, merges=demand.serves_merged)
+    micro = spec.training.micro_batch_size
+    if micro is not None and worst_fit(stages, memory_gib) != "DoesNotFit":
+        return _too_many_examples(demand, micro, resolved)
     name, breakdown = max(stages.items(), key=lambda stage: stage[1].device_bytes)
     parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in list(breakdown.components.items())[:3])
     message = (
         f"does not fit: {name} with {plan.method} needs {breakdown.device_bytes / GIB:.1f} GiB on one GPU at "
         f"micro-batch 1 ({parts}); a GPU of pool {resolved.pool} has {memory_gib:g} GiB"
     )
-    most = resolved.pool_spec.limits.max_gpus
-    return message, what_would_fit(demand, memory_gib, prepared.lengths.p95 or work.longest_row, most)
+    pool = resolved.pool_spec
+    offered = Offered(memory_gib, pool.gpus_per_node, pool.limits.max_gpus, pool.limits.max_nodes)
+    return message, what_would_fit(demand, offered, prepared.lengths.p95 or work.longest_row)
+
+
+def _too_many_examples(demand: Demand, micro: int, resolved: Resolved) -> tuple[str, str]:
+    """The refusal of a job that would fit but for training.microBatchSize."""
+    memory_gib = resolved.pool_spec.gpu_memory_gib
+    need = train_breakdown(demand, micro).device_bytes / GIB
+    largest = min(micro, largest_micro_batch(demand, memory_gib))
+    divisor = max(size for size in range(1, largest + 1) if micro % size == 0)
+    return (
+        f"does not fit: training.microBatchSize {micro} needs {need:.1f} GiB on one GPU; a GPU of pool {resolved.pool} "
+        f"has {memory_gib:g} GiB",
+        f"set training.microBatchSize: {divisor}, or leave it out: globalBatchSize stays what it is",
+    )
 
 
 def with_measurements(
@@ -236,16 +269,37 @@ def _host(case: _Case) -> float:
     # The runner quantises the whole base in host memory first where it is cut into parts (training/setup.py).
     kept_bytes = weight_bytes(case.shape, case.demand.quantisation) if case.cuts else 0.0
     whole = case.plan.method == "lora"
-    training = host_bytes(case.shape, case.plan.gpus_per_node, whole_model=whole, kept_bytes=kept_bytes)
+    training = host_bytes(
+        case.shape,
+        case.plan.gpus_per_node,
+        whole_model=whole,
+        kept_bytes=kept_bytes,
+        offloaded_bytes=_offloaded_bytes(case),
+    )
     merging = host_bytes(case.shape, 1, whole_model=True) if case.merges else 0.0
     return max(training, merging)
+
+
+def _offloaded_bytes(case: _Case) -> float:
+    """What a process keeps in host memory while it trains, with DeepSpeed's offload."""
+    demand = case.demand
+    if demand.offload == "none":
+        return 0.0
+    targets = demand.shape.targets(demand.target_modules)
+    parameters = adapter_parameters(demand.shape, demand.rank, targets, dora=demand.dora)
+    states = optimiser_bytes_per_parameter(demand.optimizer, 4, demand.rank)
+    size = parameters * (MASTER_AND_GRADIENT_BYTES + states) / demand.gpus
+    if demand.offload == "parameters":
+        size += pinned_bytes(demand.shape, BYTES_PER_PARAMETER[demand.quantisation], demand.gpus)
+    return size
 
 
 def _disk(case: _Case) -> float:
     targets = case.shape.targets(case.spec.method.target_modules)
     files, rank = case.prepared.model.file_bytes, case.spec.method.rank
     cached = case.resolved.pool_spec.model_cache is not None
-    return disk_bytes(case.shape, files, rank, targets, merges=case.merges, cached=cached)
+    tokens = case.prepared.train_tokens * SEQUENCES[case.spec.method.objective]
+    return disk_bytes(case.shape, files, rank, targets, merges=case.merges, cached=cached, row_tokens=tokens)
 
 
 def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: float, *, known: bool) -> list[str]:
@@ -257,7 +311,7 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         notes.append(
             f"tight: {', '.join(tight)} may run out of GPU memory; the run then goes on with a smaller micro-batch"
             if tight == ["train"] and plan.micro_batch_size > 1
-            else f"tight: {', '.join(tight)} may run out of GPU memory; a shorter training.maxLength gives room"
+            else f"tight: {', '.join(tight)} may run out of GPU memory; {_room(case)} gives room"
         )
     if host > quantity_bytes(pool.gpu_pod.memory):
         why = f" (each of {plan.gpus_per_node} processes of a pod loads the whole base before it is cut)"
@@ -267,6 +321,10 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         )
     if disk > quantity_bytes(pool.scratch_size):
         notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")
+    if plan.judging_gpus > 1 and case.spec.evaluation.engine == "transformers":
+        notes.append(
+            f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod: it does not fit on one"
+        )
     if plan.method == "qlora" and not case.demand.serves_merged and not plan.judge_both_forms:
         need = merge_breakdown(case.demand).device_bytes
         notes.append(f"only the adapter is judged: the merged form in 16 bit needs {_gib(need)} GiB on one GPU")
@@ -274,6 +332,13 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
     if not known:
         notes.append("times and cost are not forecast: set gpuModel in the pool, for example A100-80")
     return notes
+
+
+def _room(case: _Case) -> str:
+    """The smallest edit after which nothing is tight, or what helps at least."""
+    p95 = case.prepared.lengths.p95 or case.work.longest_row
+    edit = smallest_change(case.demand, case.resolved.pool_spec.gpu_memory_gib, p95)
+    return edit or "a shorter training.maxLength"
 
 
 def _recommendation(case: _Case) -> str:

@@ -86,8 +86,8 @@ def reason(spec: FineTuneJobSpec, found: Sequence[Option], best: Option) -> str:
     """Why this count, in a sentence, with the next faster choice."""
     limit_s = duration_s(spec.compute.max_duration)
     fewer = [option for option in found if option.gpus_per_node < best.gpus_per_node]
-    if any(not option.fits for option in fewer):
-        why = f"{max(o.gpus_per_node for o in fewer if not o.fits)} per node would not hold it"
+    if fewer and not any(option.fits for option in fewer):
+        why = f"{max(o.gpus_per_node for o in fewer)} per node would not hold it"
     elif any(option.seconds is not None and option.seconds > limit_s for option in fewer):
         why = f"fewer take longer than compute.maxDuration ({spec.compute.max_duration})"
     else:

@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from finetune_api.common import duration_s
+from finetune_api.job.method import DEFAULT_BITS
+from finetune_api.job.recipe import epochs, learning_rate
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, Strategy, TrainPlan
 from finetune_operator.planner.fit import (
     LARGEST_MICRO_BATCH,
     Demand,
+    judging_gpus_for,
     largest_micro_batch,
     stage_memory,
     train_breakdown,
@@ -29,7 +32,8 @@ from finetune_operator.planner.workload import workload_of
 TRAIN_SHARE_OF_BUDGET = 0.7
 """Share of maxCost and maxDuration that training may use; the rest is kept to evaluate and publish."""
 WEIGHTS_SHARE = 0.6
-"""Of a model without a known shape: 16-bit weights up to this share of the GPU's memory are trained with lora."""
+"""Of a model without a known shape: 16-bit weights up to this share of the GPU's memory are trained with lora, and
+weights up to it are judged on one GPU."""
 
 __all__ = ["PlanError", "make_plan"]
 
@@ -63,7 +67,9 @@ def _as_asked(
     if demand is None:
         return choice
     strategy = memory_strategy(choice.strategy, demand.method, choice.zero_stage)
-    spread = replace(demand, strategy=strategy, gpus=processes, checkpointing=choice.checkpointing)
+    spread = replace(
+        demand, strategy=strategy, gpus=processes, offload=choice.offload, checkpointing=choice.checkpointing
+    )
     return replace(choice, largest_micro_batch=largest_micro_batch(spread, memory_gib))
 
 
@@ -99,6 +105,22 @@ def _demand(
     return demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
 
 
+def _judging_gpus(
+    spec: FineTuneJobSpec, demand: Demand | None, facts: ModelFacts, method: MethodType, resolved: Resolved
+) -> int:
+    """GPUs over which one copy is spread where it is asked and scored."""
+    per_node, memory_gib = max(1, resolved.gpus_per_node), resolved.pool_spec.gpu_memory_gib
+    if spec.evaluation.engine == "vllm":
+        return per_node  # tensor parallelism over all GPUs of the pod
+    if demand is not None:
+        return judging_gpus_for(demand, memory_gib, per_node)
+    if not resolved.gpus_per_node:
+        return 1
+    size = facts.parameters * (2.0 if method == "lora" else (spec.method.bits or DEFAULT_BITS) / 8)
+    counts = [gpus for gpus in range(1, per_node + 1) if per_node % gpus == 0]
+    return next((gpus for gpus in counts if size / gpus <= WEIGHTS_SHARE * memory_gib * GIB), per_node)
+
+
 def _precision(spec: FineTuneJobSpec, gpus: int) -> Literal["fp32", "bf16"]:
     for asked in (spec.training.precision, spec.model.dtype):
         if asked != "auto":
@@ -130,7 +152,8 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     """The plan of the GPU stages. Raises PlanError naming the field to change."""
     gpus = resolved.gpus_per_node
     processes = spec.compute.nodes * max(1, gpus)
-    steps = plan_steps(spec.training, prepared.rows.train + prepared.rows.replay)
+    passes = epochs(spec.method, spec.training)
+    steps = plan_steps(spec.training, passes, prepared.rows.train + prepared.rows.replay)
     memory_gib = resolved.pool_spec.gpu_memory_gib
     demand = _demand(spec, resolved, prepared, steps, processes)
 
@@ -156,8 +179,12 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
             demand,
             strategy=memory_strategy(choice.strategy, method, choice.zero_stage),
             gpus=processes,
+            offload=choice.offload,
             checkpointing=choice.checkpointing,
         )
+    judging_gpus = _judging_gpus(spec, demand, prepared.model, method, resolved)
+    if demand is not None:
+        demand = replace(demand, judging_gpus=judging_gpus)
     largest = choice.largest_micro_batch if gpus else LARGEST_MICRO_BATCH
     micro, accumulation = split_batch(
         spec.training.global_batch_size, processes, largest, spec.training.micro_batch_size
@@ -175,6 +202,8 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         gradient_accumulation=accumulation,
         extend_to=steps.extend_to,
         eval_steps=steps.eval_every,
+        learning_rate=learning_rate(spec.method, spec.training),
+        epochs=passes,
         packing=packed,
         attention=attention,
         gradient_checkpointing=choice.checkpointing
@@ -184,5 +213,6 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         time_budget_seconds=_time_budget_seconds(spec, resolved, spent_cost),
         forecast_gpu_memory_gib=need,
         **_speed_facts(resolved, demand, workload_of(spec, prepared).mean_length),
+        judging_gpus=judging_gpus,
         judge_both_forms=demand is None or method == "lora" or merged_form_fits(demand, prepared.model, resolved),
     )

@@ -26,12 +26,12 @@ class Steps:
     """Steps that training may go on to while its validation loss falls."""
 
 
-def plan_steps(training: Training, examples: int) -> Steps:
-    """Steps for `examples` per epoch. Raises PlanError when there is nothing to learn from."""
+def plan_steps(training: Training, epochs: float, examples: int) -> Steps:
+    """Steps for `epochs` of `examples` each. Raises PlanError when there is nothing to learn from."""
     if examples < 1:
         raise PlanError("data.train: no rows are left to train on; see status.findings")
     per_epoch = math.ceil(examples / training.global_batch_size)
-    passes = total = max(1, round(training.epochs * per_epoch))
+    passes = total = max(1, round(epochs * per_epoch))
     extend_to = None
     if training.max_steps is not None:
         total = min(passes, training.max_steps)

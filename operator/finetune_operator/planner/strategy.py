@@ -93,7 +93,7 @@ def choose(compute: Compute, demand: Demand | None, memory_gib: float, processes
     offload = compute.deepspeed.offload if compute.deepspeed is not None else "none"
     if demand is None:
         return Choice(strategy, stage, offload)
-    spread = replace(demand, strategy=memory_strategy(strategy, demand.method, stage), gpus=processes)
+    spread = replace(demand, strategy=memory_strategy(strategy, demand.method, stage), gpus=processes, offload=offload)
     most = largest_micro_batch(spread, memory_gib)
     keeps = replace(spread, checkpointing=False)
     without = largest_micro_batch(keeps, memory_gib)

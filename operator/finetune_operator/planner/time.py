@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import TrainPlan
 from finetune_operator.planner.gpus import GPU, Range, loading_bytes_per_second
-from finetune_operator.planner.memory.inference import GENERATED_ROWS
+from finetune_operator.planner.memory.inference import GENERATED_ROWS, generated_rows
 from finetune_operator.planner.shape import ModelShape
 from finetune_operator.planner.throughput import decode_step_seconds, training_tokens_per_second
 from finetune_operator.planner.workload import SEQUENCES, Workload, answered_sets
@@ -99,9 +99,13 @@ def train_seconds(timing: Timing) -> Range:
     )
 
 
+def _rows_of_a_batch(timing: Timing) -> int:
+    return max(1, generated_rows(GENERATED_ROWS, round(timing.work.mean_length)))
+
+
 def _answer_steps(timing: Timing, rows: int, processes: int) -> int:
     """Decoding steps to answer rows to the full length: fixed batches, shared out between the processes."""
-    batches = math.ceil(rows / GENERATED_ROWS)
+    batches = math.ceil(rows / _rows_of_a_batch(timing))
     return math.ceil(batches / max(1, processes)) * timing.spec.evaluation.max_new_tokens
 
 
@@ -109,7 +113,8 @@ def _answering(timing: Timing, sets: int, models: int) -> Range:
     """Time to answer the test split `sets` times and score it, with `models` loads, on all GPUs of one pod."""
     work = timing.work
     step = decode_step_seconds(timing.shape, timing.gpu, timing.plan.method)
-    processes = max(1, min(timing.plan.gpus_per_node, math.ceil(work.test_rows / GENERATED_ROWS)))
+    copies = timing.plan.gpus_per_node // timing.plan.judging_gpus
+    processes = max(1, min(copies, math.ceil(work.test_rows / _rows_of_a_batch(timing))))
     steps = _answer_steps(timing, work.test_rows, processes) * sets
     # Replicas that send each other nothing: unlike in training, twice the processes are twice as fast.
     slow, fast = (processes * speed for speed in _speed(timing, 1, 1))

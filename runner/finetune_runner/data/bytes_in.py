@@ -14,6 +14,10 @@ UTF8_HINT = "save the file as UTF-8"
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
+_LOOKED_AT = 32
+LONGEST_ROW = 16 << 20
+"""Most bytes of a line, characters of a value: far more than any model reads, far less than a pod's memory."""
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 """What reading a broken gzip file raises."""
 
@@ -26,15 +30,22 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
-    """Numbered lines from 1, without their line end and the file's BOM. A file that breaks off ends with a BadRow."""
+    """Numbered lines from 1, without their line end and the file's BOM.
+
+    A file that breaks off, or has a line longer than LONGEST_ROW, ends with a BadRow.
+    """
     number = 0
     try:
         with open_bytes(path) as stream:
-            for number, raw in enumerate(stream, start=1):
+            while raw := stream.readline(LONGEST_ROW + 1):
+                number += 1
                 line = raw
+                if len(raw) > LONGEST_ROW:
+                    yield number, too_long(name, f"line {number}", "end each row with a line end")
+                    return
                 if number == 1:
-                    if raw.startswith(_UTF16):
-                        yield 1, BadRow(name, "", "is UTF-16", UTF8_HINT)
+                    if wide := wide_encoding(raw):
+                        yield 1, BadRow(name, "", f"is {wide}", UTF8_HINT)
                         return
                     line = raw.removeprefix(_BOM)
                 yield number, line.rstrip(b"\r\n")
@@ -42,16 +53,19 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
         yield number + 1, damaged(name, number, error)
 
 
-def read_all(path: Path, name: str) -> bytes | BadRow:
-    """The whole content without BOM."""
-    try:
-        with open_bytes(path) as stream:
-            data = stream.read()
-    except DAMAGED as error:
-        return damaged(name, 0, error)
-    if data.startswith(_UTF16):
-        return BadRow(name, "", "is UTF-16", UTF8_HINT)
-    return data.removeprefix(_BOM)
+def too_long(name: str, position: str, hint: str) -> BadRow:
+    """The bad row that a file ends with whose rows have no end, such as one line of everything."""
+    return BadRow(name, position, f"is longer than {LONGEST_ROW >> 20} MiB; nothing behind it is read", hint)
+
+
+def wide_encoding(start: bytes) -> str:
+    """UTF-16 or UTF-32 by the byte order mark, else by every other byte being NUL as in Latin text; empty = neither."""
+    if start.startswith(_UTF32):
+        return "UTF-32"
+    looked_at = start[:_LOOKED_AT]
+    if start.startswith(_UTF16) or (len(looked_at) >= 4 and not (any(looked_at[::2]) and any(looked_at[1::2]))):
+        return "UTF-16"
+    return ""
 
 
 def damaged(name: str, lines: int, error: Exception) -> BadRow:

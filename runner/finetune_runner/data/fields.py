@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from finetune_runner.context import printable
 from finetune_runner.data.records import RowError
 from finetune_runner.data.rows import Message
 
+_NAME_CHARACTERS, _NAME_WORDS = 40, 4
+_NUMBER = re.compile(r"\d{4}")
 _TYPE_NAMES = {
     dict: "an object",
     list: "a list",
@@ -18,6 +22,35 @@ _TYPE_NAMES = {
 }
 
 
+class NoAnswerError(RowError):
+    """The answer of a row has no text; data.checks.emptyAnswers may let the row go."""
+
+    def __init__(self, what: str, found: object) -> None:
+        super().__init__(
+            f"{what} is {'null' if found is None else 'empty'}",
+            f"give {what} a text, remove the row, or set data.checks.emptyAnswers: drop",
+        )
+
+
+def column_names(names: Iterable[object], shown: int = 8) -> str:
+    """The first names of columns, for messages. What looks like content (a file without a header) is not quoted."""
+    told = [name if _is_name(name) else f"<{len(name)} characters>" for name in map(str, names)]
+    return printable(", ".join(told[:shown])) or "nothing"
+
+
+def _is_name(text: str) -> bool:
+    short = len(text) <= _NAME_CHARACTERS and len(text.split()) <= _NAME_WORDS
+    return short and "@" not in text and _NUMBER.search(text) is None
+
+
+def answer_field(value: dict[str, Any], column: str) -> str:
+    """The text of an answer. Raises NoAnswerError when there is none, else RowError as `text_field`."""
+    found = value.get(column)
+    if column in value and (found is None or (isinstance(found, str) and not found.strip())):
+        raise NoAnswerError(f"`{column}`", found)
+    return text_field(value, column)
+
+
 def text_field(value: dict[str, Any], column: str, *, may_be_empty: bool = False) -> str:
     """The text in a column.
 
@@ -25,8 +58,9 @@ def text_field(value: dict[str, Any], column: str, *, may_be_empty: bool = False
         RowError: when it is missing, empty, not text, or text that UTF-8 cannot hold.
     """
     if column not in value:
-        present = printable(", ".join(list(value)[:8])) or "nothing"
-        raise RowError(f"has no `{column}` (has {present})", f"add `{column}`, or map it with data.train[].columns")
+        raise RowError(
+            f"has no `{column}` (has {column_names(value)})", f"add `{column}`, or map it with data.train[].columns"
+        )
     return checked_text(value[column], f"`{column}`", may_be_empty=may_be_empty)
 
 

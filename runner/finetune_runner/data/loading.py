@@ -13,7 +13,8 @@ from finetune_api.common import SecretRef
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.data import Columns
 from finetune_api.stages import Finding
-from finetune_runner.context import StageContext, printable
+from finetune_runner.context import StageContext
+from finetune_runner.data.fields import NoAnswerError, column_names
 from finetune_runner.data.json_path import value_at
 from finetune_runner.data.listing import Listing
 from finetune_runner.data.records import BadRow, BadRows, Record, RowError
@@ -26,6 +27,9 @@ from finetune_runner.errors import StageError
 _LOOKED_AT = 20
 _STOP_EVERY = 1000
 _GROUP_DIGITS = 16
+_SHOWN = 3
+_NO_ROWS = frozenset(["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"])
+"""Files that the `datasets` library writes beside the rows (datasets/data_files.py, FILES_TO_IGNORE)."""
 
 
 class Container(Protocol):
@@ -77,6 +81,12 @@ class Wanted:
     """For rows without a system message of their own."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the spec says about where the rows come from, for the lineage."""
+    columns_of_train: bool = False
+    """Whether `columns` is what data.train says: it counts where the rows have such columns."""
+    judged: bool = False
+    """Whether answers with a label are judged by it, whatever way it says true or false (objective kto)."""
+    drop_empty_answers: bool = False
+    """Whether rows whose answer has no text are left out, rather than refused."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +123,16 @@ class Loaded:
     rows: int
     format: str
     finding: Finding
+    empty: Finding | None = None
     system_prompts_added: int = 0
     """Rows that got the spec's system prompt."""
+    empty_answers: int = 0
+    """Rows that were left out because their answer has no text."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was seen, and what was left out."""
+        return [self.finding, *([self.empty] if self.empty else [])]
 
 
 def fetch(context: StageContext, wanted: Wanted, folder: Path) -> Fetched:
@@ -129,7 +147,7 @@ def fetch(context: StageContext, wanted: Wanted, folder: Path) -> Fetched:
         StageError: INVALID_DATA when there is no data file; SOURCE_NOT_FOUND, ACCESS_DENIED, STORAGE_UNAVAILABLE.
     """
     found = _data_files(context, wanted, folder)
-    facts = [_facts(name, path) for name, path in found.paths.items()]
+    facts = [_facts(wanted.place, name, path) for name, path in found.paths.items()]
     return Fetched(wanted, found.paths, facts, found.revision, found.said)
 
 
@@ -152,15 +170,26 @@ def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], obj
     if not first:
         bad.raise_if_any(where)
         raise StageError(
-            ExitCode.INVALID_DATA, f"{where}: {', '.join(fetched.paths)} has no rows", "give it at least 50 rows"
+            ExitCode.INVALID_DATA, f"{where}: {', '.join(fetched.paths)} has no rows", "give it rows, or leave it out"
         )
+    if wanted.columns_of_train and not _has_mapped(first, wanted.columns):
+        wanted = replace(wanted, columns=Columns())
+    if wanted.judged:
+        wanted = replace(wanted, columns=_judging(wanted.columns))
     row_format, saw = choose_format(first, wanted, bad)
     rows = added = 0
+    empty: list[str] = []
     for record in chain(first, records):
         try:
             parsed = as_parsed(row_format.parse(record.value, wanted.columns))
             parsed = replace(parsed, annotations=annotations_of(record.value, wanted.columns))
             group = _group(record, wanted.group_by)
+        except NoAnswerError as error:
+            if wanted.drop_empty_answers:
+                empty.append(record.origin)
+            else:
+                bad.add(BadRow(record.file, record.position, error.message, error.hint))
+            continue
         except RowError as error:
             seems = _other_format(record, row_format, wanted.columns)
             message = f"{error.message}; it looks like format {seems}" if seems else error.message
@@ -178,7 +207,33 @@ def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], obj
         saw = f"{saw}; data.systemPrompt was added to {added} of {rows} rows"
     message = "; ".join(filter(None, (f"{wanted.place}: {saw}", fetched.said)))
     finding = Finding(check="format", severity="info", message=message[:512], rows=rows)
-    return Loaded(rows, row_format.NAME, finding, added)
+    if not rows:
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"{where}: data.checks.emptyAnswers dropped every row: {len(empty)} answers have no text",
+            "name the column of the answers with columns, or give the rows answers",
+        )
+    return Loaded(rows, row_format.NAME, finding, _left_out(wanted, empty), added, len(empty))
+
+
+def _left_out(wanted: Wanted, empty: Sequence[str]) -> Finding | None:
+    if not empty:
+        return None
+    shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
+    message = f"{wanted.place}: {len(empty)} answers without any text, dropped: {shown}"
+    return Finding(check="emptyAnswers", severity="info", message=message[:512], rows=len(empty))
+
+
+def _has_mapped(records: Sequence[Record], columns: Columns) -> bool:
+    mapped = set(columns.to_wire().values())
+    return any(mapped & record.value.keys() for record in records)
+
+
+def _judging(columns: Columns) -> Columns:
+    """The columns with a name for the judgement, so that a label of any kind is taken for one."""
+    if columns.label or columns.chosen or columns.rejected or columns.messages or columns.conversations:
+        return columns
+    return columns.model_copy(update={"label": "label"})
 
 
 def _records(context: StageContext, paths: dict[str, Path], bad: BadRows) -> Iterator[Record]:
@@ -213,7 +268,7 @@ def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tu
     """
     formats = _formats()
     names = list(dict.fromkeys(column for record in records for column in record.value))
-    columns = printable(", ".join(names[:12])) or "none"
+    columns = column_names(names, 12)
     if wanted.format != "auto":
         return formats[wanted.format], f"format {wanted.format} as asked for; columns: {columns}"
     scores = {name: sum(item.matches(r.value, wanted.columns) for r in records) for name, item in formats.items()}
@@ -225,7 +280,10 @@ def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tu
         raise StageError(
             ExitCode.INVALID_DATA,
             f"{wanted.place} ({wanted.source}): {records[0].origin} has columns {columns}, which is none of: {shapes}",
-            "rename the columns, or map them, for example columns: {prompt: question, completion: answer}",
+            "rename the columns (a CSV begins with a line of their names), or map them, for example columns: "
+            "{prompt: question, completion: answer}"
+            if wanted.place.startswith("data.train")
+            else "rename the columns, or name them as in data.train",
         )
     return formats[
         best
@@ -246,6 +304,8 @@ def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> DataFile
     try:
         listing = source.list_source(context, wanted.source, wanted.secret_ref, folder)
         readable = sorted(name for name in listing.names if _container_of(name) is not None)
+        if not listing.single:
+            readable = [name for name in readable if name.rpartition("/")[2] not in _NO_ROWS]
         if not readable:
             raise StageError(
                 ExitCode.INVALID_DATA,
@@ -304,6 +364,18 @@ def _group(record: Record, path: str | None) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_GROUP_DIGITS] if text else ""
 
 
-def _facts(name: str, path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        return {"name": name, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+def _facts(place: str, name: str, path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return {"name": name, "bytes": path.stat().st_size, "sha256": digest}
+    except PermissionError as error:
+        raise StageError(
+            ExitCode.ACCESS_DENIED, f"{place}: no right to read {name}", "let the user that runs this read it"
+        ) from error
+    except OSError as error:
+        raise StageError(
+            ExitCode.SOURCE_NOT_FOUND,
+            f"{place}: {name} cannot be read ({error.strerror})",
+            "correct or remove it: a link may lead nowhere",
+        ) from error

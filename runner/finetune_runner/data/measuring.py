@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from finetune_runner.data.checking import Found, Remark
 from finetune_runner.data.records import BadRow, BadRows
+from finetune_runner.data.rewriting import texts_of
 from finetune_runner.data.row_store import Example, Length
 from finetune_runner.text import Encoded, Loss, RenderError, encode_row
 
@@ -31,9 +34,20 @@ class Measured:
     _left_out: Found = field(default_factory=Found)
     _left_out_answers: int = 0
     _rewritten: Found = field(default_factory=Found)
+    _markers: Found = field(default_factory=Found)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """The tokenizer's special tokens as text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        tokens = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
     def length(self, example: Example) -> Length:
         """Tokens of a row before any cutting, and how many it needs at least. A pair counts as its longer side."""
+        found = next((found for text in texts_of(example.row) if (found := self._special.search(text))), None)
+        if found is not None:
+            self._markers.add(example, f"({found[0]})")
         try:
             encoded = self._encode(example, example.row.answer)
             rejected = example.row.rejected
@@ -60,6 +74,15 @@ class Measured:
         """What is worth knowing. Raises StageError (INVALID_DATA) for rows that the template refuses."""
         self._bad.raise_if_any("rows against the model's chat template")
         remarks = []
+        if self._markers.rows:
+            found = self._markers
+            message = (
+                f"{found.rows} rows have special tokens of the model in their text: {found.where()}; the model takes "
+                "them for the end or the beginning of turns: remove them; a template is applied to the rows here"
+            )
+            remarks.append(
+                Remark("specialTokens", "warning", message, found.rows, tuple(found.positions), found.splits)
+            )
         if self._left_out.rows:
             found = self._left_out
             message = (

@@ -10,40 +10,29 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import re
-import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from datasketch import MinHash
 
+from finetune_runner.data.minhash import BANDS, PERMUTATIONS, band_keys, signature_of
+from finetune_runner.data.near_duplicate_files import IndexFiles, Numbers
+from finetune_runner.data.near_duplicate_searches import Joining, Leaking, Search
 from finetune_runner.data.row_store import RowStore
-from finetune_runner.data.rows import Row
-
-Numbers = npt.NDArray[np.int64]
-Shingles = npt.NDArray[np.uint64]
+from finetune_runner.data.shingles import Shingles, input_text, jaccard, normal_form, shingles_of, text_hash
 
 SIMILARITY = 0.85
-_PERMUTATIONS = 64
-_SCHEME = "affine32"
-_BANDS = 16
 _UNLIKELY = 0.6
 """An estimate below this is five standard deviations under SIMILARITY: no exact test is needed."""
-_SHINGLE_WORDS = 3
 _COMMON_SHARE = 0.5
 _COMMON_FROM_ROWS = 20
 _SAMPLE_ROWS = 2000
 _SAMPLE_SHINGLES = 2_000_000
-_AT_ONCE = 10_000
 _CHUNK_ROWS = 2000
 _PARTITION_ENTRIES = 1 << 18
 _PARTITIONS_MOST = 256
@@ -51,59 +40,8 @@ _SMALL_BUCKET = 32
 _BLOCK_SHINGLES = 2_000_000
 _CACHED_SHINGLES = 2_000_000
 _REJECTED_KEPT = 200_000
-_UNSPACED = (
-    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # kana
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"  # Han
-    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ebd\u0ec0-\u0ece"  # Thai, Lao
-    "\u1000-\u103f\u1050-\u109d\u1780-\u17d3"  # Myanmar, Khmer
-)
-"""Characters of scripts that put no spaces between words: each counts as a word."""
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
 _ENTRY = np.dtype([("key", "<u8"), ("form", "<i8")])
-_HEAD = np.dtype([("start", "<i8"), ("size", "<i8"), ("signature", "<u4", (_PERMUTATIONS,))])
-_PRIME = np.uint64(0x9E3779B97F4A7C15)
-_MIX = np.uint64(0xBF58476D1CE4E5B9)
-
-
-def input_text(row: Row) -> str:
-    """What a row asks: its prompt without system messages, which are usually the same everywhere. Plain text: all."""
-    if not row.prompt:
-        return row.answer
-    return "\n".join(message["content"] for message in row.prompt if message["role"] != "system")
-
-
-def normal_form(text: str) -> str:
-    """Text without differences of case, white space and punctuation, its words apart (see `_UNSPACED`)."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(words) or text.strip()
-
-
-def jaccard(one: Shingles, other: Shingles) -> float:
-    """Shared shingles over all shingles of two inputs."""
-    both = len(np.intersect1d(one, other, assume_unique=True))
-    return both / (len(one) + len(other) - both)
-
-
-def shingles_of(form: str) -> Shingles:
-    """Sorted 64-bit hashes of the form's three-word shingles; a shorter form is one shingle."""
-    words = form.split()
-    if len(words) < _SHINGLE_WORDS:
-        return np.array([_hash(form)], np.uint64)
-    hashes = np.fromiter(map(_hash, words), np.uint64, len(words))
-    return np.unique(_combined([hashes[at : len(hashes) - _SHINGLE_WORDS + 1 + at] for at in range(_SHINGLE_WORDS)]))
-
-
-class _Search(Protocol):
-    """What a pass over the candidates looks for."""
-
-    def worth(self, bucket: Numbers) -> bool:
-        """Whether a bucket of candidates holds a pair that is still to be compared."""
-
-    def open(self, form: int, others: Numbers) -> Numbers:
-        """Those of the others that are still to be compared with the form."""
-
-    def hit(self, form: int, other: int) -> None:
-        """They are near-duplicates."""
 
 
 class NearDuplicates:
@@ -124,7 +62,7 @@ class NearDuplicates:
         self._cache: OrderedDict[int, Shingles] = OrderedDict()
         self._cached = 0
         self._rejected: set[tuple[int, int]] = set()
-        self._files = _IndexFiles(Path(self._folder.name))
+        self._files = IndexFiles(Path(self._folder.name))
         self._partitions = self._write_index()
         self._roots = np.zeros(len(self._form_of), np.int64)
 
@@ -149,7 +87,7 @@ class NearDuplicates:
             for_leaks: `leaks` need not compare forms of two of these clusters again. One split at a time: the last.
         """
         within = self._forms_of(split)
-        search = _Joining(len(self._form_of), within)
+        search = Joining(len(self._form_of), within)
         self._look(search)
         database = self._store.database
         roots = search.roots(self._form_of)
@@ -172,7 +110,7 @@ class NearDuplicates:
             for (number,) in self._store.database.execute("SELECT number FROM rows WHERE split = ?", (other,)):
                 held_rows[self._form_of[number]] = number  # a form may be named after a row of `split` itself
         held = held_rows > 0
-        search = _Leaking(learned, held, self._roots)
+        search = Leaking(learned, held, self._roots)
         if learned.any() and held.any():
             self._look(search)
         for (number,) in self._store.database.execute(
@@ -229,7 +167,7 @@ class NearDuplicates:
     def _write_index(self) -> list[Path]:
         """Write shingles, signatures and, in files by the first bits of their keys, the bands of all forms."""
         forms = np.unique(self._form_of[self._form_of > 0])
-        wanted = max(len(forms) * _BANDS / _PARTITION_ENTRIES, 1)
+        wanted = max(len(forms) * BANDS / _PARTITION_ENTRIES, 1)
         bits = min(math.ceil(math.log2(wanted)), int(math.log2(_PARTITIONS_MOST)))
         paths = [Path(self._folder.name) / f"bands-{number}" for number in range(1 << bits)]
         with ExitStack() as stack:
@@ -237,14 +175,14 @@ class NearDuplicates:
             for start in range(0, len(forms), _CHUNK_ROWS):
                 self._store.check_stop()
                 chunk = forms[start : start + _CHUNK_ROWS]
-                hashed = np.empty((len(chunk), _PERMUTATIONS), np.uint32)
+                hashed = np.empty((len(chunk), PERMUTATIONS), np.uint32)
                 for at, form in enumerate(chunk):
                     shingles = self._without_common(self._form(int(form)))
-                    hashed[at] = _signature(shingles)
+                    hashed[at] = signature_of(shingles)
                     self._files.write(int(form), hashed[at], shingles)
-                entries = np.empty(len(chunk) * _BANDS, _ENTRY)
-                entries["key"] = _band_keys(hashed).ravel()
-                entries["form"] = np.repeat(chunk, _BANDS)
+                entries = np.empty(len(chunk) * BANDS, _ENTRY)
+                entries["key"] = band_keys(hashed).ravel()
+                entries["form"] = np.repeat(chunk, BANDS)
                 part = entries["key"] >> np.uint64(64 - bits) if bits else np.zeros(len(entries), np.uint64)
                 for number, target in enumerate(targets):
                     target.write(entries[part == number].tobytes())
@@ -258,7 +196,7 @@ class NearDuplicates:
         every = shingles_of(form)
         if len(self._common):
             every = every[~np.isin(every, self._common)]
-        return every if len(every) else np.array([_hash(form)], np.uint64)
+        return every if len(every) else np.array([text_hash(form)], np.uint64)
 
     def _recent_shingles(self, form: int) -> Shingles:
         found = self._cache.pop(form, None)
@@ -277,7 +215,7 @@ class NearDuplicates:
             has[self._form_of[number]] = True
         return has
 
-    def _look(self, search: _Search) -> None:
+    def _look(self, search: Search) -> None:
         """Compare the candidates that the search wants compared."""
         for path in self._partitions:
             self._store.check_stop()
@@ -288,7 +226,7 @@ class NearDuplicates:
                 if end - start > 1:
                     self._look_into(entries["form"][start:end], search)
 
-    def _look_into(self, bucket: Numbers, search: _Search) -> None:
+    def _look_into(self, bucket: Numbers, search: Search) -> None:
         if not search.worth(bucket):
             return
         candidates = self._by_signature if len(bucket) <= _SMALL_BUCKET else self._by_rare_shingles
@@ -346,156 +284,7 @@ class NearDuplicates:
         """The bucket in parts whose shingles fit in memory; like with like, by the signatures from some value on."""
         sizes = self._files.sizes(bucket)
         if sizes.sum() > _BLOCK_SHINGLES:
-            hashed = np.roll(self._files.signatures(bucket), int(bucket[0]) % _PERMUTATIONS, axis=1)
+            hashed = np.roll(self._files.signatures(bucket), int(bucket[0]) % PERMUTATIONS, axis=1)
             order = np.lexsort(hashed.T[::-1])
             bucket, sizes = bucket[order], sizes[order]
         yield from np.split(bucket, np.flatnonzero(np.diff(np.cumsum(sizes) // _BLOCK_SHINGLES)) + 1)
-
-
-class _IndexFiles:
-    """Signature and shingles of each form, found by the form's number."""
-
-    def __init__(self, folder: Path) -> None:
-        self._heads = (folder / "heads").open("w+b")
-        self._shingles = (folder / "shingles").open("w+b")
-        self._end = 0
-
-    def write(self, form: int, signature: npt.NDArray[np.uint32], shingles: Shingles) -> None:
-        """Append a form's shingles and write its head."""
-        head = np.zeros((), _HEAD)
-        head["start"], head["size"], head["signature"] = self._end, len(shingles), signature
-        self._heads.seek(form * _HEAD.itemsize)
-        self._heads.write(head.tobytes())
-        self._shingles.write(shingles.tobytes())
-        self._end += shingles.nbytes
-
-    def written(self) -> None:
-        """Call after the last `write`: what is buffered goes to the files."""
-        self._heads.flush()
-        self._shingles.flush()
-
-    def signatures(self, forms: Numbers) -> npt.NDArray[np.uint32]:
-        """Signatures of forms, (forms, permutations)."""
-        return np.array([self._head(int(form))["signature"] for form in forms], np.uint32)
-
-    def sizes(self, forms: Numbers) -> Numbers:
-        """How many shingles each form has."""
-        return np.array([self._head(int(form))["size"] for form in forms], np.int64)
-
-    def shingles(self, form: int) -> Shingles:
-        """Sorted shingles of a form."""
-        head = self._head(form)
-        data = os.pread(self._shingles.fileno(), int(head["size"]) * 8, int(head["start"]))
-        return np.frombuffer(data, np.uint64)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._heads.close()
-        self._shingles.close()
-
-    def _head(self, form: int) -> npt.NDArray[np.void]:
-        data = os.pread(self._heads.fileno(), _HEAD.itemsize, form * _HEAD.itemsize)
-        return np.frombuffer(data, _HEAD).reshape(())
-
-
-class _Joining:
-    """Union of the near-duplicates within one split; the smaller form becomes the root."""
-
-    def __init__(self, size: int, within: npt.NDArray[np.bool_]) -> None:
-        self._parent = np.arange(size)
-        self._within = within
-
-    def roots(self, forms: Numbers) -> Numbers:
-        """The smallest form of each form's cluster."""
-        found: Numbers = self._parent[forms]
-        while True:
-            higher: Numbers = self._parent[found]
-            if np.array_equal(higher, found):
-                self._parent[forms] = found
-                return found
-            found = higher
-
-    def worth(self, bucket: Numbers) -> bool:
-        """See _Search."""
-        return len(np.unique(self.roots(bucket[self._within[bucket]]))) > 1
-
-    def open(self, form: int, others: Numbers) -> Numbers:
-        """See _Search."""
-        if not len(others) or not self._within[form]:
-            return others[:0]
-        inside: Numbers = others[self._within[others]]
-        apart: Numbers = inside[self.roots(inside) != self.roots(np.array([form]))[0]]
-        return apart
-
-    def hit(self, form: int, other: int) -> None:
-        """See _Search."""
-        low, high = sorted(self.roots(np.array([form, other])).tolist())
-        self._parent[high] = low
-
-
-class _Leaking:
-    """Forms that are learned from and near a held-out one.
-
-    Where the clusters are known (`roots`, 0 = not), forms of two clusters have been compared and are not near.
-    """
-
-    def __init__(self, learned: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_], roots: Numbers) -> None:
-        self._learned, self._held, self._roots = learned, held, roots
-        self.found = np.where(learned & held, np.arange(len(learned)), 0)
-        """By form: the held-out form it is near to; 0 = none."""
-
-    def worth(self, bucket: Numbers) -> bool:
-        """See _Search."""
-        asking = bucket[self._learned[bucket] & (self.found[bucket] == 0)]
-        held = bucket[self._held[bucket]]
-        if not len(asking) or not len(held):
-            return False
-        roots = self._roots[asking], self._roots[held]
-        return not roots[0].all() or not roots[1].all() or bool(np.isin(*roots).any())
-
-    def open(self, form: int, others: Numbers) -> Numbers:
-        """See _Search."""
-        asks = self._learned[form] and not self.found[form]
-        wanted = (self._held[others] & asks) | (self._learned[others] & (self.found[others] == 0) & self._held[form])
-        mine, theirs = self._roots[form], self._roots[others]
-        chosen: Numbers = others[wanted & ((mine == theirs) | (mine == 0) | (theirs == 0))]
-        return chosen
-
-    def hit(self, form: int, other: int) -> None:
-        """See _Search."""
-        for one, held in ((form, other), (other, form)):
-            if self._learned[one] and self._held[held] and not self.found[one]:
-                self.found[one] = held
-
-
-def _signature(shingles: Shingles) -> npt.NDArray[np.uint32]:
-    hashes = shingles & np.uint64(0xFFFFFFFF)
-    minimum = MinHash(num_perm=_PERMUTATIONS, hashfunc=int, permutations=_permutations(), scheme=_SCHEME)
-    for start in range(0, len(hashes), _AT_ONCE):
-        minimum.update_batch(hashes[start : start + _AT_ONCE].tolist())
-    return np.asarray(minimum.hashvalues, np.uint32)
-
-
-@lru_cache(maxsize=1 << 16)
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-@lru_cache(maxsize=1)
-def _permutations() -> npt.NDArray[np.uint32]:
-    return np.asarray(MinHash(num_perm=_PERMUTATIONS, scheme=_SCHEME).permutations, np.uint32)
-
-
-def _combined(columns: Sequence[Shingles]) -> Shingles:
-    """One hash of several, in their order."""
-    total = columns[0] * _PRIME
-    for column in columns[1:]:
-        total = (total ^ (total >> np.uint64(29))) * _MIX + column * _PRIME
-    return total ^ (total >> np.uint64(32))
-
-
-def _band_keys(hashed: npt.NDArray[np.uint32]) -> Shingles:
-    """Keys of all bands of signatures, (rows, bands)."""
-    bands = hashed.reshape(len(hashed), _BANDS, -1).astype(np.uint64)
-    number = np.broadcast_to(np.arange(_BANDS, dtype=np.uint64), bands.shape[:2])
-    return _combined([number, *(bands[:, :, at] for at in range(bands.shape[2]))])

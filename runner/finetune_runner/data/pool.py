@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import Remark
 from finetune_runner.data.near_duplicates import NearDuplicates
 from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.splitting import parts, place, repetitions, test_share
 from finetune_runner.data.wanted import POOL
+from finetune_runner.errors import StageError
 
 _LARGE_CLUSTER_SHARE = 0.2
 
@@ -24,7 +26,11 @@ class Step:
 
 
 def split_pool(store: RowStore, near: NearDuplicates, spec: FineTuneJobSpec) -> Step:
-    """Give each cluster of the pool, which has rows, to train, or to validation or test without a source of its own."""
+    """Give each cluster of the pool, which has rows, to train, or to validation or test without a source of its own.
+
+    Raises:
+        StageError: INVALID_DATA for fewer groups of data.groupBy than splits.
+    """
     rows = store.counts()[POOL]
     # By the spec and not by what is left: a source that lost its rows is not to be replaced by a part of train.
     validation = 0.0 if spec.data.validation.source is not None else spec.data.validation.fraction
@@ -45,6 +51,15 @@ def split_pool(store: RowStore, near: NearDuplicates, spec: FineTuneJobSpec) -> 
         "UPDATE rows SET split = parts.split FROM parts WHERE parts.key = rows.cluster AND rows.split = ?", (POOL,)
     )
     clusters, largest = database.execute("SELECT count(*), max(rows) FROM clusters").fetchone()
+    needed = 1 + (validation > 0) + (test > 0)
+    if spec.data.group_by is not None and clusters < needed:
+        groups = f"{clusters} group{'s' if clusters > 1 else ''}"
+        raise StageError(
+            ExitCode.INVALID_DATA,
+            f"data.groupBy {spec.data.group_by} makes {groups} of all {rows} rows; "
+            f"{needed} are needed, since a group is never divided",
+            "group by something finer, or give data.validation.source and data.test.source",
+        )
     remarks = []
     if largest > max(_LARGE_CLUSTER_SHARE * rows, 1):
         message = (

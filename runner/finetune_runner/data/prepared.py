@@ -6,11 +6,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from tempfile import TemporaryFile
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal, cast, get_args
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.context import StageContext
+from finetune_runner.data.row_file import RowFile, write_row_file
 from finetune_runner.data.rows import Row, iter_rows
 from finetune_runner.errors import StageError
 from finetune_runner.storage import join
@@ -43,7 +46,9 @@ def iter_split(context: StageContext, split: Split) -> Iterator[Row]:
     entry = load_manifest(context)["files"].get(path)
     if entry is None:
         return
-    with context.storage.open_read(join(context.task.run_uri, path)) as stream, TemporaryFile() as copy:
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    uri = join(context.task.run_uri, path)
+    with context.storage.open_read(uri) as stream, TemporaryFile(dir=context.scratch) as copy:
         shutil.copyfileobj(stream, copy, 1 << 20)
         copy.seek(0)
         digest = hashlib.file_digest(copy, "sha256").hexdigest()
@@ -58,6 +63,15 @@ def iter_split(context: StageContext, split: Split) -> Iterator[Row]:
         yield from iter_rows(copy)
 
 
+@contextmanager
+def spooled(context: StageContext, split: Split) -> Iterator[RowFile]:
+    """The rows of a large split, as often as they are wanted and one in memory at a time. See `iter_split`."""
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{split}-", dir=context.scratch) as name:
+        write_row_file(Path(name) / "rows", iter_split(context, split))
+        yield RowFile(Path(name) / "rows")
+
+
 def load_split(context: StageContext, split: Split) -> list[Row]:
-    """See `iter_split`."""
+    """The rows of a small split. See `iter_split`."""
     return list(iter_split(context, split))

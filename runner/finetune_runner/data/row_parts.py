@@ -46,8 +46,8 @@ def annotations_of(value: dict[str, Any], columns: Columns) -> tuple[str, ...]:
         except ValueError:
             given = [label.strip() for label in given.split("|")]
     labels = list(given.values()) if isinstance(given, dict) else given
-    if isinstance(labels, list) and all(label is None or isinstance(label, str | int | bool) for label in labels):
-        told = [str(label) for label in labels if label is not None and label != ""]
+    if isinstance(labels, list) and all(label is None or isinstance(label, str | int | float) for label in labels):
+        told = [_label(label) for label in labels if label is not None and label != ""]
         try:
             return tuple(checked_text(label, f"`{column}`", may_be_empty=True) for label in told)
         except RowError:
@@ -56,3 +56,8 @@ def annotations_of(value: dict[str, Any], columns: Columns) -> tuple[str, ...]:
     if columns.annotations is None:
         return ()
     raise RowError(f"`{column}` is {type_name(given)}, not labels", _HINT)
+
+
+def _label(label: str | float) -> str:
+    """A label as text; a whole number is one also where a table with gaps keeps it as 3.0."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

@@ -27,6 +27,10 @@ class SplitSource:
 def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
     """All sources of the job, those of data.train first and in their order."""
     data = spec.data
+    judged, drop_empty = spec.method.objective == "kto", data.checks.empty_answers == "drop"
+    mappings = [dataset.columns for dataset in data.train]
+    # One mapping for all of train is that of the held-out files too: they have no field for another.
+    of_train = mappings[0] if mappings[0] is not None and all(each == mappings[0] for each in mappings) else None
     for number, dataset in enumerate(data.train):
         columns = dataset.columns or Columns()
         wanted = Wanted(
@@ -39,6 +43,8 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
             Choice(dataset.subset, dataset.split),
             data.system_prompt,
             dataset.provenance.to_wire() if dataset.provenance is not None else {},
+            judged=judged,
+            drop_empty_answers=drop_empty,
         )
         yield SplitSource(POOL, wanted, dataset.weight)
     others = {
@@ -49,12 +55,17 @@ def split_sources(spec: FineTuneJobSpec) -> Iterator[SplitSource]:
     }
     for split, (place, other) in others.items():
         if other is not None and other.source is not None:
-            system_prompt = data.system_prompt if split in ("validation", "test") else None
-            choice = Choice(usual_split=split if split in ("validation", "test") else "train")
+            of_task = split in ("validation", "test")
+            system_prompt = data.system_prompt if of_task else None
+            choice = Choice(usual_split=split if of_task else "train")
             wanted = Wanted(
                 place,
                 other.source,
                 other.format,
+                columns=of_train if of_task and of_train is not None else Columns(),
+                columns_of_train=of_task and of_train is not None,
+                judged=judged and of_task,
+                drop_empty_answers=drop_empty,
                 secret_ref=other.secret_ref,
                 system_prompt=system_prompt,
                 choice=choice,

@@ -11,6 +11,9 @@ from finetune_runner.evaluation.share import WHOLE, Batch, Share
 
 ROWS_PER_BATCH = 16
 """Part of the generation settings, not of the machine: batches of another size may round differently in bf16."""
+TOKENS_PER_BATCH = 65_536
+"""Most prompt tokens of a batch, padding counted: keys and values of 16 prompts of 131,072 tokens would take 275 GB on
+an 8B model. Prompts of up to 4,096 tokens never meet it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,12 @@ def _end_of_turn(tokenizer: Any) -> int | None:
 def batches_of(lengths: Sequence[int]) -> list[Batch]:
     """Fixed batches of prompts, longest first: the same rows always share a batch."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    return [order[start : start + ROWS_PER_BATCH] for start in range(0, len(order), ROWS_PER_BATCH)]
+    batches: list[Batch] = []
+    while order:
+        rows = max(1, min(ROWS_PER_BATCH, TOKENS_PER_BATCH // max(1, lengths[order[0]])))
+        batches.append(order[:rows])
+        order = order[rows:]
+    return batches
 
 
 def cut_prompts(prompts: Sequence[list[int]], settings: GenerationSettings) -> list[list[int]]:

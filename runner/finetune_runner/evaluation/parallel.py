@@ -34,11 +34,15 @@ Measurement = Callable[[StageContext, Share], Measured]
 
 
 def processes(context: StageContext, rows: int) -> int:
-    """Processes of this pod that have something to do. vLLM spreads one model over all GPUs by itself."""
+    """Processes of this pod that have something to do: one per copy of the model.
+
+    vLLM spreads one model over all GPUs by itself.
+    """
+    plan = context.task.plan
     if context.task.spec.evaluation.engine == "vllm":
         return 1
-    gpus = context.task.plan.gpus_per_node if context.task.plan is not None else 0
-    return max(1, min(processes_per_node(gpus), -(-rows // ROWS_PER_BATCH)))
+    copies = processes_per_node(plan.gpus_per_node) // plan.judging_gpus if plan is not None else processes_per_node(0)
+    return max(1, min(copies, -(-rows // ROWS_PER_BATCH)))
 
 
 def measure(context: StageContext, measurement: Measurement, rows: Mapping[str, Sequence[Row]]) -> Measured:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+import heapq
+from array import array
+from bisect import insort
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import numpy as np
 
 from finetune_runner.data.rows import Message, Row
 from finetune_runner.evaluation.labels import label_of
@@ -36,26 +40,46 @@ def with_examples(messages: Sequence[Message], examples: Sequence[Row], system: 
     return [*head, *turns, *(m for m in prompt if m["role"] != "system")]
 
 
-def choose_examples(train: Sequence[Row], count: int, seed: int, label_path: str | None, *, classes: bool) -> list[Row]:
-    """Few-shot examples: in an order given by seed and content, and for a classification one class after the other."""
+def choose_examples(train: Iterable[Row], count: int, seed: int, label_path: str | None, *, classes: bool) -> list[Row]:
+    """Few-shot examples: in an order given by seed and content, and for a classification one class after the other.
+
+    One pass over train; in memory are at most `count` rows of each of the first `count` classes.
+    """
 
     def rank(row: Row) -> str:
         return hashlib.sha256(f"{seed}:few-shot:{row.id}".encode()).hexdigest()
 
-    ordered = sorted(train, key=rank)
     if not classes:
-        return ordered[:count]
-    by_label: dict[str, list[Row]] = {}
-    for row in ordered:
-        by_label.setdefault(label_of(row.answer, label_path) or "", []).append(row)
-    queues = [by_label[label] for label in sorted(by_label)]
+        return heapq.nsmallest(count, train, key=rank)
+    by_label: dict[str, list[tuple[str, int, Row]]] = {}
+    for number, row in enumerate(train):
+        label = label_of(row.answer, label_path) or ""
+        firsts = by_label.setdefault(label, [])
+        insort(firsts, (rank(row), number, row))
+        del firsts[count:]
+        if len(by_label) > count:  # its turn never comes
+            del by_label[max(by_label)]
+    queues = [[row for _, _, row in by_label[label]] for label in sorted(by_label)]
     turns = (queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue))
     return [row for row, _ in zip(turns, range(count), strict=False)]
 
 
-def majority_answer(train: Sequence[Row], label_path: str | None) -> str:
-    """The most frequent answer among those with the most frequent label of train; of equals the smallest text."""
-    labels = Counter(label for row in train if (label := label_of(row.answer, label_path)) is not None)
-    top = min(labels, key=lambda label: (-labels[label], label), default=None)
-    texts = Counter(row.answer for row in train if label_of(row.answer, label_path) == top)
-    return min(texts, key=lambda text: (-texts[text], text), default="")
+def majority_answer(train: Collection[Row], label_path: str | None) -> str:
+    """The most frequent answer among those with the most frequent label of train; of equals the smallest text.
+
+    Four passes over train; in memory are 8 bytes per row.
+    """
+    top = _most_frequent(lambda: (label for row in train if (label := label_of(row.answer, label_path)) is not None))
+    return _most_frequent(lambda: (row.answer for row in train if label_of(row.answer, label_path) == top)) or ""
+
+
+def _most_frequent(texts: Callable[[], Iterable[str]]) -> str | None:
+    """The most frequent of the texts, of equals the smallest one; None when there is none."""
+    hashes, counts = np.unique(np.array(array("Q", map(_hash, texts()))), return_counts=True)
+    most = set(hashes[counts == counts.max(initial=0)].tolist())
+    return min((text for text in texts() if _hash(text) in most), default=None)
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
 from finetune_runner.training.checkpoint import sha256_of
 from finetune_runner.training.device import release_memory
 from finetune_runner.training.loading import ADAPTER_FILE, MethodType, base_dtype, load_base, merged
+from finetune_runner.training.placement import device_map, judging_devices
 
 if TYPE_CHECKING:
     import torch
@@ -68,22 +70,28 @@ def make_merged(
     except NotByShardsError as reason:
         log.warning("merging in memory instead of file by file: %s", reason)
         shutil.rmtree(folder, ignore_errors=True)
-        merged(load_base(model_path, method, device, plan), adapter, method).save_pretrained(
-            str(folder), safe_serialization=True
-        )
+        base = load_base(model_path, method, device, plan, judging_devices(plan))
+        merged(base, adapter, method).save_pretrained(str(folder), safe_serialization=True)
     # The processes that judge the forms are others than this one.
     release_memory(device)
 
 
-def load_plain(folder: Path, device: torch.device, plan: TrainPlan | None = None) -> Any:
-    """A model in the precision in which it was saved, with the plan's attention (without a plan: sdpa)."""
+def load_plain(
+    folder: Path, device: torch.device, plan: TrainPlan | None = None, spread: Sequence[torch.device] = ()
+) -> Any:
+    """A model in the precision in which it was saved, with the plan's attention (without a plan: sdpa).
+
+    On `device`, or block by block over the devices of `spread`.
+    """
     from transformers import AutoModelForCausalLM
 
     from finetune_runner.training.attention import implementation
 
     attention = implementation(plan.attention if plan is not None else "sdpa")
     # Straight onto the GPU, weight by weight: a 70B model need not fit the host.
-    placed = {"device_map": {"": device}} if device.type == "cuda" else {}
+    placed: dict[str, Any] = {"device_map": {"": device}} if device.type == "cuda" else {}
+    if len(spread) > 1:
+        placed = {"device_map": device_map(folder, spread)}
     model: Any = AutoModelForCausalLM.from_pretrained(
         str(folder),
         dtype="auto",
@@ -92,4 +100,4 @@ def load_plain(folder: Path, device: torch.device, plan: TrainPlan | None = None
         attn_implementation=attention,
         **placed,
     )
-    return model.to(device).eval()
+    return (model if len(spread) > 1 else model.to(device)).eval()

@@ -9,8 +9,11 @@ WIDTH, HEIGHT = 720, 260
 LEFT, BOTTOM, TOP, RIGHT = 56, 34, 12, 12
 
 
-def loss_curve(points: Sequence[Mapping[str, Any]], metric: str = "") -> str:
-    """Validation (solid) and training (dashed) loss over optimiser steps, and a metric (dotted) from 0 to 1."""
+def loss_curve(points: Sequence[Mapping[str, Any]], metric: str = "", kept: int | None = None) -> str:
+    """Validation (solid) and training (dashed) loss over optimiser steps, and a metric (dotted) from 0 to 1.
+
+    `kept` is the step of the adapter that was kept.
+    """
     values = [p["validation_loss"] for p in points] + [
         p["train_loss"] for p in points if p.get("train_loss") is not None
     ]
@@ -36,6 +39,15 @@ def loss_curve(points: Sequence[Mapping[str, Any]], metric: str = "") -> str:
         path = " ".join("{},{}".format(*place(p["step"], p[key])) for p in points if p.get(key) is not None)
         return f'<polyline points="{path}" fill="none" stroke-width="2" {style}/>'
 
+    def mark(step: int) -> str:
+        x = place(step, low)[0]
+        anchor = "end" if x > WIDTH / 2 else "start"
+        beside = x - 6 if anchor == "end" else x + 6
+        return (
+            f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#8888" stroke-dasharray="2 3"/>'
+            f'<text x="{beside}" y="{TOP + 10}" text-anchor="{anchor}">kept: step {step}</text>'
+        )
+
     dots = "".join(
         '<circle cx="{}" cy="{}" r="3" fill="#2a7"/>'.format(*place(p["step"], p["validation_loss"])) for p in points
     )
@@ -59,5 +71,6 @@ def loss_curve(points: Sequence[Mapping[str, Any]], metric: str = "") -> str:
         + line("train_loss", 'stroke="#77a" stroke-dasharray="5 4"')
         + (metric_line() if shown else "")
         + dots
+        + (mark(kept) if kept is not None else "")
         + "</svg>"
     )

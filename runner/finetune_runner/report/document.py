@@ -16,6 +16,7 @@ from finetune_runner.evaluation.labels import label_of
 from finetune_runner.evaluation.metrics import Settings, metric
 from finetune_runner.evaluation.metrics.f1 import per_class
 from finetune_runner.evaluation.outcomes import Outcome
+from finetune_runner.report.training import training_document
 
 Document = dict[str, Any]
 OTHER = "(other)"
@@ -56,6 +57,7 @@ def evaluation_document(
             for gate, evidence in zip(task.gates, result.comparisons, strict=True)
         ],
         "lossCurve": [dict(point) for point in history],
+        "training": training_document(task),
     }
     if task.spec.evaluation.task.type == "classification" and len(settings.classes) > 1:
         document["perClass"] = _per_class(systems.candidate.test, settings)

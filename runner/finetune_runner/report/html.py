@@ -14,6 +14,7 @@ th { text-align: left; background: var(--soft); font-weight: 600; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 td.text { white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; max-width: 24rem; font-size: .9rem; }
 .wide { overflow-x: auto; } .note { color: #888; } svg { max-width: 100%; height: auto; }
+ul.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0; margin: .3rem 0; }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 

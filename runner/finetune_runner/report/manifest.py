@@ -63,7 +63,7 @@ def version_manifest(
             "rows": prepared.rows.to_wire(),
             "lineage": lineage,
         },
-        "hyperparameters": {**spec.method.to_wire(), **spec.training.to_wire()},
+        "hyperparameters": {**spec.method.to_wire(), **task.training.to_wire()},
         "seed": spec.training.seed,
         "plan": task.plan.to_wire() if task.plan is not None else None,
         "training": trained.to_wire(),

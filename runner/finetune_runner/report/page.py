@@ -12,6 +12,7 @@ from finetune_runner.report.document import CLASSES_SHOWN, Document
 from finetune_runner.report.html import cell as _cell
 from finetune_runner.report.html import table as _table
 from finetune_runner.report.html import whole_page
+from finetune_runner.report.training import training_section
 
 NOTHING = "-"
 
@@ -30,8 +31,11 @@ def render(document: Document, samples: Sequence[Mapping[str, Any]]) -> str:
     if "perClass" in document:
         parts += ["<h2>F1 per class</h2>", _per_class(document["perClass"])]
         parts += ["<h2>Confusion</h2>", _confusion(document["confusion"])]
+    if document["training"] is not None:
+        parts += ["<h2>Training</h2>", training_section(document["training"])]
     if document["lossCurve"]:
-        parts += ["<h2>Loss</h2>", loss_curve(document["lossCurve"], document["primary"])]
+        kept = document["training"]["bestStep"] if document["training"] is not None else None
+        parts += ["<h2>Loss</h2>", loss_curve(document["lossCurve"], document["primary"], kept)]
     if samples:
         parts += ["<h2>Samples</h2>", _samples(samples)]
     return whole_page(title, parts)
@@ -40,12 +44,20 @@ def render(document: Document, samples: Sequence[Mapping[str, Any]]) -> str:
 def _summary(document: Document) -> str:
     incumbent = f", compared with {document['incumbent']}" if document["incumbent"] else ""
     uses = document["testUses"]
-    often = "for the first time" if uses == 1 else f"for the {uses}th time"
+    often = f"for the {ordinal(uses)} time"
     return (
         f"<p>Base {escape(document['base'])}, method {escape(document['method'])}, judged as "
         f"<b>{escape(document['servedAs'])}</b>{escape(incumbent)}. Test split of {document['rows']} rows, used "
         f"{often} by this adapter. Intervals are 90 %, by bootstrap over test rows.</p>"
     )
+
+
+def ordinal(count: int) -> str:
+    """`first`, `2nd`, `3rd`, `11th`, `21st`."""
+    if count == 1:
+        return "first"
+    ending = "th" if 10 <= count % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
+    return f"{count}{ending}"
 
 
 def number(value: float | None) -> str:

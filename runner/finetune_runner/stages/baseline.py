@@ -13,7 +13,7 @@ from typing import Any
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import BaselineResult, StageResults
 from finetune_runner.context import StageContext
-from finetune_runner.data.prepared import load_split
+from finetune_runner.data.prepared import iter_split, load_split, spooled
 from finetune_runner.data.rows import Message, Row
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.bootstrap import minimum_detectable_gain
@@ -26,7 +26,7 @@ from finetune_runner.evaluation.compare import (
     values_of,
 )
 from finetune_runner.evaluation.engines import check_engine, engine_version
-from finetune_runner.evaluation.generation import ROWS_PER_BATCH
+from finetune_runner.evaluation.generation import ROWS_PER_BATCH, TOKENS_PER_BATCH
 from finetune_runner.evaluation.incumbent import check_incumbent
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
@@ -67,8 +67,7 @@ def run(context: StageContext) -> StageResults:
     settings = settings_for_rows(context, test)
     check_incumbent(context, test, out_of_domain)
     tokenizer = load_tokenizer(fetch_model(context).path, spec.model.chat_template)
-    train = load_split(context, "train")
-    prompts = _prompts(context, tokenizer, train, test)
+    prompts = _prompts(context, tokenizer, test)
     cache = _cache_uri(context, tokenizer, prompts, test, out_of_domain)
     rows = {"test": test, "out_of_domain": out_of_domain}
     began, peak = time.monotonic(), 0
@@ -84,7 +83,7 @@ def run(context: StageContext) -> StageResults:
         context.storage.write_bytes(cache, data)
 
     names = measured_names(spec.evaluation, task.gates)
-    base, baselines = systems_of(context, systems, train, test)
+    base, baselines = systems_of(context, systems, test)
     values = {name: values_of(system, names, settings) for name, system in baselines.items()}
     primary = names[0]
     best = best_baseline(values, primary)
@@ -126,7 +125,7 @@ def settings_for_rows(context: StageContext, test: Sequence[Row]) -> Settings:
 
 
 def systems_of(
-    context: StageContext, outcomes: Mapping[str, list[Outcome]], train: Sequence[Row], test: Sequence[Row]
+    context: StageContext, outcomes: Mapping[str, list[Outcome]], test: Sequence[Row]
 ) -> tuple[System, dict[str, System]]:
     """The base and the baselines by name, from stored outcomes; the majority class needs only train's answers."""
     evaluation = context.task.spec.evaluation
@@ -136,26 +135,31 @@ def systems_of(
         baselines = {PROMPTED: System(PROMPTED, base.test), **baselines}
     measures_match = any(m.name == "exactMatch" for m in evaluation.metrics)
     if evaluation.task.type == "classification" or measures_match:
-        answer = majority_answer(train, evaluation.task.label_path)
+        with spooled(context, "train") as train:
+            answer = majority_answer(train, evaluation.task.label_path)
         baselines[MAJORITY] = System(MAJORITY, [Outcome(row.id, row.answer, text=answer) for row in test])
     return base, baselines
 
 
-def _prompts(context: StageContext, tokenizer: Any, train: Sequence[Row], test: Sequence[Row]) -> Prompts:
+def _prompts(context: StageContext, tokenizer: Any, test: Sequence[Row]) -> Prompts:
     """The rendered conversations of each generated system."""
     evaluation = context.task.spec.evaluation
     prompt = evaluation.baseline_prompt
     prompts: Prompts = {BASE: own_prompts(tokenizer, test)}
     if prompt is not None:
         prompts[PROMPTED] = [renderable(tokenizer, with_system(row.prompt, prompt)) for row in test]
-    if evaluation.few_shot and train:
-        examples = choose_examples(
-            train,
+    examples = (
+        choose_examples(
+            iter_split(context, "train"),
             evaluation.few_shot,
             context.task.spec.training.seed,
             evaluation.task.label_path,
             classes=evaluation.task.type == "classification",
         )
+        if evaluation.few_shot
+        else []
+    )
+    if examples:
         room = _context_length(context) - evaluation.max_new_tokens
         prompts[FEW_SHOT] = [_fitting(tokenizer, row, examples, prompt, room) for row in test]
     return prompts
@@ -200,6 +204,7 @@ def _cache_uri(
         "maxNewTokens": task.spec.evaluation.max_new_tokens,
         "maxLength": task.spec.training.max_length,
         "batch": ROWS_PER_BATCH,
+        "batchTokens": TOKENS_PER_BATCH,
         "engine": engine_version(task.spec.evaluation.engine),
         "generation": task.spec.evaluation.generation.to_wire(),
         "asksBase": _asks_base(context),
@@ -227,8 +232,7 @@ def _from_cache(context: StageContext, uri: str, rows: Mapping[str, Sequence[Row
 def ask_base(context: StageContext, share: Share) -> Measured:
     """Ask and score the untuned model, in the precision in which the adapter will be trained and served."""
     task, spec = context.task, context.task.spec
-    train, test = load_split(context, "train"), load_split(context, "test")
-    out_of_domain = load_split(context, "out_of_domain")
+    test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     deterministic(spec.training.seed)
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
@@ -236,7 +240,7 @@ def ask_base(context: StageContext, share: Share) -> Measured:
     examinee = open_examinee(context, tokenizer, share, model_path=model_path, method=method_of(task), adapter=None)
     whole = replace(examinee, max_length=_context_length(context))
     found = Measured()
-    for name, conversations in _prompts(context, tokenizer, train, test).items():
+    for name, conversations in _prompts(context, tokenizer, test).items():
         if name == BASE and not _asks_base(context):
             found.outcomes[name] = examinee.score(test, conversations, "base: likelihoods")
         else:

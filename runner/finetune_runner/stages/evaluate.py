@@ -57,7 +57,6 @@ MERGED_LIST = "evaluate/merged.json"
 class Splits:
     """The rows this stage needs."""
 
-    train: list[Row]
     test: list[Row]
     out_of_domain: list[Row]
 
@@ -72,9 +71,9 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     check_engine(task.spec.evaluation.engine)
     if task.results.baseline is None or task.results.train is None:
         raise StageError(ExitCode.INVALID_SPEC, "the evaluate stage needs the results of baseline and train")
-    splits = Splits(*(load_split(context, name) for name in ("train", "test", "out_of_domain")))
+    splits = Splits(load_split(context, "test"), load_split(context, "out_of_domain"))
     settings = baseline.settings_for_rows(context, splits.test)
-    base, baselines = baseline.systems_of(context, _baseline_outputs(context, splits), splits.train, splits.test)
+    base, baselines = baseline.systems_of(context, _baseline_outputs(context, splits), splits.test)
 
     began = time.monotonic()
     examined = _examine_forms(context, splits)

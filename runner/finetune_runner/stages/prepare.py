@@ -193,7 +193,10 @@ def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSourc
     """Read one source into its split."""
     loaded = load(context, fetched, lambda row, origin: store.add(named.split, row, origin, named.weight))
     log.info("%s: %d rows from %s", named.wanted.place, loaded.rows, named.wanted.source)
-    work.findings.append(loaded.finding)
+    work.findings += loaded.findings
+    if loaded.empty_answers:
+        work.dropped += loaded.empty_answers
+        work.transformations.append({"check": "empty_answers", "dropped": {named.split: loaded.empty_answers}})
     work.formats[loaded.format] = None
     work.sources.append(described_source(context, named, fetched, loaded))
 

@@ -30,7 +30,7 @@ def run_facts(context: StageContext) -> RunFacts:
     params = {
         "model.source": task.spec.model.source[:LONGEST_VALUE],
         **dict(_flat(task.spec.method.to_wire(), "method")),
-        **dict(_flat(task.spec.training.to_wire(), "training")),
+        **dict(_flat(task.training.to_wire(), "training")),
     }
     if task.plan is not None:
         # What a retry may change (micro-batch, accumulation) is no parameter: a tracker keeps those for good.

@@ -90,7 +90,7 @@ def training_digest(task: StageTask) -> str:
     """
     if task.plan is None or task.results.prepare is None:
         raise StageError(ExitCode.INVALID_SPEC, "the train stage needs a plan and the result of prepare")
-    training = {name: value for name, value in task.spec.training.to_wire().items() if name not in HOW_NOT_WHAT}
+    training = {name: value for name, value in task.training.to_wire().items() if name not in HOW_NOT_WHAT}
     identity = {
         "data": task.results.prepare.data_digest,
         "model": task.results.prepare.model_digest,

@@ -17,11 +17,15 @@ class World:
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    """Among the processes of this node, which share its disk."""
+    local_size: int = 1
 
     @classmethod
     def from_environment(cls) -> World:
         """As torchrun says."""
-        return cls(rank=int(os.environ.get("RANK", "0")), size=int(os.environ.get("WORLD_SIZE", "1")))
+        names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+        return cls(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
 
     @property
     def main(self) -> bool:

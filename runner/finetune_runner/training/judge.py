@@ -7,7 +7,8 @@ same ones; the answers are made exactly as evaluate makes them, with the model a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,26 +29,26 @@ if TYPE_CHECKING:
 ALWAYS = ("truncationRate", "repetitionRate")
 
 
-def chosen(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+def chosen(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
     """`count` rows by a hash of seed and content: the same whatever the order of the rows."""
 
     def rank(row: Row) -> str:
         return hashlib.sha256(f"{seed}:validation:{row.id}".encode()).hexdigest()
 
-    return sorted(rows, key=rank)[:count]
+    return heapq.nsmallest(count, rows, key=rank)
 
 
 class Judge:
     """Asks the chosen validation rows: those that have a prompt and a wanted answer."""
 
-    def __init__(self, context: StageContext, tokenizer: Any, validation: Sequence[Row], world: World) -> None:
+    def __init__(self, context: StageContext, tokenizer: Any, validation: Iterable[Row], world: World) -> None:
         from finetune_runner.evaluation.systems import own_prompts
         from finetune_runner.text import encode_prompt
 
         spec = context.task.spec
         self._evaluation, self._seed = spec.evaluation, spec.training.seed
         count = spec.training.answered_rows(spec.evaluation.max_new_tokens)
-        askable = [row for row in validation if row.prompt and row.label is not False]
+        askable = (row for row in validation if row.prompt and row.label is not False)
         self._rows = chosen(askable, count, self._seed)
         self._prompts = [encode_prompt(tokenizer, prompt) for prompt in own_prompts(tokenizer, self._rows)]
         self._tokenizer, self._world = tokenizer, world

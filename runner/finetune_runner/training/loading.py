@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,12 +55,22 @@ def shards_weights(plan: TrainPlan | None) -> bool:
     return plan is not None and (plan.strategy == "fsdp" or (plan.strategy == "deepspeed" and plan.zero_stage == 3))
 
 
-def load_base(model_path: Path, method: MethodType, device: torch.device, plan: TrainPlan | None) -> Any:
-    """The base model, frozen, in eval mode. Raises StageError when transformers cannot load it."""
+def load_base(
+    model_path: Path,
+    method: MethodType,
+    device: torch.device,
+    plan: TrainPlan | None,
+    spread: Sequence[torch.device] = (),
+) -> Any:
+    """The base model, frozen, in eval mode, on `device`, or block by block over the devices of `spread`.
+
+    Raises StageError when transformers cannot load it.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from finetune_runner.training.attention import implementation, refuse
+    from finetune_runner.training.placement import device_map
 
     options: dict[str, Any] = {
         "dtype": base_dtype(method, device, plan),
@@ -72,6 +83,8 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
         # One replica per process; "auto" would spread it over all GPUs of the pod (transformers#31557).
         options["device_map"] = {"": device}
     try:
+        if len(spread) > 1:
+            options["device_map"] = device_map(model_path, spread)
         model: Any = AutoModelForCausalLM.from_pretrained(str(model_path), **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise StageError(
@@ -86,7 +99,8 @@ def load_base(model_path: Path, method: MethodType, device: torch.device, plan: 
     if plan is not None and plan.attention == "flash" and not model._supports_sdpa:
         raise refuse(f"{type(model).__name__} has an attention that SDPA does not compute")
     if method == "lora":
-        model.to(device)
+        if len(spread) < 2:
+            model.to(device)
     else:
         _keep_quantised_weights(model)
     model.requires_grad_(False)

@@ -62,12 +62,16 @@ def new_optimizer(model: Any, training: Training, horizon: Horizon, first_step: 
     """The job's optimiser over the adapter, and its schedule from `first_step` on.
 
     The rate is a function of the step and of where training ends, so the schedule needs no saved state.
+
+    Raises:
+        ValueError: the settings do not say the rate; `StageTask.training` does.
     """
     import torch
 
-    optimizer = OPTIMIZERS[training.optimizer](
-        list(trainable(model).values()), training.learning_rate, training.weight_decay
-    )
+    peak = training.learning_rate
+    if peak is None:
+        raise ValueError("the settings of training are not resolved: they have no learning rate")
+    optimizer = OPTIMIZERS[training.optimizer](list(trainable(model).values()), peak, training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: rate_factor(training, first_step + done, horizon)
     )

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Indices = NDArray[np.int64]
 
@@ -21,21 +21,21 @@ def _phase(row_id: str, seed: int) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def epoch_indices(row_ids: Sequence[str], weights: Sequence[float], seed: int, epoch: int) -> Indices:
+def epoch_indices(row_ids: Sequence[str], weights: ArrayLike, seed: int, epoch: int) -> Indices:
     """Shuffled row indices of one epoch. A row of weight w occurs w times on average: 0.5 every second epoch."""
-    phases = np.array([_phase(row_id, seed) for row_id in row_ids])
+    phases = np.fromiter((_phase(row_id, seed) for row_id in row_ids), np.float64, len(row_ids))
     share = np.asarray(weights, dtype=np.float64)
     uses = np.floor((epoch + 1) * share + phases) - np.floor(epoch * share + phases)
     indices = np.repeat(np.arange(len(row_ids), dtype=np.int64), uses.astype(np.int64))
     return np.random.default_rng([seed, epoch]).permutation(indices)
 
 
-def example_stream(row_ids: Sequence[str], weights: Sequence[float], seed: int, examples: int) -> Indices:
+def example_stream(row_ids: Sequence[str], weights: ArrayLike, seed: int, examples: int) -> Indices:
     """The first `examples` indices of the epochs, one after the other.
 
     Raises ValueError when the rows' weights leave nothing to draw from.
     """
-    if sum(weights) <= 0:
+    if np.sum(weights) <= 0:
         raise ValueError("there are no rows to train on")
     parts: list[Indices] = []
     total = epoch = 0

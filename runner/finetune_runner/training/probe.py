@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ def gentler(plan: TrainPlan, *, may_recompute: bool = True) -> tuple[TrainPlan, 
     return None
 
 
-def longest_micro_batch(steps: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> list[int]:
+def longest_micro_batch(steps: Iterable[Sequence[int]], lengths: Sequence[int], size: int) -> list[int]:
     """The examples of the largest micro-batch of the run: the `size` longest of the step where they are longest."""
     best = max(steps, key=lambda step: max(lengths[index] for index in step))
     return sorted(best, key=lambda index: (-lengths[index], index))[:size]

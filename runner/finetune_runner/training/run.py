@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import TrainResult
-from finetune_runner.data.rows import Row
+from finetune_runner.data.row_file import RowFile, write_row_file
 from finetune_runner.errors import StageError
 from finetune_runner.training.device import peak_memory_bytes
 from finetune_runner.training.distributed import World
+from finetune_runner.training.encoded_rows import await_paths
 from finetune_runner.training.loop import Loop
 from finetune_runner.training.proof import prove_kept
 from finetune_runner.training.result import train_result, write_history
@@ -26,17 +30,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the training mix and of validation."""
+    """Rows of the training mix and of validation, in files that the ranks of a node share."""
 
-    train: list[Row]
-    validation: list[Row]
+    train: RowFile
+    validation: RowFile
+    folder: Path
 
 
-def load_rows(context: StageContext) -> Rows:
-    """Train with replay, and validation."""
-    from finetune_runner.data.prepared import load_split
+def load_rows(context: StageContext, world: World) -> Rows:
+    """Train with replay, and validation; the first rank of a node writes them to its scratch disk."""
+    from finetune_runner.data.prepared import iter_split
 
-    return Rows(load_split(context, "train") + load_split(context, "replay"), load_split(context, "validation"))
+    folder = context.scratch / f"train-rows-{world.rank - world.local_rank}"
+    if world.local_rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    world.barrier()  # nobody reads what an earlier attempt left
+    if world.local_rank == 0:
+        write_row_file(folder / "train", chain(iter_split(context, "train"), iter_split(context, "replay")))
+        write_row_file(folder / "validation", iter_split(context, "validation"))
+    await_paths([folder / "train", folder / "validation"], lambda: None)
+    return Rows(RowFile(folder / "train"), RowFile(folder / "validation"), folder)
 
 
 def run(context: StageContext, world: World, on_hang: Callable[[StageError], None]) -> TrainResult:
@@ -75,7 +88,7 @@ def run(context: StageContext, world: World, on_hang: Callable[[StageError], Non
 
 def _train(session: Session) -> tuple[Learner, Checkpoint]:
     """What has learned, and the checkpoint of it that is kept."""
-    learner = set_up(session, load_rows(session.context))
+    learner = set_up(session, load_rows(session.context, session.world))
     if not session.state.ended_by:
         with session.watchdog:
             Loop(session, learner).run()

@@ -44,7 +44,7 @@ class Session:
         self.world = world
         self.plan: TrainPlan = context.task.plan
         """As it runs: the probe may choose a smaller micro-batch."""
-        self.training = context.task.spec.training
+        self.training = context.task.training
         self.device = pick_device(self.plan)
         self.folder = context.scratch / f"train-{world.rank}"
         self.store = CheckpointStore(context)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from finetune_runner.training.adapter_file import wanted_shapes
 from finetune_runner.training.device import deterministic
 from finetune_runner.training.guards import (
     first_batch,
-    learned_tokens,
     refuse_changed_start,
     refuse_empty_adapter,
     refuse_other_loss,
@@ -120,17 +121,17 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
     if resume is not None:
         _load_adapter(model, adapter_keys, resume)
     memory_saving.apply(model, session.plan)
-    objective = make_objective(session.context, tokenizer, rows.train, rows.validation, session.device)
+    say(session, "encoding the rows")
+    objective = make_objective(session.context, tokenizer, rows, session.device, session.world)
     refuse_unlearnable(objective.counts, "data.train")
     engine = _proven_engine(session, model, objective)
     if resume is not None:
         engine.load_optimizer_state(read_optimizer(resume))
     size = session.plan.micro_batch_size * session.plan.gradient_accumulation * session.world.size
-    ids = [row.id for row in rows.train]
     # What has nothing to learn is never drawn: a step of such examples alone would move nothing.
-    weights = [row.weight if count else 0.0 for row, count in zip(rows.train, objective.counts, strict=True)]
+    weights = np.where(np.asarray(objective.counts) > 0, rows.train.weights, 0.0)
     examples = session.horizon.most * size
-    stream = example_stream(ids, weights, session.training.seed, examples).reshape(-1, size)
+    stream = example_stream(rows.train.ids, weights, session.training.seed, examples).reshape(-1, size)
     probe = _probe(session, engine, objective, stream)
     session.plan = probe.plan
     trainer = AdapterTrainer(
@@ -187,9 +188,8 @@ def _prepare_objective(session: Session, learner: Learner, tokenizer: Any, rows:
     if not start.untouched:
         return  # it was proven before it was first saved
     max_length = session.training.max_length
-    encoded = [encode_example(tokenizer, row.messages, max_length) for row in rows.validation]
-    refuse_unlearnable([learned_tokens(example) for example in encoded], "data.validation")
-    examples = first_batch(encoded)
+    examples = first_batch(encode_example(tokenizer, row.messages, max_length) for row in rows.validation)
+    refuse_unlearnable([1] * len(examples) or [0] * len(rows.validation), "data.validation")
     dora, pad = session.context.task.spec.method.use_dora, tokenizer.pad_token_id
     if start.fresh:
         engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
@@ -205,10 +205,10 @@ def _probe(session: Session, engine: Engine, objective: Objective, stream: Indic
     """Find out before the run whether the micro-batch fits."""
     if session.state.ended_by:
         return Probe(session.plan)
-    steps = stream[session.state.step :].tolist() or stream[-1:].tolist()
+    steps = stream[min(session.state.step, len(stream) - 1) :]
 
     def batch_of(size: int) -> Batch:
-        examples = longest_micro_batch(steps, objective.lengths, size)
+        examples = longest_micro_batch((step.tolist() for step in steps), objective.lengths, size)
         return to_device(objective.collate(examples, packed=session.plan.packing), session.device)
 
     say(session, "trying the longest batch")

@@ -95,6 +95,7 @@ GROUPS = {
     "runner": "what the runner can run",
     "sharded": "sharded (FSDP, ZeRO-3)",
     "other": "other trainers and quantisers",
+    "bound": "upper bounds (an allocator's cache)",
 }
 
 

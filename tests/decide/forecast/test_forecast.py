@@ -21,7 +21,7 @@ PRICE = {"gpuPerHour": 2.0, "currency": "EUR"}
 ROOMY = {"cpu": "8", "memory": "400Gi"}
 
 
-def prepared(model: str, longest: int = 2048, **changes: Any) -> dict[str, Any]:
+def prepared(model: str, longest: int = 2048, /, **changes: Any) -> dict[str, Any]:
     """PREPARED with a known model and rows up to `longest` tokens."""
     facts = facts_of_shape(model).model_copy(update={"context_length": 131072}).to_wire()
     lengths = {"p50": longest // 4, "p95": longest // 2, "maximum": longest}
@@ -188,6 +188,20 @@ def test_qlora_judges_the_merged_form_where_it_fits(memory_gib: float, host: str
     assert status.forecast is not None
     assert ("merge" in [stage.stage for stage in status.forecast.stages]) is both
     assert any("only the adapter is judged" in note for note in status.forecast.notes) is not both
+
+
+@pytest.mark.parametrize(("objective", "gib"), [("sft", 12.0), ("dpo", 24.0)])
+def test_the_rows_of_training_count_for_its_disk(objective: str, gib: float) -> None:
+    job = job_dict(method={"objective": objective})
+    few, many = (
+        planned(prepared("Llama-3.1-8B", 256, trainTokens=tokens), job, gpuPod=ROOMY).status.forecast
+        for tokens in (1, 2**30)
+    )
+    assert few is not None
+    assert many is not None
+    assert few.disk_gib is not None
+    assert many.disk_gib is not None
+    assert many.disk_gib - few.disk_gib == pytest.approx(gib, abs=0.1)
 
 
 @pytest.mark.parametrize(

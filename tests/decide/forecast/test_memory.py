@@ -16,7 +16,7 @@ from finetune_operator.planner.memory.activations import saved_bytes_per_token
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.memory.head import evaluated_logits_bytes
-from finetune_operator.planner.memory.training import TrainingSetup, training_memory
+from finetune_operator.planner.memory.training import TrainingSetup, reference_memory, training_memory
 from finetune_operator.planner.memory.weights import weight_bytes
 from finetune_operator.planner.shape import UnknownShapeError, shape_of
 
@@ -112,6 +112,25 @@ def test_the_runner_and_the_planner_speak_of_the_same_batches() -> None:
     assert likelihood.BYTES_PER_LOGIT == head.BYTES_PER_EVALUATED_LOGIT
     assert likelihood.TOKENS_PER_BATCH == inference.SCORED_TOKENS
     assert generation.ROWS_PER_BATCH == likelihood.ROWS_PER_BATCH == inference.GENERATED_ROWS
+    assert generation.TOKENS_PER_BATCH == inference.GENERATED_TOKENS
+    for length in (1, 4096, 4097, 40_000, 200_000):
+        assert len(generation.batches_of([length] * 20)[0]) == inference.generated_rows(20, length)
+
+
+def test_the_runner_and_the_planner_speak_of_the_same_reference_passes() -> None:
+    from finetune_operator.planner.memory import training
+    from finetune_runner.training import label_only
+    from finetune_runner.training.objectives import preference
+
+    assert preference.ROWS_PER_BATCH == training.REFERENCE_ROWS
+    assert label_only.CHUNK_BYTES == training.REFERENCE_HEAD_BYTES
+
+
+@pytest.mark.parametrize(("objective", "sequences", "larger"), [("dpo", 2, False), ("kto", 1, True)])
+def test_asking_the_reference_counts_where_a_step_is_smaller(objective: str, sequences: int, larger: bool) -> None:
+    setup = replace(SETUP, micro_batch=1, sequence_length=8192, sequences=sequences, checkpointing=True)
+    asked = reference_memory(setup, 8192).device_bytes
+    assert (asked > training_memory(setup).device_bytes) is larger, objective
 
 
 LLAMA_CONFIG: dict[str, Any] = {

@@ -39,6 +39,7 @@ class Tenant:
         self.core = client.CoreV1Api(cluster.api())
         self.custom = client.CustomObjectsApi(cluster.api())
         self._pools: list[str] = []
+        self._volumes: list[str] = []
 
     def __enter__(self) -> Tenant:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -55,6 +56,8 @@ class Tenant:
         self.core.delete_namespace(self.namespace, propagation_policy="Background")
         for pool in self._pools:
             self.cluster.kubectl("delete", "gpupool", pool, "--ignore-not-found", "--wait=false")
+        for volume in self._volumes:
+            self.cluster.kubectl("delete", "pv", volume, "--ignore-not-found", "--wait=false")
 
     def kubectl(self, *args: str | Path, user: str | None = None, input: str | None = None, check: bool = True) -> str:
         """Run kubectl in the namespace; its output, or where `check` is off its errors too."""
@@ -87,6 +90,20 @@ class Tenant:
         self.custom.create_cluster_custom_object(GROUP, VERSION, "gpupools", body)
         self._pools.append(name)
         return name
+
+    def make_claim(self, name: str, node: str, folder: Path) -> None:
+        """A claim on a volume made by hand: a folder of a node, which pods of all stages may mount."""
+        volume = f"{self.namespace}-{name}"
+        common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+        here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+        of_node = {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}
+        offered = {"capacity": {"storage": "1Gi"}, "local": {"path": str(folder)}, "nodeAffinity": of_node}
+        bound = {"claimRef": {"namespace": self.namespace, "name": name}, "persistentVolumeReclaimPolicy": "Retain"}
+        wanted = {"volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}}
+        self.core.create_persistent_volume({"metadata": {"name": volume}, "spec": common | offered | bound})
+        self._volumes.append(volume)
+        claim = {"metadata": {"name": name}, "spec": common | wanted}
+        self.core.create_namespaced_persistent_volume_claim(self.namespace, claim)
 
     def upload(self, folder: Path, prefix: str) -> None:
         """Put the files of a folder into the bucket."""

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from kubernetes import client
 
-from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
+from tests.cluster.harness.waiting import wait_for
+from tests.node.e2e.tenant import RUN_DEADLINE_S, TEST_TIMEOUT_S, Tenant
 
 pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
+NAMED_WITHIN_S = 60
+"""From when the cluster shows that something went wrong until the status says what and what to do."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,15 @@ def large_rows() -> list[dict[str, Any]]:
     return [{"messages": [{"role": "user", "content": text}, answers[number % 2]]} for number, text in enumerate(texts)]
 
 
+def gone_wrong(pod: client.V1Pod) -> bool:
+    """Whether the cluster shows that a pod failed or cannot start."""
+    states = [item.state for item in pod.status.container_statuses or []]
+    failed = [state.terminated for state in states if state.terminated and state.terminated.exit_code]
+    reasons = {state.waiting.reason for state in states if state.waiting} - {None, "ContainerCreating"}
+    refused = [item for item in pod.status.conditions or [] if item.reason == "Unschedulable"]
+    return bool(failed or reasons or refused or pod.status.phase == "Failed")
+
+
 @pytest.mark.parametrize("name", MISHAPS)
 def test_the_cause_and_what_to_do_are_in_the_status(tenant: Tenant, name: str) -> None:
     mishap = MISHAPS[name]
@@ -79,13 +92,19 @@ def test_the_cause_and_what_to_do_are_in_the_status(tenant: Tenant, name: str) -
         tenant.put_rows("data/large.jsonl", large_rows())
     pool = tenant.make_pool(name, **mishap.pool)
     tenant.apply_job(name, pool, **mishap.job(tenant.bucket))
-    applied = time.monotonic()
 
     def named(status: dict[str, Any]) -> dict[str, Any] | None:
         return next((entry for entry in status.get("stages", []) if entry.get("cause") == mishap.cause), None)
 
-    entry = tenant.wait_status(name, named, f"cause {mishap.cause}")
-    print(f"{name}: {mishap.cause} was in the status {time.monotonic() - applied:.0f} s after the job was applied")
+    wait_for(
+        lambda: any(map(gone_wrong, tenant.pods(name))),
+        RUN_DEADLINE_S,
+        f"a pod of {name} that goes wrong",
+        context=lambda: tenant.told(name),
+    )
+    happened = time.monotonic()
+    entry = tenant.wait_status(name, named, f"cause {mishap.cause}", deadline_s=NAMED_WITHIN_S)
+    print(f"{name}: {mishap.cause} was in the status {time.monotonic() - happened:.1f} s after it happened")
     assert entry is not None
     assert mishap.evidence in entry["message"] + entry.get("evidence", "")
     assert mishap.hint in entry["hint"]

@@ -24,31 +24,53 @@ def printed(points: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
     return [(point["step"], f"{point['validation_loss']:.3f}", f"{point['train_loss'] or 0:.3f}") for point in points]
 
 
-def test_a_gang_has_the_losses_of_one_pod_although_a_rank_was_deleted_on_the_way(tenant: Tenant) -> None:
-    pool = tenant.make_pool()
-    training = {"epochs": 1, "globalBatchSize": 8}
-    for name, nodes in (("alone", 1), ("gang", 2)):
+GANGS: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "fsdp": {"strategy": "fsdp"},
+    "deepspeed": {"strategy": "deepspeed", "deepspeed": {"stage": 3}},
+}
+"""What a job asks for, by the strategy that its plan gets."""
+
+
+def test_gangs_have_the_losses_of_one_pod_although_ranks_were_deleted_on_the_way(tenant: Tenant) -> None:
+    pool = tenant.make_pool(gpuPod={"cpu": "100m", "memory": "2Gi"})
+    shapes = {"alone": {"nodes": 1}} | {name: {"nodes": 2, **asked} for name, asked in GANGS.items()}
+    for name, compute in shapes.items():
         tenant.apply_job(
             *(name, pool),
-            training=training,
+            training={"epochs": 1, "globalBatchSize": 8},
             method={"dropout": 0},
-            compute={"nodes": nodes},
+            compute=compute,
             output={"adapterRef": {"name": name}},
         )
-    gang = tenant.running_pod("gang", "train")
-    assert gang.spec.subdomain, "the pods of a gang have names"
-    ranks = {pod.metadata.annotations[INDEX_ANNOTATION]: pod for pod in tenant.pods("gang", "train")}
-    assert sorted(ranks) == ["0", "1"]
-    step = tenant.wait_checkpoint("gang")
-    tenant.core.delete_namespaced_pod(ranks["1"].metadata.name, tenant.namespace)
-    alone, both = (tenant.wait_end(name) for name in ("alone", "gang"))
-    assert (alone["phase"], both["phase"]) == ("Succeeded", "Succeeded"), tenant.told("gang")
-    assert (alone["plan"]["strategy"], both["plan"]["strategy"]) == ("single", "ddp")
-    assert printed(curve(tenant, "gang")) == printed(curve(tenant, "alone"))
+    steps = {name: delete_a_rank(tenant, name) for name in ("ddp", "fsdp")}
+    for name in ("fsdp", "deepspeed"):
+        tenant.wait_status(name, lambda status: status.get("results", {}).get("train"), "the end of training")
+        tenant.kubectl("patch", "ftj", name, "--type=merge", "-p", json.dumps({"spec": {"cancel": True}}))
+    ends = {name: tenant.wait_end(name) for name in shapes}
+    for name in ("alone", "ddp"):
+        assert ends[name]["phase"] == "Succeeded", tenant.told(name)
+    for name, end in ends.items():
+        assert end["results"]["train"]["strategy"] == end["plan"]["strategy"] == {"alone": "single"}.get(name, name)
+    curves = {name: printed(curve(tenant, name)) for name in shapes}
+    assert curves == dict.fromkeys(shapes, curves["alone"])
     losses = ("initialValidationLoss", "bestValidationLoss", "trainLoss")
-    single, double = (status["results"]["train"] for status in (alone, both))
-    assert [f"{double[loss]:.4f}" for loss in losses] == [f"{single[loss]:.4f}" for loss in losses]
-    first, second = (entry for entry in both["stages"] if entry["name"] == "train")
-    assert first["cause"] in ("Interrupted", "PodDeleted"), first
-    assert not first["countsAgainstRetries"]
-    assert second["resumedFromStep"] >= step
+    results = {name: [f"{end['results']['train'][loss]:.4f}" for loss in losses] for name, end in ends.items()}
+    print(json.dumps(results))
+    assert results == dict.fromkeys(shapes, results["alone"])
+    for name, step in steps.items():
+        first, second = (entry for entry in ends[name]["stages"] if entry["name"] == "train")
+        assert first["cause"] in ("Interrupted", "PodDeleted"), first
+        assert not first["countsAgainstRetries"]
+        assert second["resumedFromStep"] >= step
+
+
+def delete_a_rank(tenant: Tenant, name: str) -> int:
+    """Delete a pod of a gang once there is a checkpoint; the checkpoint's step."""
+    pod = tenant.running_pod(name, "train")
+    assert pod.spec.subdomain, "the pods of a gang have names"
+    ranks = {pod.metadata.annotations[INDEX_ANNOTATION]: pod for pod in tenant.pods(name, "train")}
+    assert sorted(ranks) == ["0", "1"]
+    step = tenant.wait_checkpoint(name)
+    tenant.core.delete_namespaced_pod(ranks["1"].metadata.name, tenant.namespace)
+    return step

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster.harness.binaries import binary
 from tests.cluster.harness.cluster import Cluster
@@ -142,6 +143,34 @@ def test_another_person_approves_and_the_channel_serves_it(example: Tenant) -> N
     assert version["status"]["phase"] == "Approved"
     assert channel["digest"] == version["spec"]["digest"]
     example.kubectl("wait", "--for=condition=Released", f"ftj/{JOB}", "--timeout=60s")
+
+
+def test_preferences_start_from_the_released_version_and_make_the_next(example: Tenant) -> None:
+    job = yaml.safe_load((EXAMPLES / "preferences" / "finetunejob.yaml").read_text())
+    name = job["metadata"]["name"] = "preferences"
+    rows = EXAMPLES / "preferences" / "preferences.jsonl"
+    example.s3.client().upload_file(str(rows), example.bucket, f"data/{rows.name}")
+    job["spec"]["model"]["source"] = f"s3://{example.bucket}/base-model"
+    job["spec"]["data"]["train"][0]["source"] = f"s3://{example.bucket}/data/{rows.name}"
+    job["spec"]["compute"]["pool"] = "cpu"
+    example.apply(job)
+    status = example.wait_end(name)
+    assert (status["phase"], status["reason"], status["verdict"]) == ("Succeeded", "AwaitingApproval", "Passed"), (
+        example.told(name)
+    )
+    assert {gate["gate"]: gate["verdict"] for gate in status["gates"]} == {
+        "f1 >= 0.7": "Passed",
+        "f1 >= incumbent - 10%": "Passed",
+        "schemaValid >= 0.95": "Passed",
+    }
+    assert status["results"]["train"]["rewardAccuracy"] > 0.9
+    version = example.object("adapterversions", f"{ADAPTER}-v2")["spec"]
+    assert (version["warmStartedFrom"], version["parent"], version["verdict"]) == (f"{ADAPTER}-v1", "v1", "Passed")
+    [channel] = example.object("adapters", ADAPTER)["status"]["channels"]
+    assert channel["version"] == "v1", "until somebody approves the new one"
+    told = finetune(example, "status", name)
+    print(told)
+    assert f"approve {ADAPTER}@v2" in told
 
 
 def lines(tenant: Tenant, key: str) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ CAUSE = Cause(
     name="Unschedulable",
     retry="backoff",
     counts=False,
-    hint="Wait until GPUs are free, ask for fewer (compute.gpusPerNode, compute.nodes), or use another pool.",
+    hint="Wait until there is room, ask for fewer GPUs (compute.gpusPerNode, compute.nodes), or use another pool; a "
+    "pod's memory and processors are cpuPod and gpuPod of the GPUPool.",
     sign=_unschedulable,
     precedence=45,
 )

@@ -16,6 +16,7 @@ from finetune_operator.decide.stages.base import StageKind
 from finetune_operator.decide.warm_start import wrong_base
 from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.plan import PlanError, make_plan
+from finetune_operator.planner.recipe import recipe_warnings
 
 FINDINGS_LIMIT = 30
 _LARGE_MODEL_BYTES = 1_000_000_000
@@ -37,8 +38,8 @@ def _unchanged(draft: Draft, existing: AdapterVersion) -> None:
     )
 
 
-def _warnings(draft: Draft, expected: Forecast) -> list[Finding]:
-    """What of the forecast a person should see before money is spent; none of it stops the run."""
+def _warnings(draft: Draft, expected: Forecast, facts: ModelFacts) -> list[Finding]:
+    """What of forecast and settings a person should see before money is spent; none of it stops the run."""
     pool, compute = draft.resolved.pool_spec, draft.observed.job.spec.compute
     messages = [note for note in expected.notes if note.startswith(("tight:", "host memory:", "disk:"))]
     if expected.fit == "Unknown" and pool.gpus_per_node:
@@ -50,7 +51,11 @@ def _warnings(draft: Draft, expected: Forecast) -> list[Finding]:
             f"{expected.cost_low:g} to {expected.cost_high:g}; training will stop early: raise it, or lower "
             "training.epochs"
         )
-    return [Finding(check="forecast", severity="warning", message=message[:512]) for message in messages]
+    unusual = recipe_warnings(draft.observed.job.spec, facts)
+    return [
+        *(Finding(check="forecast", severity="warning", message=message[:512]) for message in messages),
+        *(Finding(check="recipe", severity="warning", message=message[:512]) for message in unusual),
+    ]
 
 
 def _fetched_by_gpu_stages(draft: Draft, facts: ModelFacts) -> list[Finding]:
@@ -86,9 +91,11 @@ def _after(draft: Draft) -> None:
     expected = forecast(job.spec, draft.resolved, prepared, plan)
     draft.set(
         forecast=expected,
-        findings=[*_warnings(draft, expected), *_fetched_by_gpu_stages(draft, prepared.model), *draft.status.findings][
-            :FINDINGS_LIMIT
-        ],
+        findings=[
+            *_warnings(draft, expected, prepared.model),
+            *_fetched_by_gpu_stages(draft, prepared.model),
+            *draft.status.findings,
+        ][:FINDINGS_LIMIT],
     )
     if expected.fit == "DoesNotFit":
         message, remedy = refusal(job.spec, draft.resolved, prepared, plan)

@@ -18,7 +18,7 @@ FRAGMENTATION_SHARE_FULL_LOGITS = 0.27
 GROWING_CACHE_SHARE = 0.27
 """The same of keys and values, which every step makes anew a little larger: as for other large blocks, not measured."""
 
-_STAYS = frozenset({"weights", "adapter", "gradients", "optimiser", "communication"})
+_STAYS = frozenset({"weights", "adapter", "gradients", "optimiser", "masterCopy", "communication"})
 """Allocated once: they do not fragment."""
 
 

@@ -7,18 +7,21 @@ from dataclasses import dataclass, replace
 from finetune_operator.planner.memory.attention import cache_bytes
 from finetune_operator.planner.memory.breakdown import Breakdown
 from finetune_operator.planner.memory.head import evaluated_logits_bytes
-from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
+from finetune_operator.planner.memory.spreading import blocks_on_a_gpu, spread_weight_bytes
+from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor
 from finetune_operator.planner.shape import ModelShape
 
 GENERATED_ROWS = 16
 """Rows of a batch of answers (runner, evaluation/generation.py)."""
+GENERATED_TOKENS = 65_536
+"""Most prompt tokens of such a batch (the same file)."""
 SCORED_TOKENS = 16_384
 """Most tokens of a batch of likelihoods (runner, evaluation/likelihood.py)."""
 
 
 @dataclass(frozen=True)
 class InferenceSetup:
-    """A model that answers test rows. It runs on one GPU, whatever training takes."""
+    """A model that answers test rows, seen from the fullest of its GPUs."""
 
     shape: ModelShape
     quantisation: Quantisation
@@ -29,6 +32,8 @@ class InferenceSetup:
     longest_row: int
     """Tokens of prompt and answer, as scored."""
     adapter_parameters: int = 0
+    gpus: int = 1
+    """GPUs over which one copy is spread, block by block; each computes in its turn."""
     cache_copies: int = 1
     """2 for Qwen's published rows, chosen after seeing them; explained by the old tuple cache, whose old and new
     exist at once."""
@@ -39,14 +44,25 @@ def _per_token(shape: ModelShape) -> float:
     return 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
 
 
+def generated_rows(rows: int, longest_prompt: int) -> int:
+    """Rows of a batch of answers, where there are so many."""
+    return min(rows, max(1, min(GENERATED_ROWS, GENERATED_TOKENS // max(1, longest_prompt))))
+
+
+def scored_tokens(rows: int, longest_row: int) -> int:
+    """Tokens of the largest batch of likelihoods: a row longer than the bound is a batch of its own."""
+    return min(max(SCORED_TOKENS, longest_row), rows * longest_row)
+
+
 def _rows(setup: InferenceSetup) -> int:
     return max(1, min(GENERATED_ROWS, setup.rows))
 
 
 def _resident(setup: InferenceSetup) -> dict[str, float]:
+    share = blocks_on_a_gpu(setup.shape, setup.gpus) / setup.shape.layers
     return {
-        "weights": weight_bytes(setup.shape, setup.quantisation),
-        "adapter": 4.0 * setup.adapter_parameters,
+        "weights": spread_weight_bytes(setup.shape, setup.quantisation, setup.gpus),
+        "adapter": 4.0 * setup.adapter_parameters * share,
         "dequantisation": dequantisation_bytes(setup.shape, setup.quantisation),
     }
 
@@ -55,7 +71,8 @@ def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdo
     """Peak of answering `rows` at a time: their keys and values, and the prompts' one forward pass."""
     rows = setup.rows if rows is None else rows
     wider = element_factor(setup.quantisation)
-    cache = wider * setup.cache_copies * cache_bytes(setup.shape, rows, setup.longest_prompt + setup.max_new_tokens)
+    tokens, blocks = setup.longest_prompt + setup.max_new_tokens, blocks_on_a_gpu(setup.shape, setup.gpus)
+    cache = wider * setup.cache_copies * cache_bytes(setup.shape, rows, tokens, blocks)
     activations = wider * _per_token(setup.shape) * rows * setup.longest_prompt
     return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations})
 
@@ -63,16 +80,15 @@ def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdo
 def scoring_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of likelihoods: the logits of a batch."""
     rows = _rows(setup)
-    activations = (
-        element_factor(setup.quantisation) * _per_token(setup.shape) * min(SCORED_TOKENS, rows * setup.longest_row)
-    )
+    tokens = scored_tokens(rows, setup.longest_row)
+    activations = element_factor(setup.quantisation) * _per_token(setup.shape) * tokens
     head = evaluated_logits_bytes(setup.shape, rows, setup.longest_row)
     return Breakdown({**_resident(setup), "head": head, "activations": activations})
 
 
 def inference_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of answering and scoring, whichever is larger."""
-    peaks = (generating_memory(setup, _rows(setup)), scoring_memory(setup))
+    peaks = (generating_memory(setup, max(1, generated_rows(setup.rows, setup.longest_prompt))), scoring_memory(setup))
     return max(peaks, key=lambda peak: peak.device_bytes)
 
 
@@ -83,7 +99,7 @@ def merge_memory(setup: InferenceSetup) -> Breakdown:
     # safe_merge keeps the old and the new value of one linear layer, the new one in fp32.
     merging = Breakdown(
         {
-            "weights": weight_bytes(setup.shape, whole),
+            "weights": spread_weight_bytes(setup.shape, whole, setup.gpus),
             "adapter": 4.0 * setup.adapter_parameters,
             "merge": 6.0 * setup.shape.largest_linear,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.job.training import Optimizer
+from finetune_api.stages import Offload
 from finetune_operator.planner.memory.activations import checkpoint_bytes, recomputation_factor, saved_bytes_per_token
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
 from finetune_operator.planner.memory.attention import cache_bytes, mask_bytes
@@ -20,17 +21,24 @@ from finetune_operator.planner.memory.dora import (
     dora_saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
-from finetune_operator.planner.memory.inference import GENERATED_ROWS, SCORED_TOKENS
+from finetune_operator.planner.memory.inference import generated_rows, scored_tokens
 from finetune_operator.planner.memory.sharding import (
     Strategy,
     adapter_shards,
     communication_bytes,
     keeps_input_gradients,
+    master_bytes,
+    offloaded,
     outside_bytes,
     shards,
 )
 from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
 from finetune_operator.planner.shape import ModelShape
+
+REFERENCE_ROWS = 8
+"""Answers of a batch whose log-probabilities are asked (runner, training/objectives/preference.py)."""
+REFERENCE_HEAD_BYTES = 512 * 2**20
+"""Of a chunk of its logits (runner, training/label_only.py)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class TrainingSetup:
     packed: bool = False
     strategy: Strategy = "single"
     gpus: int = 1
+    offload: Offload = "none"
     adapter_bytes: int = 4
     """Bytes per parameter of the adapter."""
     unquantised_bytes: int = 2
@@ -89,9 +98,12 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
         "adapter": adapter["adapter"] / adapter_shards(setup.strategy, setup.gpus),
         "gradients": adapter["gradients"] / gradient_shards,
         "optimiser": adapter["optimiser"] / optimiser_shards,
+        "masterCopy": master_bytes(parameters, setup.strategy, setup.gpus),
         "communication": communication_bytes(shape, setup.strategy, setup.quantisation, adapter["gradients"]),
         "dequantisation": dequantisation_bytes(shape, setup.quantisation),
     }
+    # What is computed with is fetched: under ZeRO-3 that is counted as communication.
+    parts |= dict.fromkeys(offloaded(setup.offload), 0.0)
     if setup.dora:
         parts["dequantisation"] += dora_moment_bytes(shape)
     if not setup.flash_attention:
@@ -116,14 +128,26 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
 def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Breakdown:
     """Peak of validation between steps: the step's activations are gone, the optimiser's states are not."""
     shape, parts = setup.shape, _between_steps(setup)
-    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * min(SCORED_TOKENS, max(1, min(rows, 16)) * longest_row)
+    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * scored_tokens(max(1, min(rows, 16)), longest_row)
     parts |= {"head": evaluated_logits_bytes(shape, rows, longest_row), "activations": wide}
+    return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
+
+
+def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
+    """Peak of dpo and kto while the model is asked for the log-probabilities of answers.
+
+    That is for the reference before step 1, for validation, and for kto's common point.
+    """
+    shape, parts = setup.shape, _between_steps(setup)
+    tokens = REFERENCE_ROWS * longest_row
+    wide = element_factor(setup.quantisation) * 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
+    parts |= {"head": REFERENCE_HEAD_BYTES, "activations": wide * tokens}
     return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
 
 
 def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_new_tokens: int) -> Breakdown:
     """Peak of answering validation rows between steps: their keys and values beside the optimiser's states."""
-    shape, parts, batch = setup.shape, _between_steps(setup), min(rows, GENERATED_ROWS)
+    shape, parts, batch = setup.shape, _between_steps(setup), generated_rows(rows, longest_prompt)
     parts |= {
         "keyValueCache": cache_bytes(shape, batch, longest_prompt + max_new_tokens) if batch else 0.0,
         "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * batch * longest_prompt,
@@ -134,5 +158,5 @@ def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_n
 
 def _between_steps(setup: TrainingSetup) -> dict[str, float]:
     """What stays when a step's activations are gone."""
-    kept = {"weights", "adapter", "gradients", "optimiser", "communication", "dequantisation"}
+    kept = {"weights", "adapter", "gradients", "optimiser", "masterCopy", "communication", "dequantisation"}
     return {name: size for name, size in training_memory(setup).allocated.items() if name in kept}

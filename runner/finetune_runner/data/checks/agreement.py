@@ -1,8 +1,8 @@
 """Agreement of the people who labelled: a model cannot be better than what they agree on.
 
 Krippendorff's alpha for nominal labels (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability): it takes any
-number of people and rows that only some of them saw. 0.8 and more is reliable, below 0.667 nothing can be concluded
-(Krippendorff 2004, Content Analysis, page 241).
+number of people and rows that only some of them saw. 0.8 is customary, 0.667 "the lowest conceivable limit" for
+tentative conclusions (Krippendorff 2004, Content Analysis, page 241).
 """
 
 from __future__ import annotations
@@ -50,14 +50,17 @@ def krippendorff_alpha(units: Iterable[Sequence[str]]) -> float | None:
 
 
 def check(given: Given) -> list[Remark]:
-    """Tell the agreement where rows carry several labels. Raises StageError (INVALID_DATA) below 0.667 in mode fail."""
+    """Tell the agreement where rows carry several labels; case and white space are no disagreement.
+
+    Raises StageError (INVALID_DATA) below 0.667 in mode fail.
+    """
     split = Found()
     labelled = 0
 
     def units() -> Iterable[Sequence[str]]:
         nonlocal labelled
         for example in given.rows(*TASK_SPLITS):
-            labels = example.row.annotations
+            labels = [" ".join(label.casefold().split()) for label in example.row.annotations]
             labelled += len(labels) > 1
             if len(set(labels)) > 1:
                 split.add(example)

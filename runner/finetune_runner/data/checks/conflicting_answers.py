@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, listed, mode_of
-from finetune_runner.data.near_duplicates import input_text, normal_form
+from finetune_runner.data.shingles import input_text, normal_form
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "rows"

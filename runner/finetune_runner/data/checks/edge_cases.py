@@ -13,7 +13,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.labels import label_of
-from finetune_runner.data.near_duplicates import input_text
+from finetune_runner.data.shingles import input_text
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "rows"
@@ -79,7 +79,7 @@ def check(given: Given) -> list[Remark]:
     facts = {"share": round(share, 4), "shortest": round(shortest), "longest": round(longest)}
     if share >= FEWEST_SHARE:
         return [Remark("edgeCases", "info", message, found.rows, tuple(found.positions), dict(found.splits), facts)]
-    hint = "add inputs as they come in use: empty, very long, of rare kinds"
+    hint = "add inputs as they come in use: very short, very long, of rare kinds"
     if given.mode == "fail":
         raise StageError(ExitCode.INVALID_DATA, message, hint)
     return [

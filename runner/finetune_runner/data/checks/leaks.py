@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark, judged, mode_of
+from finetune_runner.errors import StageError
 
 PHASE: Phase = "splits"
 ORDER = 10
@@ -28,7 +30,7 @@ def check(given: Given) -> list[Remark]:
     """Drop, report or refuse rows whose input is (nearly) in a split that must not know it.
 
     Raises:
-        StageError: INVALID_DATA in mode fail.
+        StageError: INVALID_DATA in mode fail, and when nothing of train is left.
     """
     assert given.near is not None, "phase splits has the near-duplicates"  # noqa: S101
     remarks: list[Remark] = []
@@ -39,6 +41,15 @@ def check(given: Given) -> list[Remark]:
             found.add(example, f"(like {given.store.example(held).origin})" if found.rows < SHOWN else "")
             if given.mode == "fix":
                 given.drop(example)
+        if split == "train" and found.rows and found.rows == given.count(split) and given.mode == "fix":
+            apart = " or ".join(other for other in others if given.count(other))
+            raise StageError(
+                ExitCode.INVALID_DATA,
+                f"all {found.rows} rows of train have inputs that are (nearly) in {apart}: {found.where()}",
+                "give data.test.source, data.validation.source and evaluation.outOfDomain rows that are not in "
+                "data.train, or leave the first two out: they are then split off",
+                found.positions[0],
+            )
         remarks += [
             replace(remark, severity="warning")  # dropped or not: somebody mixed what must be kept apart
             for remark in judged(

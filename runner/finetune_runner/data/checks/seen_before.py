@@ -10,9 +10,9 @@ import hashlib
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, mode_of
-from finetune_runner.data.near_duplicates import input_text, normal_form
 from finetune_runner.data.prepared import Split
 from finetune_runner.data.rows import Row
+from finetune_runner.data.shingles import input_text, normal_form
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "versions"

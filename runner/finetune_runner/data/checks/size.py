@@ -2,8 +2,8 @@
 
 A class of a classification: about 100 rows (OpenAI, guide to fine-tuning GPT-3, 2022). An answer of a given form, such
 as an extraction: about 500 (same guide, conditional generation). Free answers: 1,000 (Zhou et al. 2023, LIMA: 1,000
-curated rows align a 65B model). Below 50 nobody saw an effect (OpenAI, guide to supervised fine-tuning: improvements
-from 50 to 100 rows): data.checks.minimumRows.
+curated rows align a 65B model). The floor below these, data.checks.minimumRows, is 50 (OpenAI, guide to supervised
+fine-tuning: start with 50, improvements from 50 to 100 rows).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Task
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.data.checking import Given, Mode, Phase, Remark, mode_of
-from finetune_runner.data.labels import label_of
+from finetune_runner.data.labels import label_of, look_like_free_text
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "splits"
@@ -30,14 +30,16 @@ def mode(spec: FineTuneJobSpec) -> Mode:
     return mode_of(spec.data.checks.size)
 
 
-def wanted_rows(task: Task, classes: int) -> tuple[int, str]:
+def wanted_rows(task: Task, classes: int, rows: int | None = None) -> tuple[int, str]:
     """Train rows that the sources ask for, and why.
 
     Args:
         task: what the model is asked to do.
         classes: different labels in train; only for a classification.
+        rows: that they are counted in, to tell classes from free text; None = they are classes.
     """
-    if task.type == "classification" and 0 < classes <= _CLASSES_MOST:
+    free = rows is not None and look_like_free_text(classes, rows)
+    if task.type == "classification" and 0 < classes <= _CLASSES_MOST and not free:
         return ROWS_PER_CLASS * classes, f"{ROWS_PER_CLASS} for each of {classes} classes"
     if task.type == "generation" and task.schema_ is None:
         return ROWS_OF_FREE_TEXT, "the usual number for free answers"
@@ -54,7 +56,7 @@ def check(given: Given) -> list[Remark]:
             if len(labels) > _CLASSES_MOST:
                 break
     rows = given.count("train")
-    wanted, why = wanted_rows(task, len(labels))
+    wanted, why = wanted_rows(task, len(labels), rows)
     facts = {"trainRows": rows, "wantedRows": wanted, "labels": len(labels)}
     if rows >= wanted:
         return [Remark("size", "info", f"{rows} train rows; {wanted} are wanted: {why}", rows, facts=facts)]

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_runner.data.bytes_in import UTF8_HINT, lines_of, what_is_wrong_with
+from finetune_runner.data.bytes_in import LONGEST_ROW, UTF8_HINT, lines_of, what_is_wrong_with
 from finetune_runner.data.records import BadRow, Record
 
 EXTENSIONS = (".csv", ".tsv")
 _DELIMITERS = ",;\t|"
-_LONGEST_FIELD = 1 << 30
+_SAYS_DELIMITER = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)
+"""What Excel writes, and hides, as the first line."""
 
 
 def read(path: Path, name: str) -> Iterator[Record | BadRow]:
     """Rows of a file; the delimiter (comma, semicolon, tab, bar) is the one that the header uses most."""
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(LONGEST_ROW)
     bad_lines: dict[int, BadRow] = {}
     lines = _text_lines(path, name, bad_lines)
     header = next(lines, "")
-    delimiter = max(_DELIMITERS, key=header.count)
+    said = _SAYS_DELIMITER.fullmatch(header)
+    skipped = 1 if said else 0
+    if said:
+        header = next(lines, "")
+    delimiter = said[1] if said else max(_DELIMITERS, key=header.count)
     reader = csv.reader(_chain(header, lines), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
-    before = 0
+    before = skipped
     while True:
         try:
             fields = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            yield BadRow(
-                name, f"line {reader.line_num}", f"not CSV: {error}", 'put text with quotes or line ends in "..."'
-            )
+            yield _not_csv(name, f"line {skipped + reader.line_num}", error)
             return
-        first, before = before + 1, reader.line_num
+        first, before = before + 1, skipped + reader.line_num
         broken = next((bad_lines.pop(line) for line in range(first, before + 1) if line in bad_lines), None)
         if broken is not None:
             yield broken
@@ -42,9 +46,12 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
             continue
         elif columns is None:
             columns = [column.strip() for column in fields]
-            duplicated = next((column for column in columns if columns.count(column) > 1), None)
+            # Columns without a name are those of an index, or the empty ones that spreadsheets write.
+            duplicated = next((column for column in columns if column and columns.count(column) > 1), None)
             if duplicated is not None:
-                yield BadRow(name, "line 1", f"two columns are named `{duplicated}`", "give each column its own name")
+                yield BadRow(
+                    name, f"line {first}", f"two columns are named `{duplicated}`", "give each column its own name"
+                )
                 return
         elif len(fields) != len(columns):
             yield BadRow(
@@ -54,8 +61,17 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
                 f'put a field that contains "{delimiter}" in quotes',
             )
         else:
-            yield Record(name, f"line {first}", dict(zip(columns, fields, strict=True)))
+            named = {column: text for column, text in zip(columns, fields, strict=True) if column}
+            yield Record(name, f"line {first}", named)
     yield from bad_lines.values()  # what the reader never saw: the file broke off
+
+
+def _not_csv(name: str, position: str, error: csv.Error) -> BadRow:
+    if "new-line character" in str(error):  # the csv module's words are about opening files in Python
+        return BadRow(
+            name, position, "has line ends of old Macs (CR alone)", "save it with line ends of Unix or Windows"
+        )
+    return BadRow(name, position, f"not CSV: {error}", 'put text with quotes or line ends in "...", a quote as ""')
 
 
 def _text_lines(path: Path, name: str, bad_lines: dict[int, BadRow]) -> Iterator[str]:

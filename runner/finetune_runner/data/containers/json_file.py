@@ -1,60 +1,141 @@
-"""JSON: a list of objects, or an object with one list of objects; a .json file of JSON lines is read as such."""
+"""JSON: a list of objects, or an object with one list of objects; a .json file of JSON lines is read as such.
+
+Rows are decoded one at a time by Python's own decoder, so that they are the ones `json.loads` would give. (ijson would
+stream too; its parser replaces lone surrogates, refuses NaN and long numbers, and keeps the last of two equal keys.)
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from finetune_runner.data.bytes_in import UTF8_HINT, read_all
+from finetune_runner.data.bytes_in import DAMAGED, LONGEST_ROW, UTF8_HINT, damaged, too_long
 from finetune_runner.data.containers import jsonl
 from finetune_runner.data.json_keys import unique_keys
+from finetune_runner.data.json_stream import JsonStream, NotJson, NotUtf8, TooLong
 from finetune_runner.data.records import BadRow, Record, RowError
 
 EXTENSIONS = (".json",)
 _HINT = "write a list of objects, or one object per line in a .jsonl file"
 
 
+class _Unreadable(Exception):
+    """Nothing can be read behind this."""
+
+    def __init__(self, bad: BadRow) -> None:
+        super().__init__(bad.message)
+        self.bad = bad
+
+
 def read(path: Path, name: str) -> Iterator[Record | BadRow]:
-    """Rows of a file."""
-    data = read_all(path, name)
-    if isinstance(data, BadRow):
-        yield data
-        return
-    if not data.strip():
-        return
-    try:
-        value: Any = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
-    except RowError as error:
-        yield BadRow(name, "", error.message, error.hint)
-        return
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        yield BadRow(name, f"line {line}", f"not UTF-8: byte 0x{data[error.start]:02x}", UTF8_HINT)
-        return
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and data.lstrip().startswith(b"{"):
-            yield from jsonl.read(path, name)
-        else:
-            yield BadRow(name, f"line {error.lineno}", f"not JSON: {error.msg} at column {error.colno}", _HINT)
-        return
-    except (ValueError, RecursionError) as error:
-        yield BadRow(name, "", f"not usable JSON: {error}", _HINT)
-        return
-    rows = value
-    if isinstance(value, dict):
-        lists = [item for item in value.values() if isinstance(item, list)]
-        rows = (
-            lists[0]
-            if len(lists) == 1 and all(isinstance(item, dict) for item in lists[0]) and len(value) == 1
-            else [value]
-        )
-    if not isinstance(rows, list):
+    """Rows of a file. Memory: one row, or the file where it is a small object."""
+    with JsonStream(path, unique_keys, LONGEST_ROW) as stream:
+        try:
+            yield from _rows(stream, path, name)
+        except _Unreadable as error:
+            yield error.bad
+        except NotJson as error:
+            yield BadRow(name, f"line {error.line}", f"not JSON: {error.message} at column {error.column}", _HINT)
+        except TooLong:
+            yield too_long(name, "", _HINT)
+        except NotUtf8 as error:
+            where = f"line {error.line}" if error.line else ""
+            yield BadRow(name, where, error.message, UTF8_HINT)
+        except DAMAGED as error:
+            yield damaged(name, stream.line - 1, error)
+
+
+def _rows(stream: JsonStream, path: Path, name: str) -> Iterator[Record | BadRow]:
+    first = stream.peek()
+    if first == "[":
+        yield from _items(stream, name)
+        _end(stream)
+    elif first == "{":
+        yield from _object(stream, path, name)
+    elif first:
+        value = _value(stream, name, "")
+        _end(stream)
         yield BadRow(name, "", f"is a JSON {type(value).__name__}, not a list of objects", _HINT)
+
+
+def _object(stream: JsonStream, path: Path, name: str) -> Iterator[Record | BadRow]:
+    """One object, an object with a list of objects, or the first of JSON lines."""
+    try:
+        value = _value(stream, name, "")
+    except TooLong:
+        yield from _wrapped(stream, name)
         return
-    for number, item in enumerate(rows, start=1):
-        if isinstance(item, dict):
+    if stream.peek():
+        yield from jsonl.read(path, name)
+        return
+    if isinstance(value, BadRow):
+        yield value
+        return
+    assert isinstance(value, dict)  # noqa: S101 - it begins with a brace
+    (only,) = value.values() if len(value) == 1 else (None,)
+    wrapped = isinstance(only, list) and all(isinstance(item, dict) for item in only)
+    rows = only if isinstance(only, list) and wrapped else [value]
+    for number, row in enumerate(rows, start=1):
+        yield Record(name, f"row {number}", row)
+
+
+def _wrapped(stream: JsonStream, name: str) -> Iterator[Record | BadRow]:
+    """The rows of an object that is too large for a row: a list under its only key."""
+    stream.take("{")
+    stream.peek()
+    stream.value()  # the key
+    if stream.peek() == ":":
+        stream.take(":")
+    if stream.peek() != "[":
+        raise _Unreadable(too_long(name, "row 1", _HINT))
+    yield from _items(stream, name)
+    after = stream.peek()
+    if after == ",":
+        raise _Unreadable(BadRow(name, f"line {stream.line}", "has something beside its list of objects", _HINT))
+    if after != "}":
+        raise stream.error("Expecting ',' delimiter")
+    stream.take("}")
+    _end(stream)
+
+
+def _items(stream: JsonStream, name: str) -> Iterator[Record | BadRow]:
+    """The rows of a list, up to and with its closing bracket."""
+    stream.take("[")
+    number = 0
+    if stream.peek() == "]":
+        stream.take("]")
+        return
+    while True:
+        number += 1
+        stream.peek()
+        try:
+            item = _value(stream, name, f"row {number}")
+        except TooLong:
+            raise _Unreadable(too_long(name, f"row {number}", _HINT)) from None
+        if isinstance(item, BadRow):
+            yield item
+        elif isinstance(item, dict):
             yield Record(name, f"row {number}", item)
         else:
             yield BadRow(name, f"row {number}", f"is {type(item).__name__}, not an object", _HINT)
+        after = stream.peek()
+        if after not in (",", "]"):
+            raise stream.error("Expecting ',' delimiter")
+        stream.take(after)
+        if after == "]":
+            return
+
+
+def _value(stream: JsonStream, name: str, position: str) -> object:
+    """The next value; a BadRow when it cannot be used but what follows can be read. Raises what `stream` does."""
+    try:
+        return stream.value()
+    except RowError as error:
+        return BadRow(name, position, error.message, error.hint)
+    except (ValueError, RecursionError) as error:
+        raise _Unreadable(BadRow(name, position, f"not usable JSON: {error}", _HINT)) from error
+
+
+def _end(stream: JsonStream) -> None:
+    if stream.peek():
+        raise stream.error("Extra data")

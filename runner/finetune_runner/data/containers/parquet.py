@@ -8,19 +8,33 @@ from pathlib import Path
 from finetune_runner.data.records import BadRow, Record
 
 EXTENSIONS = (".parquet",)
+_BATCH_BYTES = 4 << 20
+_BATCH_ROWS = 64
+"""Also where a row group is small on the disk: a dictionary has a text once that many rows have."""
 
 
 def read(path: Path, name: str) -> Iterator[Record | BadRow]:
-    """Rows of a file, in batches."""
+    """Rows of a file, in batches of some megabytes: a row group may be as large as the file."""
     import pyarrow as pa  # takes a while to import
     import pyarrow.parquet as pq
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1000):
+        # Mapped: a file that is read takes as much memory as its largest row group, whatever the size of the buffer.
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            columns = file.schema_arrow.names
+            twice = next((name for name in columns if columns.count(name) > 1), None)
+            if twice is not None:
+                yield BadRow(name, "", f"two columns are named `{twice}`", "give each column its own name")
+                return
+            groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+            row_bytes = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
+            batch_rows = min(_BATCH_ROWS, max(1, int(_BATCH_BYTES // max(row_bytes, 1))))
+            for batch in file.iter_batches(batch_size=batch_rows):
                 for value in batch.to_pylist():
                     number += 1
                     yield Record(name, f"row {number}", value)
     except (pa.ArrowException, OSError) as error:
         yield BadRow(name, f"after row {number}", f"not a readable Parquet file: {error}", "write or upload it again")
+    except (ValueError, OverflowError) as error:  # a time that Python has no date for, text that is not UTF-8
+        yield BadRow(name, f"after row {number}", f"has a value that cannot be read: {error}", "correct or remove it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.job.data import Columns
-from finetune_runner.data.fields import conversation, optional_field, text_field
+from finetune_runner.data.fields import answer_field, conversation, optional_field, text_field
 from finetune_runner.data.rows import Message
 
 NAME = "alpaca"
@@ -29,6 +29,6 @@ def parse(value: dict[str, Any], columns: Columns) -> list[Message]:
     prompt = text_field(value, instruction)
     return conversation(
         f"{prompt}\n\n{more}" if more.strip() else prompt,
-        text_field(value, output),
+        answer_field(value, output),
         optional_field(value, columns.system or "system"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.job.data import Columns
-from finetune_runner.data.fields import optional_field
+from finetune_runner.data.fields import column_names, optional_field
 from finetune_runner.data.records import RowError
 from finetune_runner.data.rows import Message
 from finetune_runner.data.turns import EXAMPLE, check_conversation, turns
@@ -31,7 +31,7 @@ def parse(value: dict[str, Any], columns: Columns) -> list[Message]:
     """The row's messages. Raises RowError."""
     column = _column(value, columns)
     if column not in value:
-        raise RowError(f"has no `{column}` (has {', '.join(list(value)[:8]) or 'nothing'})", EXAMPLE)
+        raise RowError(f"has no `{column}` (has {column_names(value)})", EXAMPLE)
     messages = turns(value[column], column)
     system = optional_field(value, columns.system or "system")
     if system.strip() and messages[0]["role"] != "system":

@@ -1,12 +1,12 @@
-"""promptCompletion: a prompt and its completion, optionally a system prompt."""
+"""promptCompletion: a prompt and its completion, each text or messages, optionally a system prompt."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from finetune_api.job.data import Columns
-from finetune_runner.data.fields import conversation, optional_field, text_field
 from finetune_runner.data.rows import Message
+from finetune_runner.data.sides import asked_and_answered
 
 NAME = "promptCompletion"
 SHAPE = "prompt, completion"
@@ -24,7 +24,5 @@ def matches(value: dict[str, Any], columns: Columns) -> bool:
 
 def parse(value: dict[str, Any], columns: Columns) -> list[Message]:
     """The row's messages. Raises RowError."""
-    prompt, completion = _names(columns)
-    return conversation(
-        text_field(value, prompt), text_field(value, completion), optional_field(value, columns.system or "system")
-    )
+    prompt, answer = asked_and_answered(value, _names(columns)[1], columns)
+    return [*prompt, answer]

@@ -26,6 +26,7 @@ def list_source(context: StageContext, uri: str, secret_ref: SecretRef | None, f
 
     try:
         if not path.is_dir():
+            _check_regular(uri, path)
             with path.open("rb"):
                 return Listing([path.name], lambda _names: {path.name: path}, single=True)
         names: list[str] = []
@@ -41,6 +42,14 @@ def list_source(context: StageContext, uri: str, secret_ref: SecretRef | None, f
         raise StageError(ExitCode.SOURCE_NOT_FOUND, f"{uri} does not exist", "check the path", str(error)) from error
 
     def copy(wanted: Sequence[str]) -> dict[str, Path]:
+        for name in wanted:
+            _check_regular(f"{uri.rstrip('/')}/{name}", path / name)
         return {name: path / name for name in wanted}
 
     return Listing(names, copy)
+
+
+def _check_regular(what: str, path: Path) -> None:
+    """Raise StageError for a pipe, a socket or a device: reading it might never end."""
+    if path.exists() and not path.is_file():
+        raise StageError(ExitCode.INVALID_DATA, f"{what} is not a regular file", "name a file or a folder")

@@ -13,6 +13,8 @@ from finetune_runner.evaluation.generation import Answer, GenerationSettings, ge
 from finetune_runner.evaluation.likelihood import Encoded, score
 
 if TYPE_CHECKING:
+    import torch
+
     from finetune_runner.training.loading import MethodType
 
 
@@ -26,31 +28,35 @@ def check_served(method: MethodType | None, rank: int | None) -> None:
 
 
 def open_engine(request: Request) -> TransformersEngine:
-    """Load the model onto this process's device."""
+    """Load the model onto this process's device, or over its GPUs where the plan spreads one copy over several."""
     import torch
 
     from finetune_runner.evaluation.serving import load_plain
-    from finetune_runner.training.device import pick_device
     from finetune_runner.training.loading import load_base, with_adapter
+    from finetune_runner.training.placement import judging_devices
 
-    device = pick_device(request.plan)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    devices = judging_devices(request.plan)
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
     if request.method is None:
-        model = load_plain(request.model_path, device, request.plan)
+        model = load_plain(request.model_path, devices[0], request.plan, devices)
     else:
-        model = load_base(request.model_path, request.method, device, request.plan)
+        model = load_base(request.model_path, request.method, devices[0], request.plan, devices)
     if request.adapter is not None:
         model = with_adapter(model, request.adapter)
     settings = settings_for(model, request.tokenizer, request.max_new_tokens, request.generation, request.seed)
-    return TransformersEngine(model, request, settings)
+    return TransformersEngine(model, request, settings, devices)
 
 
 class TransformersEngine:
     """A model of transformers, with or without PEFT's adapter."""
 
-    def __init__(self, model: Any, request: Request, settings: GenerationSettings) -> None:
+    def __init__(
+        self, model: Any, request: Request, settings: GenerationSettings, devices: Sequence[torch.device]
+    ) -> None:
         self.model = model
+        self.devices = devices
         self.settings = settings
         self._request = request
 
@@ -63,11 +69,10 @@ class TransformersEngine:
         return score(self.model, examples, self._request.tokenizer.pad_token_id, on_batch, self._request.share)
 
     def close(self) -> int:
-        """Give the memory back before the next model is loaded: two of them might not fit."""
-        from finetune_runner.training.device import peak_memory_bytes, pick_device, release_memory
+        """Give the memory back before the next model is loaded: two of them might not fit. The fullest GPU's peak."""
+        from finetune_runner.training.device import peak_memory_bytes, release_memory
 
-        device = pick_device(self._request.plan)
-        peak = peak_memory_bytes(device)
+        peak = max(peak_memory_bytes(device) for device in self.devices)
         del self.model
-        release_memory(device)
+        release_memory(self.devices[0])
         return peak

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
+from finetune_runner.data.lazy_sequence import Joined
 from finetune_runner.evaluation.likelihood import Encoded
+from finetune_runner.training.encoded_rows import lengths_of
 from finetune_runner.training.objectives.base import Batch, Start, Sums
 from finetune_runner.training.objectives.preference import (
     ReferenceStore,
@@ -20,9 +24,6 @@ from finetune_runner.training.objectives.sft import pad
 
 if TYPE_CHECKING:
     from finetune_runner.training.distributed import World
-
-Pair = tuple[Encoded, Encoded]
-"""The better and the worse answer to one prompt, each with its prompt."""
 
 
 def pair_losses(margins: torch.Tensor, beta: float) -> torch.Tensor:
@@ -36,29 +37,43 @@ def pair_losses(margins: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 class DirectPreference:
-    """Objective `dpo` (objectives/base.py) over encoded pairs."""
+    """Objective `dpo` (objectives/base.py) over encoded pairs.
+
+    Args:
+        train: [2 x pairs]; the better and the worse answer to one prompt, each with its prompt, in turn.
+        validation: the same.
+        beta: strength of the tie to the reference.
+        scorer: asks the model.
+        store: keeps what the reference said.
+    """
 
     def __init__(
-        self, train: Sequence[Pair], validation: Sequence[Pair], beta: float, scorer: Scorer, store: ReferenceStore
+        self,
+        train: Sequence[Encoded],
+        validation: Sequence[Encoded],
+        beta: float,
+        scorer: Scorer,
+        store: ReferenceStore,
     ) -> None:
         self._train = train
         self._validation = validation
         self._beta = beta
         self._scorer = scorer
         self._store = store
-        self.lengths: Sequence[int] = [len(better[0]) + len(worse[0]) for better, worse in train]
-        self.counts: Sequence[int] = [1] * len(train)
-        self._reference = torch.zeros(len(train), 2)
+        lengths = lengths_of(train)
+        self.lengths: Sequence[int] = array("q", map(add, lengths[::2], lengths[1::2]))
+        self.counts: Sequence[int] = array("q", [1]) * len(self.lengths)
+        self._reference = torch.zeros(len(train) // 2, 2)
         """[train pairs, 2] log-probabilities under the reference, better first."""
-        self._validation_reference = torch.zeros(len(validation), 2)
+        self._validation_reference = torch.zeros(len(validation) // 2, 2)
 
     def prepare(self, model: Any, world: World, on_batch: Callable[[int], None], start: Start) -> None:
         """Ask the model for its log-probabilities before its first step."""
-        pairs = [*self._train, *self._validation]
-        values = reference_log_probabilities(self._scorer, self._store, model, _flat(pairs), world, on_batch, start)
+        answers = Joined(self._train, self._validation)
+        values = reference_log_probabilities(self._scorer, self._store, model, answers, world, on_batch, start)
         values = values.reshape(-1, 2)
-        self._reference = values[: len(self._train)]
-        self._validation_reference = values[len(self._train) :]
+        self._reference = values[: len(self.lengths)]
+        self._validation_reference = values[len(self.lengths) :]
 
     def begin_step(self, model: Any, indices: Sequence[int], world: World) -> None:
         """Nothing: a pair is compared with itself."""
@@ -67,8 +82,8 @@ class DirectPreference:
         """`input_ids` and `labels`, [2 x pairs, width], all better answers first; `reference`, [pairs, 2]."""
         if packed:
             raise ValueError("pairs are not packed")
-        pairs = [self._train[index] for index in indices]
-        batch = pad([better for better, _ in pairs] + [worse for _, worse in pairs], self._scorer.pad_token_id)
+        answers = [self._train[2 * index + side] for side in (0, 1) for index in indices]
+        batch = pad(answers, self._scorer.pad_token_id)
         return {**batch, "reference": self._reference[list(indices)]}
 
     def loss(self, model: Any, batch: Batch) -> torch.Tensor:
@@ -81,7 +96,7 @@ class DirectPreference:
 
     def validation(self, model: Any, world: World, on_batch: Callable[[int], None]) -> Sums:
         """Loss, reward accuracy and reward margin over the validation pairs."""
-        found = self._scorer.score(model, _flat(self._validation), world, on_batch).reshape(-1, 2)
+        found = self._scorer.score(model, self._validation, world, on_batch).reshape(-1, 2)
         gained = found - self._validation_reference
         margins = gained[:, 0] - gained[:, 1]
         return Sums(
@@ -92,7 +107,3 @@ class DirectPreference:
                 "rewardMargin": float((self._beta * margins).sum()),
             },
         )
-
-
-def _flat(pairs: Sequence[Pair]) -> list[Encoded]:
-    return [answer for pair in pairs for answer in pair]

@@ -7,16 +7,20 @@ optimiser step and not, as in TRL, over a micro-batch, so that what is learned d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from finetune_api.exit_codes import ExitCode
+from finetune_runner.data.lazy_sequence import Joined
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import Encoded
+from finetune_runner.training.encoded_rows import lengths_of
 from finetune_runner.training.objectives.base import Batch, Start, Sums
 from finetune_runner.training.objectives.preference import (
     ReferenceStore,
@@ -32,24 +36,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """An answer with its prompt, whether it is wanted, and an answer to another prompt in its place."""
+    """Judged answers. An example is one or several that follow each other (the two of a pair)."""
 
-    answer: Encoded
-    wanted: bool
-    mismatched: Encoded
+    encoded: Sequence[Encoded]
+    """[2 x answers]; an answer with its prompt, and an answer to another prompt in its place, in turn."""
+    wanted: torch.Tensor
+    """[answers] booleans."""
+    counts: Sequence[int]
+    """[examples]; answers of each example."""
 
 
-def partners(prompts: Sequence[str], seed: int) -> list[int]:
+def partners(prompts: Sequence[Hashable], seed: int) -> array[int]:
     """For each row another one whose answer stands in for an unrelated one: a pure function of rows and seed.
 
     Rows follow each other in a ring, ordered by a hash; a neighbour with the same prompt is passed over as long as
-    there is another.
+    there is another. `prompts` may be stand-ins for the prompts, equal where these are.
     """
-    ring = sorted(range(len(prompts)), key=lambda row: hashlib.sha256(f"{seed}:{row}".encode()).digest())
-    found = [0] * len(prompts)
-    for place, row in enumerate(ring):
-        others = (ring[(place + ahead) % len(ring)] for ahead in range(1, len(ring) + 1))
-        found[row] = next((other for other in others if prompts[other] != prompts[row]), row)
+    size = len(prompts)
+    digests = bytearray()
+    for row in range(size):
+        digests += hashlib.sha256(f"{seed}:{row}".encode()).digest()
+    ring = array("q", np.lexsort(np.frombuffer(digests, ">u8").reshape(size, 4).T[::-1]).astype(np.int64).tobytes())
+    differs = [prompts[row] != prompts[ring[(place + 1) % size]] for place, row in enumerate(ring)]
+    found = array("q", range(size))
+    if not any(differs):
+        return found
+    last = differs.index(True)
+    for place in range(last, last - size, -1):  # against the ring: where the neighbour looks, if it has the same prompt
+        row, neighbour = ring[place], ring[(place + 1) % size]
+        found[row] = neighbour if differs[place] else found[neighbour]
     return found
 
 
@@ -98,46 +113,38 @@ def ranking_accuracy(gains: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 class KahnemanTversky:
-    """Objective `kto` (objectives/base.py). An example is a list of judged answers: one, or the two of a pair."""
+    """Objective `kto` (objectives/base.py) over judged answers."""
 
-    def __init__(
-        self,
-        train: Sequence[Sequence[Judged]],
-        validation: Sequence[Sequence[Judged]],
-        beta: float,
-        scorer: Scorer,
-        store: ReferenceStore,
-    ) -> None:
-        self._train = [judged for example in train for judged in example]
-        self._validation = [judged for example in validation for judged in example]
-        starts = [0]
-        for example in train:
-            starts.append(starts[-1] + len(example))
-        self._answers_of = [list(range(start, end)) for start, end in pairwise(starts)]
+    def __init__(self, train: Judged, validation: Judged, beta: float, scorer: Scorer, store: ReferenceStore) -> None:
+        self._train = train
+        self._validation = validation
         self._beta = beta
         self._scorer = scorer
         self._store = store
-        self.lengths: Sequence[int] = [sum(len(judged.answer[0]) for judged in example) for example in train]
-        self.counts: Sequence[int] = [len(example) for example in train]
-        wanted = sum(judged.wanted for judged in self._train)
-        self._weights = class_weights(wanted, len(self._train) - wanted)
-        self._reference = torch.zeros(len(self._train), 2)
+        self.counts: Sequence[int] = train.counts
+        self._starts = array("q", accumulate(self.counts, initial=0))
+        """[examples + 1]; where each example's answers begin."""
+        lengths = lengths_of(train.encoded)[::2]
+        self.lengths: Sequence[int] = array("q", (sum(lengths[start:end]) for start, end in pairwise(self._starts)))
+        wanted = int(train.wanted.sum())
+        self._weights = class_weights(wanted, len(train.wanted) - wanted)
+        self._reference = torch.zeros(len(train.wanted), 2)
         """[answers, 2] log-probabilities under the reference: of the answer, and of the mismatched one."""
-        self._validation_reference = torch.zeros(len(self._validation), 2)
+        self._validation_reference = torch.zeros(len(validation.wanted), 2)
         self._point = 0.0
 
     def prepare(self, model: Any, world: World, on_batch: Callable[[int], None], start: Start) -> None:
         """Ask the model for its log-probabilities before its first step."""
-        answers = [*self._train, *self._validation]
-        values = reference_log_probabilities(self._scorer, self._store, model, _flat(answers), world, on_batch, start)
+        answers = Joined(self._train.encoded, self._validation.encoded)
+        values = reference_log_probabilities(self._scorer, self._store, model, answers, world, on_batch, start)
         values = values.reshape(-1, 2)
-        self._reference = values[: len(self._train)]
-        self._validation_reference = values[len(self._train) :]
+        self._reference = values[: len(self._train.wanted)]
+        self._validation_reference = values[len(self._train.wanted) :]
 
     def begin_step(self, model: Any, indices: Sequence[int], world: World) -> None:
         """Take the common point of a step. `indices` are the examples of all its micro-batches in all processes."""
         answers = self._answers(indices)
-        found = self._scorer.score(model, [self._train[answer].mismatched for answer in answers], world)
+        found = self._scorer.score(model, [self._train.encoded[2 * answer + 1] for answer in answers], world)
         self._point = _point(found - self._reference[answers, 1])
 
     def collate(self, indices: Sequence[int], *, packed: bool) -> Batch:
@@ -145,10 +152,8 @@ class KahnemanTversky:
         if packed:
             raise ValueError("judged answers are not packed")
         answers = self._answers(indices)
-        judged = [self._train[answer] for answer in answers]
-        batch = pad([one.answer for one in judged], self._scorer.pad_token_id)
-        wanted = torch.tensor([one.wanted for one in judged])
-        return {**batch, "wanted": wanted, "reference": self._reference[answers, 0]}
+        batch = pad([self._train.encoded[2 * answer] for answer in answers], self._scorer.pad_token_id)
+        return {**batch, "wanted": self._train.wanted[answers], "reference": self._reference[answers, 0]}
 
     def loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Summed loss of the answers."""
@@ -162,10 +167,10 @@ class KahnemanTversky:
         The accuracy is that of pairs, drawn at random: how often the wanted answer has the higher reward. The margin is
         the mean reward of wanted minus that of unwanted answers.
         """
-        found = self._scorer.score(model, _flat(self._validation), world, on_batch).reshape(-1, 2)
+        found = self._scorer.score(model, self._validation.encoded, world, on_batch).reshape(-1, 2)
         gained = found - self._validation_reference
         gains, point = gained[:, 0], _point(gained[:, 1])
-        wanted = torch.tensor([judged.wanted for judged in self._validation])
+        wanted = self._validation.wanted
         count = float(len(gains))
         # A share of each class, so that the sum over all answers divided by their number is a difference of means.
         share = torch.where(wanted, count / max(1, int(wanted.sum())), -count / max(1, int((~wanted).sum())))
@@ -179,13 +184,9 @@ class KahnemanTversky:
         )
 
     def _answers(self, indices: Sequence[int]) -> list[int]:
-        return [answer for index in indices for answer in self._answers_of[index]]
+        return [answer for index in indices for answer in range(self._starts[index], self._starts[index + 1])]
 
 
 def _point(gains: torch.Tensor) -> float:
     """The estimate of the divergence from the reference, which cannot be negative."""
     return max(0.0, float(gains.mean()))
-
-
-def _flat(judged: Sequence[Judged]) -> list[Encoded]:
-    return [encoded for one in judged for encoded in (one.answer, one.mismatched)]

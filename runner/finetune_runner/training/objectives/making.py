@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finetune_runner.data.row_file import RowFile
 from finetune_runner.data.rows import Message, Row
 from finetune_runner.evaluation.likelihood import Encoded
 from finetune_runner.text import encode_example, encode_row
+from finetune_runner.training.encoded_rows import EncodedRows, encode_shared
 from finetune_runner.training.objectives.base import Objective
 
 if TYPE_CHECKING:
     import torch
 
     from finetune_runner.context import StageContext
+    from finetune_runner.training.distributed import World
+    from finetune_runner.training.objectives.kto import Judged
+    from finetune_runner.training.run import Rows
+
+Encode = Callable[[Sequence[Message]], Encoded]
 
 
-def make_objective(
-    context: StageContext, tokenizer: Any, train: Sequence[Row], validation: Sequence[Row], device: torch.device
-) -> Objective:
-    """The objective over these rows, whose kind prepare has checked (data/checks/kinds.py)."""
+def make_objective(context: StageContext, tokenizer: Any, rows: Rows, device: torch.device, world: World) -> Objective:
+    """The objective over these rows, whose kind prepare has checked (data/checks/kinds.py).
+
+    All ranks call this together: those of a node share the work of encoding, and what comes of it.
+    """
     from finetune_runner.training.checkpoint import training_digest
     from finetune_runner.training.objectives.preference import ReferenceStore, Scorer
 
     spec, plan = context.task.spec, context.task.plan
     name = spec.method.objective
+
+    def stop_here() -> None:
+        # Pods of a gang that end alone would be told as failed.
+        if plan is not None and plan.nodes == 1:
+            context.check_stop()
+
+    def encoded(split: str, examples_of: Callable[[Row, int], Sequence[Encoded]]) -> EncodedRows:
+        of: RowFile = getattr(rows, split)
+        folder = rows.folder / f"{split}-encoded"
+        return encode_shared(folder, len(of), lambda number: examples_of(of[number], number), world, stop_here)
+
     if name == "sft":
         from finetune_runner.training.objectives.sft import SupervisedFineTuning
 
-        learned = [[_learned(context, tokenizer, row) for row in rows] for rows in (train, validation)]
-        return SupervisedFineTuning(learned[0], learned[1], tokenizer.pad_token_id)
+        def learned(row: Row, _: int) -> list[Encoded]:
+            found = encode_row(tokenizer, row.messages, spec.training.max_length, spec.data.loss)
+            return [(found.input_ids, found.labels)]
+
+        return SupervisedFineTuning(encoded("train", learned), encoded("validation", learned), tokenizer.pad_token_id)
 
     def encode(messages: Sequence[Message]) -> Encoded:
         return encode_example(tokenizer, messages, spec.training.max_length)
@@ -41,36 +65,50 @@ def make_objective(
     if name == "dpo":
         from finetune_runner.training.objectives.dpo import DirectPreference
 
-        pairs = [[(encode(row.messages), encode(_worse(row))) for row in rows] for rows in (train, validation)]
-        return DirectPreference(pairs[0], pairs[1], beta, scorer, store)
+        def pair(row: Row, _: int) -> list[Encoded]:
+            return [encode(row.messages), encode(_worse(row))]
+
+        return DirectPreference(encoded("train", pair), encoded("validation", pair), beta, scorer, store)
     from finetune_runner.training.objectives.kto import KahnemanTversky
 
-    judged = [_judged(rows, spec.training.seed, encode) for rows in (train, validation)]
-    return KahnemanTversky(judged[0], judged[1], beta, scorer, store)
+    def judged(split: str) -> Judged:
+        from finetune_runner.training.objectives.kto import partners
 
+        of: RowFile = getattr(rows, split)
+        others = partners(array("Q", map(_prompt_hash, of)), spec.training.seed)
+        return _judged(of, encoded(split, lambda row, number: _answers(row, of[others[number]], encode)))
 
-def _learned(context: StageContext, tokenizer: Any, row: Row) -> Encoded:
-    spec = context.task.spec
-    found = encode_row(tokenizer, row.messages, spec.training.max_length, spec.data.loss)
-    return found.input_ids, found.labels
+    return KahnemanTversky(judged("train"), judged("validation"), beta, scorer, store)
 
 
 def _worse(row: Row) -> tuple[Message, ...]:
     return (*row.prompt, {"role": "assistant", "content": row.rejected or ""})
 
 
-def _judged(rows: Sequence[Row], seed: int, encode: Callable[[Sequence[Message]], Encoded]) -> list[list[Any]]:
-    """Each row's answers with their judgement; a preference row has two."""
-    from finetune_runner.training.objectives.kto import Judged, partners
+def _prompt_hash(row: Row) -> int:
+    return int.from_bytes(hashlib.blake2b(str(row.prompt).encode(), digest_size=8).digest(), "little")
 
-    others = partners([str(row.prompt) for row in rows], seed)
-    examples = []
-    for row, other in zip(rows, others, strict=True):
-        mismatched = encode((*row.prompt, rows[other].messages[-1]))
-        wanted = row.label if row.label is not None else True
-        example = [Judged(encode(row.messages), wanted, mismatched)]
-        if row.rejected is not None:
-            last = {"role": "assistant", "content": rows[other].rejected or rows[other].answer}
-            example.append(Judged(encode(_worse(row)), False, encode((*row.prompt, last))))
-        examples.append(example)
+
+def _answers(row: Row, other: Row, encode: Encode) -> list[Encoded]:
+    """Each of the row's answers, followed by one of the other row in its place; a preference row has two."""
+    examples = [encode(row.messages), encode((*row.prompt, other.messages[-1]))]
+    if row.rejected is not None:
+        last = {"role": "assistant", "content": other.rejected or other.answer}
+        examples += [encode(_worse(row)), encode((*row.prompt, last))]
     return examples
+
+
+def _judged(rows: Sequence[Row], encoded: Sequence[Encoded]) -> Judged:
+    """The rows' answers with their judgement."""
+    import torch
+
+    from finetune_runner.training.objectives.kto import Judged
+
+    wanted, counts = bytearray(), array("q")
+    for row in rows:
+        wanted.append(row.label is not False)
+        counts.append(1)
+        if row.rejected is not None:
+            wanted.append(False)
+            counts[-1] = 2
+    return Judged(encoded, torch.tensor(wanted, dtype=torch.bool), counts)

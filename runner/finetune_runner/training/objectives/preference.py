@@ -21,6 +21,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded
 from finetune_runner.training.adapter_precision import uncast
+from finetune_runner.training.encoded_rows import lengths_of
 from finetune_runner.training.label_only import label_losses
 from finetune_runner.training.objectives.base import Batch, Start
 from finetune_runner.training.objectives.sft import pad
@@ -72,7 +73,7 @@ class Scorer:
         training = model.training
         model.eval()
         found = torch.zeros(len(examples), dtype=torch.float64)
-        batches = list(_batches([len(ids) for ids, _ in examples]))
+        batches = list(_batches(lengths_of(examples)))
         for start in range(0, len(batches), world.size):
             mine = start + world.rank
             indices = batches[min(mine, len(batches) - 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded, score
 from finetune_runner.evaluation.share import Share
+from finetune_runner.training.encoded_rows import lengths_of
 from finetune_runner.training.label_only import label_losses
 from finetune_runner.training.objectives.base import Batch, Start, Sums
 
@@ -23,9 +25,9 @@ class SupervisedFineTuning:
         self._train = train
         self._validation = validation
         self._pad_token_id = pad_token_id
-        self.lengths: Sequence[int] = [len(ids) for ids, _ in train]
+        self.lengths: Sequence[int] = lengths_of(train)
         # Nothing predicts the first token of an example.
-        self.counts: Sequence[int] = [sum(label != IGNORED for label in labels[1:]) for _, labels in train]
+        self.counts: Sequence[int] = array("q", (len(labels) - 1 - labels[1:].count(IGNORED) for _, labels in train))
 
     def collate(self, indices: Sequence[int], *, packed: bool) -> Batch:
         """`input_ids` and `labels`, [rows, width]; packed: [1, tokens] with `position_ids` that start anew."""

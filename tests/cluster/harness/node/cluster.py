@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -106,15 +107,16 @@ class NodeCluster(ControlPlane):
         gpus: int = 8,
         labels: dict[str, str] | None = None,
         image_targets: Sequence[str] = (),
+        runtime: Path | None = None,
     ) -> Node:
         """Start a node and wait until it is Ready; its name is `node-<number>` unless given.
 
         With ``image_targets`` ("operator", "runner") its pods find the project's images, `images.OPERATOR` and
-        `images.RUNNER`, with ``imagePullPolicy: Never``.
+        `images.RUNNER`, with ``imagePullPolicy: Never``. ``runtime``: see `Node`.
         """
         index = self._added
         self._added += 1
-        node = Node(self, index, name or f"node-{index}", gpus, labels or {}, image_targets)
+        node = Node(self, index, name or f"node-{index}", gpus, labels or {}, image_targets, runtime)
         self.nodes[node.name] = node
         node.start()
         return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ class Node:
         gpus: how many GPUs it says it has.
         labels: labels the kubelet registers it with.
         image_targets: which of the project's images its pods find: "operator", "runner".
+        runtime: a folder with `containerd`, its shim for runc and `ctr`; by default the machine's own are used.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Node:
         gpus: int,
         labels: dict[str, str],
         image_targets: Sequence[str] = (),
+        runtime: Path | None = None,
     ) -> None:
         self.cluster = cluster
         self.name = name
@@ -58,13 +61,14 @@ class Node:
         self.work_dir = cluster.work_dir / name
         self.work_dir.mkdir()
         programs = binary("kubernetes", "kubelet").parent
-        seen = [programs]
+        seen = [programs, *([runtime] if runtime else [])]
         if image_targets:
             seen.append(images.fill_containerd_root(self.work_dir / "containerd", *image_targets))
         self.machine = Machine(cluster.slot, index, name, self.work_dir, seen)
         self._core = client.CoreV1Api(cluster.api())
         self._write_files(labels)
         self._labels = labels
+        self._runtime = runtime
         self.containerd: Process | None = None
         self.kubelet: Process | None = None
         self.proxy: Process | None = None
@@ -139,7 +143,7 @@ class Node:
         Raises:
             RuntimeError: containerd refused it; the message is what `ctr` said.
         """
-        command = ["ctr", "--address", self.containerd_socket, "--namespace", _NAMESPACE]
+        command = [self._program("ctr"), "--address", self.containerd_socket, "--namespace", _NAMESPACE]
         done = subprocess.run([*command, "images", "import", archive], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{archive} could not be imported into {self.name}: {done.stderr or done.stdout}")
@@ -161,8 +165,12 @@ class Node:
         return self.machine.check() and all(process is not None and process.check() for process in processes)
 
     def _start_containerd(self) -> None:
+        # containerd finds its shim on PATH.
+        path = os.pathsep.join([*([str(self._runtime)] if self._runtime else []), os.environ.get("PATH", os.defpath)])
         self.containerd = self.machine.process(
-            "containerd", ["containerd", "--config", self.work_dir / "containerd.toml"]
+            "containerd",
+            [self._program("containerd"), "--config", self.work_dir / "containerd.toml"],
+            env={**os.environ, "PATH": path},
         )
         self.containerd.start()
         wait_for(self._containerd_answers, _DEADLINE_S, "containerd to answer", poll_s=0.05, context=self.logs)
@@ -170,10 +178,13 @@ class Node:
     def _containerd_answers(self) -> bool:
         assert self.containerd is not None
         self.containerd.check()
-        asked = ["ctr", "--address", self.containerd_socket, "--connect-timeout", "2s", "version"]
+        asked = [self._program("ctr"), "--address", self.containerd_socket, "--connect-timeout", "2s", "version"]
         return (
             self.containerd_socket.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
         )
+
+    def _program(self, name: str) -> str | Path:
+        return self._runtime / name if self._runtime else name
 
     def _kubelet_command(self) -> list[str | Path]:
         labels = ",".join(f"{key}={value}" for key, value in self._labels.items())

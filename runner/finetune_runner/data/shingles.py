@@ -1,0 +1,71 @@
+"""What two inputs are compared by: their words without differences that do not count, as hashes of three in a row."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_runner.data.rows import Row
+
+Shingles = npt.NDArray[np.uint64]
+"""Sorted 64-bit hashes."""
+
+_SHINGLE_WORDS = 3
+_UNSPACED = (
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"  # Han
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ebd\u0ec0-\u0ece"  # Thai, Lao
+    "\u1000-\u103f\u1050-\u109d\u1780-\u17d3"  # Myanmar, Khmer
+)
+"""Characters of scripts that put no spaces between words: each counts as a word."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+
+
+def input_text(row: Row) -> str:
+    """What a row asks: its prompt without system messages, which are usually the same everywhere. Plain text: all."""
+    if not row.prompt:
+        return row.answer
+    return "\n".join(message["content"] for message in row.prompt if message["role"] != "system")
+
+
+def normal_form(text: str) -> str:
+    """Text without differences of case, white space and punctuation, its words apart (see `_UNSPACED`)."""
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(words) or text.strip()
+
+
+def jaccard(one: Shingles, other: Shingles) -> float:
+    """Shared shingles over all shingles of two inputs."""
+    both = len(np.intersect1d(one, other, assume_unique=True))
+    return both / (len(one) + len(other) - both)
+
+
+def shingles_of(form: str) -> Shingles:
+    """Sorted 64-bit hashes of the form's three-word shingles; a shorter form is one shingle."""
+    words = form.split()
+    if len(words) < _SHINGLE_WORDS:
+        return np.array([text_hash(form)], np.uint64)
+    hashes = np.fromiter(map(text_hash, words), np.uint64, len(words))
+    return np.unique(combined([hashes[at : len(hashes) - _SHINGLE_WORDS + 1 + at] for at in range(_SHINGLE_WORDS)]))
+
+
+@lru_cache(maxsize=1 << 16)
+def text_hash(text: str) -> int:
+    """64 bits of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def combined(columns: Sequence[Shingles]) -> Shingles:
+    """One hash of several, in their order."""
+    total = columns[0] * _PRIME
+    for column in columns[1:]:
+        total = (total ^ (total >> np.uint64(29))) * _MIX + column * _PRIME
+    return total ^ (total >> np.uint64(32))

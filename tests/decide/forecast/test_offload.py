@@ -1,0 +1,84 @@
+"""What DeepSpeed keeps in host memory is missing on the GPU, and is asked of the host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from finetune_operator.planner.disk import pinned_bytes
+from finetune_operator.planner.families import known_shapes
+from finetune_operator.planner.memory.adapter import adapter_parameters
+from finetune_operator.planner.memory.training import TrainingSetup, training_memory, validation_memory
+from finetune_operator.planner.shape import ModelShape
+from tests.decide.forecast.test_forecast import planned, prepared
+from tests.decide.world import job_dict
+
+LLAMA = known_shapes()["Llama-3.1-8B"]
+ZERO_3 = TrainingSetup(LLAMA, "none", rank=64, micro_batch=1, sequence_length=1024, strategy="zero3", gpus=4)
+ON_GPU = {"weights", "adapter", "gradients", "optimiser", "masterCopy"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "offload", "gone"),
+    [
+        ("zero3", "none", set()),
+        ("zero2", "none", set()),
+        ("zero3", "optimizer", {"gradients", "optimiser", "masterCopy"}),
+        ("zero2", "optimizer", {"gradients", "optimiser", "masterCopy"}),
+        ("zero3", "parameters", ON_GPU),
+    ],
+)
+def test_what_is_offloaded_leaves_the_gpu(strategy: Any, offload: Any, gone: set[str]) -> None:
+    setup = replace(ZERO_3, strategy=strategy, offload=offload)
+    for peak in (training_memory(setup), validation_memory(setup, 100, 1024)):
+        found = {name for name, size in peak.allocated.items() if size > 0}
+        assert not found & gone
+        assert ON_GPU - gone <= found
+
+
+def test_every_zero_stage_keeps_a_master_copy_in_parts() -> None:
+    parameters = adapter_parameters(LLAMA, 64, tuple(LLAMA.linears))
+    copies = {
+        strategy: training_memory(replace(ZERO_3, strategy=strategy)).allocated.get("masterCopy", 0.0)
+        for strategy in ("single", "ddp", "fsdp", "zero2", "zero3")
+    }
+    assert copies == {"single": 0, "ddp": 0, "fsdp": 0, "zero2": parameters, "zero3": parameters}
+
+
+def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
+    shape = ModelShape(2, 1024, 3 * 1024, 8, 8, 128, 1024, tied_embeddings=True)
+    # q, k, v, o and the table: 2^21 bytes each; three of 3 x 2^21, rounded up to 4 x 2^21.
+    assert pinned_bytes(shape, 2.0, 1) == 2 * (4 * 2**21 + 3 * 2**23) + 2**21
+    assert pinned_bytes(shape, 2.0, 4) == pinned_bytes(shape, 2.0, 1) / 4
+
+
+@pytest.mark.parametrize(
+    ("offload", "gpu_gib", "host_gib"),
+    [("none", 70.8, 1083.3), ("optimizer", 70.2, 1083.3), ("parameters", 52, 1083.3)],
+)
+def test_gpu_and_host_follow_the_jobs_offload(offload: str, gpu_gib: float, host_gib: float) -> None:
+    deepspeed = {"stage": 3, "offload": offload}
+    compute = {"pool": "a100", "strategy": "deepspeed", "deepspeed": deepspeed, "gpusPerNode": 8}
+    job = job_dict(method={"type": "lora"}, compute=compute, training={"microBatchSize": 1, "globalBatchSize": 8})
+    status = planned(prepared("Llama-3.1-70B", 1024), job).status
+    known = status.forecast
+    assert known is not None
+    assert status.plan is not None
+    assert status.plan.offload == offload
+    train = next(stage for stage in known.stages if stage.stage == "train")
+    names = {share.component for share in train.components}
+    assert ("weights" in names) is (offload != "parameters")
+    assert ("optimiser" in names) is (offload == "none")
+    assert known.host_memory_gib is not None
+    assert known.host_memory_gib >= 8 * 131
+
+
+def test_one_gpu_with_everything_offloaded_needs_the_host_for_the_whole_base() -> None:
+    compute = {"pool": "a100", "strategy": "deepspeed", "deepspeed": {"offload": "parameters"}}
+    job = job_dict(method={"type": "lora"}, compute=compute)
+    known = planned(prepared("Llama-3.1-8B", 1024), job, gpuPod={"cpu": "8", "memory": "8Gi"}).status.forecast
+    assert known is not None
+    assert known.host_memory_gib == pytest.approx(4 + 15.9, abs=3.0)
+    assert any(note.startswith("host memory: about") for note in known.notes)

@@ -1,0 +1,53 @@
+"""What is told of rows once the model's tokenizer and template are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_runner.data.measuring import Measured
+from finetune_runner.data.row_store import Example
+from finetune_runner.errors import StageError
+from finetune_runner.text import load_tokenizer
+from tests.runner.check_rows import row
+from tests.runner.template_styles import MISTRAL
+
+
+@pytest.fixture
+def tokenizer(tiny_model: Path) -> Any:
+    return load_tokenizer(tiny_model)
+
+
+def measured(tokenizer: Any, *examples: Example) -> Measured:
+    measured = Measured(tokenizer, 512, "assistant")
+    for example in examples:
+        measured.length(example)
+    return measured
+
+
+@pytest.mark.parametrize(
+    "text", ["please<|end|>", "<|assistant|> obey", "a <|user|> b"], ids=["end", "answer", "question"]
+)
+@pytest.mark.parametrize("side", ["question", "answer"])
+def test_special_tokens_within_a_text_are_told(tokenizer: Any, text: str, side: str) -> None:
+    bad = row(text, "a") if side == "question" else row("q", text)
+    (remark,) = measured(tokenizer, Example(row("q", "a"), "a.jsonl line 1"), Example(bad, "a.jsonl line 2")).remarks()
+    assert (remark.severity, remark.rows) == ("warning", 1)
+    assert "1 rows have special tokens of the model in their text: a.jsonl line 2 (<|" in remark.message
+
+
+@pytest.mark.parametrize("text", ["a <b> c", "<| end |>", "<|END|>", "1 < 2 | 3 > 2", "<think>hm</think>"])
+def test_what_only_looks_like_one_is_text(tokenizer: Any, text: str) -> None:
+    assert measured(tokenizer, Example(row(text, text), "a.jsonl line 1")).remarks() == []
+
+
+def test_rows_that_the_template_refuses_end_the_job_with_counts_and_the_fix(tokenizer: Any) -> None:
+    tokenizer.chat_template = MISTRAL
+    twice = row("q", "a")
+    twice = type(twice)(twice.id, (twice.messages[0], *twice.messages))
+    examples = [Example(row("q", "a"), "a.jsonl line 1"), Example(twice, "a.jsonl line 2")]
+    with pytest.raises(StageError, match=r"1 row cannot be used: a\.jsonl line 2: .*roles must alternate") as caught:
+        measured(tokenizer, *examples).remarks()
+    assert "model.chatTemplate" in caught.value.hint
