@@ -61,11 +61,13 @@ def refuse_unlearnable(counts: Sequence[int], field: str) -> None:
     """
     if any(counts):
         return
-    what = f"none of the {len(counts)} rows has a labelled token within training.maxLength" if counts else "no rows"
+    what = (
+        f"none of the {len(counts)} rows has a labelled token within training.maxLength" if len(counts) else "no rows"
+    )
     raise StageError(
         ExitCode.INVALID_DATA,
         f"{field}: {what}",
-        hint="raise training.maxLength, or give rows with longer answers" if counts else f"raise {field}",
+        hint="raise training.maxLength, or give rows with longer answers" if len(counts) else f"raise {field}",
     )
 
 
