@@ -258,7 +258,7 @@ def test_refusals_are_reported(world: PrepareWorld) -> None:
             with_answers(varied(200), lambda _: "billing"),
             {"evaluation": CLASSES},
             ExitCode.INVALID_DATA,
-            "all 200 rows have the class 'billing': there is nothing to tell apart",
+            "all 200 rows have one class (class of a.jsonl line 1): there is nothing to tell apart",
             id="one class",
         ),
         pytest.param(

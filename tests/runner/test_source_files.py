@@ -66,7 +66,20 @@ def test_the_split_that_a_name_says(name: str, split: str | None) -> None:
         (SHARDS, Choice(), "", SHARDS[1:], "split train: 2 of 3 files; not read: 1 (splits test)"),
         (SHARDS, Choice(split="test"), "", SHARDS[:1], ""),
         (SHARDS, Choice(usual_split="test"), "", SHARDS[:1], "split test: 1 of 3 files; not read: 2 (splits train)"),
-        (SHARDS, Choice(usual_split="validation"), "", SHARDS, ""),
+        (
+            SHARDS,
+            Choice(usual_split="validation"),
+            "",
+            SHARDS,
+            "read together: files named like test, train; name a split, or the files, to keep them apart",
+        ),
+        (
+            ["a.jsonl", "test.jsonl"],
+            Choice(),
+            "",
+            ["a.jsonl", "test.jsonl"],
+            "read together: files named like test and no split; name a split, or the files, to keep them apart",
+        ),
         (["test.csv"], Choice(), "", ["test.csv"], ""),
         (
             ["train/a.csv", "test/b.csv"],

@@ -122,6 +122,11 @@ def _by_split(where: str, names: list[str], choice: Choice) -> Chosen:
     if choice.usual_split in splits and len(splits) > 1:
         taken = splits[choice.usual_split]
         return Chosen(taken, _left_out(choice.usual_split, taken, names, named))
+    if len(splits) > 1:
+        together = ", ".join(named) + (" and no split" if "" in splits else "")
+        return Chosen(
+            names, f"read together: files named like {together}; name a split, or the files, to keep them apart"
+        )
     return Chosen(names)
 
 

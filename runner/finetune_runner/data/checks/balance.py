@@ -47,7 +47,7 @@ def check(given: Given) -> list[Remark]:
         return [Remark("balance", "warning", message, rows)]
     names = classes.names(given.spec)
     if len(counts) == 1:
-        message = f"all {rows} rows have one class: {names[next(iter(counts))]}"
+        message = f"all {rows} rows have one class ({names[next(iter(counts))]})"
         fix = "add rows of the other classes, or check evaluation.task.labelPath"
         if any(metric.name == "f1" for metric in given.spec.evaluation.metrics):
             raise StageError(ExitCode.INVALID_DATA, f"{message}: there is nothing to tell apart", fix)

@@ -17,6 +17,8 @@ from finetune_runner.data.sides import asked_and_answered
 NAME = "preference"
 SHAPE = "prompt, chosen, rejected; or prompt, completion, label (true or false)"
 RANK = 0
+_SHOWN = 12
+"""Characters of a judgement that are quoted: a longer text is none, and may be anything."""
 _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
@@ -63,7 +65,8 @@ def _judgement(judgement: object, column: str) -> bool:
     word = str(judgement).strip().lower() if isinstance(judgement, str | int) else ""
     if word in _TRUE or word in _FALSE:
         return word in _TRUE
-    shown = f"{judgement[:40]!r}" if isinstance(judgement, str) else type_name(judgement)
+    short = isinstance(judgement, str) and len(judgement) <= _SHOWN
+    shown = f"{judgement!r}" if short else "a text" if isinstance(judgement, str) else type_name(judgement)
     raise RowError(
         f"`{column}` is {judgement if isinstance(judgement, int) else shown}, neither true nor false",
         "write true where the answer is wanted, else false",
