@@ -34,7 +34,9 @@ class Cause:
     adjust: Callable[[TrainPlan, FineTuneJobSpec, str], tuple[TrainPlan, str] | None] | None = None
     """A gentler plan for training's next attempt and what changed, from plan, spec and evidence; None when none is left
     (final)."""
+    adjust_judging: Callable[[TrainPlan, FineTuneJobSpec], tuple[TrainPlan, str] | None] | None = None
+    """The same for the next attempt of baseline or evaluate, which neither micro-batch nor strategy changes."""
     hint_without_training: str = ""
-    """What the user should do where the stage does not train, so that no gentler plan helps; needed beside `adjust`."""
+    """What the user should do where the stage does not train and no gentler plan is left; needed beside `adjust`."""
     precedence: int = 50
     """Lower is looked at first."""

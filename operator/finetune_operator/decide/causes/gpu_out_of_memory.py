@@ -1,7 +1,8 @@
 """The GPU's memory did not hold the step. The next attempt keeps the effective batch and needs less memory.
 
 The ladder: half the micro-batch, gradient checkpointing, shards where the job can have them, and at its end a pool with
-more memory, which is the user's to choose because it costs more.
+more memory, which is the user's to choose because it costs more. Baseline and evaluate have their own: one copy of the
+model over more of the pod's GPUs.
 """
 
 from __future__ import annotations
@@ -38,13 +39,27 @@ def _gentler(plan: TrainPlan, spec: FineTuneJobSpec, evidence: str) -> tuple[Tra
     return None
 
 
+def _spread_further(plan: TrainPlan, spec: FineTuneJobSpec) -> tuple[TrainPlan, str] | None:
+    """One copy of the model over the next larger share of the pod's GPUs. vLLM spreads over all of them already."""
+    if spec.evaluation.engine != "transformers":
+        return None
+    counts = range(plan.judging_gpus + 1, plan.gpus_per_node + 1)
+    more = next((gpus for gpus in counts if plan.gpus_per_node % gpus == 0), None)
+    if more is None:
+        return None
+    told = f"one copy of the model over {plan.judging_gpus} -> {more} GPUs"
+    return plan.model_copy(update={"judging_gpus": more}), told
+
+
 CAUSE = Cause(
     name="GPUOutOfMemory",
     retry="soon",
     counts=False,
     adjust=_gentler,
+    adjust_judging=_spread_further,
     hint="Nothing gentler is left: use a pool with larger GPUs (compute.pool), more of them (compute.gpusPerNode), "
     "method.type: qlora, or a shorter training.maxLength.",
     hint_without_training="Micro-batch and strategy do not change what answering needs: use a pool with larger GPUs "
-    "(compute.pool), method.type: qlora, or a shorter training.maxLength or evaluation.maxNewTokens.",
+    "(compute.pool), more of them in a pod (compute.gpusPerNode), method.type: qlora, or a shorter training.maxLength "
+    "or evaluation.maxNewTokens.",
 )
