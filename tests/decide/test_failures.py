@@ -13,7 +13,7 @@ from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.diagnosis import diagnose_failure
 from finetune_operator.decide.types import PodState, StageRun
-from tests.decide.world import START, World, job_dict
+from tests.decide.world import START, World, job_dict, pool
 
 
 def test_every_cause_of_the_contract_has_a_module() -> None:
@@ -163,6 +163,30 @@ def test_gpu_out_of_memory_climbs_the_ladder_with_the_same_effective_batch() -> 
     assert {micro * accumulation for micro, accumulation, _ in seen} == {16}
     assert seen[-1][0] == 1
     assert world.status.reason == "GPUOutOfMemory"
+
+
+@pytest.mark.parametrize("stage", ["baseline", "evaluate"])
+def test_a_stage_that_judges_spreads_one_copy_further(stage: str) -> None:
+    world = World(job_dict(compute={"pool": "a100", "gpusPerNode": 4}), pools=(pool(gpusPerNode=4),))
+    world.run_to(stage)
+    spread: list[int] = []
+    while world.status.phase != "Failed":
+        assert world.status.plan is not None
+        spread.append(world.status.plan.judging_gpus)
+        report = world.report(outcome="Failed", exitCode=86, cause="GPUOutOfMemory", message="CUDA out of memory")
+        world.end(86, report)
+    assert spread == [1, 2, 4]
+    assert "next attempt: one copy of the model over 2 -> 4 GPUs" in str([s.message for s in world.status.stages])
+    assert "more of them in a pod" in world.status.next_step
+
+
+def test_vllm_has_every_gpu_already() -> None:
+    adjust = registry()["GPUOutOfMemory"].adjust_judging
+    assert adjust is not None
+    world = World(job_dict(compute={"pool": "a100", "gpusPerNode": 2}, evaluation={"engine": "vllm"}))
+    world.run_to("baseline")
+    assert world.status.plan is not None
+    assert adjust(world.status.plan, world.job.spec) is None
 
 
 @pytest.mark.parametrize("stage", ["baseline", "evaluate"])

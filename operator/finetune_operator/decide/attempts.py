@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from finetune_api.job.status import StageStatus
-from finetune_api.stages import StageReport, StageResults
+from finetune_api.stages import Stage, StageReport, StageResults, TrainPlan
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.causes.base import Cause
 from finetune_operator.decide.diagnosis import Diagnosis, diagnose_failure, diagnose_waiting, success_report
@@ -76,14 +76,32 @@ def _ended(draft: Draft, run: StageRun | None) -> datetime:
     return (run.finished_at if run and run.finished_at else None) or draft.now
 
 
+def _gentler(draft: Draft, stage: Stage, diagnosis: Diagnosis) -> tuple[TrainPlan, str] | None:
+    """A plan under which the stage needs less, and what changed; None when none is left."""
+    plan, spec, cause = draft.status.plan, draft.observed.job.spec, diagnosis.cause
+    if plan is None:
+        return None
+    if stage == "train":
+        return cause.adjust(plan, spec, diagnosis.evidence) if cause.adjust is not None else None
+    if stage not in ("baseline", "evaluate") or cause.adjust_judging is None:
+        return None
+    return cause.adjust_judging(plan, spec)
+
+
+def _held(draft: Draft, stage: Stage, cause: Cause) -> str:
+    """What the spec rules out of a training's gentler plans; empty when nothing."""
+    plan = draft.status.plan
+    if plan is None or stage != "train" or cause.held is None:
+        return ""
+    return cause.held(plan, draft.observed.job.spec)
+
+
 def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> None:
     """Record a failed attempt and decide between the next attempt and the end of the run."""
     attempt = draft.newest
     if attempt is None:
         raise RuntimeError("there is no attempt to fail")
     cause = diagnosis.cause
-    # Another plan is another training; it changes nothing of what the other stages need.
-    plan = draft.status.plan if attempt.name == "train" else None
     if cause.adjust is not None and attempt.name != "train" and diagnosis.hint == cause.hint:
         diagnosis = replace(diagnosis, hint=cause.hint_without_training)
     draft.set_stage(
@@ -105,11 +123,10 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
     retries = draft.observed.job.spec.compute.max_retries
     final = cause.retry == "never" or counted > retries or attempt.attempt >= MAXIMUM_ATTEMPTS
     if not final and cause.adjust is not None:
-        gentler = None if plan is None else cause.adjust(plan, draft.observed.job.spec, diagnosis.evidence)
+        gentler = _gentler(draft, attempt.name, diagnosis)
         if gentler is None:
             final = True
-            held = cause.held(plan, draft.observed.job.spec) if plan is not None and cause.held is not None else ""
-            if held:
+            if held := _held(draft, attempt.name, cause):
                 diagnosis = replace(diagnosis, hint=f"{held} {diagnosis.hint}")
                 draft.set_stage(hint=diagnosis.hint[:512])
         else:

@@ -36,7 +36,9 @@ class Cause:
     (final)."""
     held: Callable[[TrainPlan, FineTuneJobSpec], str] | None = None
     """What the spec rules out of `adjust`, in a sentence with the fields to change; empty when nothing."""
+    adjust_judging: Callable[[TrainPlan, FineTuneJobSpec], tuple[TrainPlan, str] | None] | None = None
+    """The same for the next attempt of baseline or evaluate, which neither micro-batch nor strategy changes."""
     hint_without_training: str = ""
-    """What the user should do where the stage does not train, so that no gentler plan helps; needed beside `adjust`."""
+    """What the user should do where the stage does not train and no gentler plan is left; needed beside `adjust`."""
     precedence: int = 50
     """Lower is looked at first."""

@@ -3,7 +3,7 @@
 The ladder: a smaller micro-batch, gradient checkpointing, shards where the job can have them, and at its end a pool
 with more memory, which is the user's to choose because it costs more. What the spec rules out by name is left out, and
 named at the end. Only the micro-batch goes down whatever the spec says: it changes nothing of what is learned, and a
-finding tells it.
+finding tells it. Baseline and evaluate have their own: one copy of the model over more of the pod's GPUs.
 """
 
 from __future__ import annotations
@@ -50,14 +50,28 @@ def _held(plan: TrainPlan, spec: FineTuneJobSpec) -> str:
     return f"The spec rules out what would need less memory: {'; '.join(held)}." if held else ""
 
 
+def _spread_further(plan: TrainPlan, spec: FineTuneJobSpec) -> tuple[TrainPlan, str] | None:
+    """One copy of the model over the next larger share of the pod's GPUs. vLLM spreads over all of them already."""
+    if spec.evaluation.engine != "transformers":
+        return None
+    counts = range(plan.judging_gpus + 1, plan.gpus_per_node + 1)
+    more = next((gpus for gpus in counts if plan.gpus_per_node % gpus == 0), None)
+    if more is None:
+        return None
+    told = f"one copy of the model over {plan.judging_gpus} -> {more} GPUs"
+    return plan.model_copy(update={"judging_gpus": more}), told
+
+
 CAUSE = Cause(
     name="GPUOutOfMemory",
     retry="soon",
     counts=False,
     adjust=_gentler,
     held=_held,
+    adjust_judging=_spread_further,
     hint="Nothing gentler is left: use a pool with larger GPUs (compute.pool), more of them (compute.gpusPerNode), "
     "method.type: qlora, or a shorter training.maxLength.",
     hint_without_training="Micro-batch and strategy do not change what answering needs: use a pool with larger GPUs "
-    "(compute.pool), method.type: qlora, or a shorter training.maxLength or evaluation.maxNewTokens.",
+    "(compute.pool), more of them in a pod (compute.gpusPerNode), method.type: qlora, or a shorter training.maxLength "
+    "or evaluation.maxNewTokens.",
 )
