@@ -11,7 +11,7 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.stages import train
-from finetune_runner.training.launch import FIRST_FAILURE_FILE, OUTCOME_FILE, outcome_of
+from finetune_runner.training.launch import FIRST_FAILURE_FILE, OUTCOME_FILE, out_of_memory_kills, outcome_of
 from finetune_runner.training.worker import lost_peer
 from tests.runner.tiny import World, make_world
 
@@ -103,6 +103,21 @@ def test_a_rank_that_leaves_nothing_is_named(
         outcome_of(tmp_path, 1, memory_kills)
     assert words in failed.value.message
     assert failed.value.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "kills"),
+    [
+        ("low 0\nhigh 0\nmax 41\noom 3\noom_kill 2\noom_group_kill 0\n", 2),  # memory.events of cgroup v2
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", 1),  # memory.oom_control of cgroup v1
+        ("oom_kill_disable 0\nunder_oom 0\n", 0),  # before Linux 4.13
+    ],
+)
+def test_kills_for_want_of_memory_are_counted_in_both_versions_of_cgroups(
+    text: str, kills: int, tmp_path: Path
+) -> None:
+    (tmp_path / "counter").write_text(text)
+    assert out_of_memory_kills([tmp_path / "none", tmp_path / "counter"]) == kills
 
 
 def test_a_cause_goes_before_what_torchrun_saw(tmp_path: Path) -> None:
