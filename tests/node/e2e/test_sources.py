@@ -191,16 +191,22 @@ def mounted_read_only(tenant: Tenant, name: str, stage: str) -> bool:
 
 def test_model_and_data_of_claims_are_read_where_they_are(team: Tenant, node: Node, tiny_model: Path) -> None:
     folder = folder_of(team, node, CLAIM)
-    shutil.copytree(tiny_model, folder / "models" / "tiny")
+    model = Path(shutil.copytree(tiny_model, folder / "models" / "tiny"))
+    model.chmod(0o700)
     (folder / "train.jsonl").write_bytes(team.read("data/train.jsonl"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     pool = team.make_pool(modelCache={"claimName": CACHE})
-    team.apply_job(
-        *("claimed", pool),
-        model={"source": f"pvc://{CLAIM}/models/tiny"},
-        data={"train": [{"source": f"pvc://{CLAIM}/train.jsonl"}]},
-        **SHORT,
-    )
+    sources = {
+        "model": {"source": f"pvc://{CLAIM}/models/tiny"},
+        "data": {"train": [{"source": f"pvc://{CLAIM}/train.jsonl"}]},
+    }
+    team.apply_job("locked", pool, **sources)
+    locked = team.wait_end("locked")
+    assert (locked["phase"], locked["reason"]) == ("Failed", "AccessDenied"), team.told("locked")
+    assert "/models/tiny" in locked["message"]
+    assert "chmod" in locked["nextStep"]
+    model.chmod(0o755)
+    team.apply_job("claimed", pool, **sources, **SHORT)
     status = team.wait_end("claimed")
     assert status["phase"] == "Succeeded", team.told("claimed")
     for stage in ("prepare", "baseline", "train", "evaluate"):
