@@ -192,6 +192,8 @@ def mounted_read_only(tenant: Tenant, name: str, stage: str) -> bool:
 def test_model_and_data_of_claims_are_read_where_they_are(team: Tenant, node: Node, tiny_model: Path) -> None:
     folder = folder_of(team, node, CLAIM)
     model = Path(shutil.copytree(tiny_model, folder / "models" / "tiny"))
+    for file in model.iterdir():
+        file.chmod(0o644)  # weights are saved for their owner alone
     model.chmod(0o700)
     (folder / "train.jsonl").write_bytes(team.read("data/train.jsonl"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
