@@ -67,6 +67,13 @@ def classify(error: BaseException) -> StageError:
         or getattr(error, "sqlite_errorname", "") in _FULL_DISK_IN_SQLITE
     ):
         return disk_full(getattr(error, "filename", None) or "the working folder", evidence)
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return StageError(
+            ExitCode.ACCESS_DENIED,
+            f"no right to open {error.filename}",
+            "let the runner's user open it (in a cluster user and group 65532): chmod -R a+rX, or chgrp and chmod g+rX",
+            evidence,
+        )
     return StageError(
         ExitCode.INTERNAL,
         f"unexpected {type(error).__name__}: {text}"[:1000],

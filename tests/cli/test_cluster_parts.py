@@ -136,6 +136,17 @@ def suspended() -> tuple[World, None]:
     return made, None
 
 
+def preferences() -> tuple[World, None]:
+    """DPO on top of a version that was published before."""
+    start = {"objective": "dpo", "warmStartFrom": {"version": "triage-v1"}}
+    made = world(price=False, method=start)
+    made.versions = passed()[0].versions
+    made.run_to("train")
+    made.succeed(made.results()["train"] | {"rewardAccuracy": 0.96, "rewardMargin": 1.5})
+    made.run_to_end()
+    return made, None
+
+
 def new() -> tuple[World, None]:
     return world(price=False), None
 
@@ -149,6 +160,7 @@ CASES: dict[str, Callable[[], tuple[World, Progress | None]]] = {
     "failed": failed,
     "gate-failed": gate_failed,
     "passed": passed,
+    "preferences": preferences,
 }
 
 

@@ -242,6 +242,7 @@ def test_a_report_that_cannot_be_recovered_is_tried_as_a_whole_attempt() -> None
             True,
         ),
         ({"unschedulable": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu"}, "Unschedulable", False),
+        ({"unschedulable": '0/3 nodes are available: persistentvolumeclaim "m" not found.'}, "ClaimUnavailable", False),
     ],
 )
 def test_a_pod_that_does_not_start_is_named_at_once(pod: dict[str, str], reason: str, ends: bool) -> None:
@@ -303,6 +304,20 @@ def test_a_full_volume_is_no_interruption_although_the_process_saved_its_work() 
     assert "scratchSize" in world.status.next_step
 
 
+def test_a_rank_that_the_kernel_killed_for_memory_is_no_internal_error() -> None:
+    """Seen with ZeRO-3 on a real node: the launcher lives, and reports a rank that left nothing."""
+    world = World(job_dict(compute={"pool": "a100", "nodes": 2, "gpusPerNode": 1}))
+    world.run_to("train")
+    said = world.report(outcome="Failed", exitCode=1, cause="InternalError", message="rank 1 was killed by SIGKILL")
+    lost = PodState("pod-0", 0, "Failed", exit_code=1, message=said, finished_at=world.now)
+    world.tick(6)
+    killed = PodState("pod-1", 1, "Failed", exit_code=1, reason="OOMKilled", message=said, finished_at=world.now)
+    world.set_run(state="Failed", pods=(lost, killed), finished_at=world.now)
+    world.settle()
+    assert (world.status.phase, world.status.reason) == ("Failed", "HostOutOfMemory")
+    assert "gpuPod" in world.status.next_step
+
+
 @pytest.mark.parametrize(
     ("pod", "cause", "says"),
     [
@@ -330,6 +345,21 @@ def test_a_full_volume_is_no_interruption_although_the_process_saved_its_work() 
             {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "hf" not found'},
             "ContainerConfig",
             'secret "hf" not found',
+        ),
+        (
+            {"unschedulable": '0/3 nodes are available: persistentvolumeclaim "models" not found. preemption: ...'},
+            "ClaimUnavailable",
+            'persistentvolumeclaim "models" not found',
+        ),
+        (
+            {"unschedulable": "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."},
+            "ClaimUnavailable",
+            "unbound",
+        ),
+        (
+            {"unschedulable": "0/3 nodes are available: 3 node(s) didn't match PersistentVolume's node affinity."},
+            "Unschedulable",
+            "node affinity",
         ),
     ],
 )

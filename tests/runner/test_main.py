@@ -128,6 +128,8 @@ OutOfMemoryError.__module__ = "torch"
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 87, "HostOutOfMemory"),
         (OSError(28, "No space left on device", "/scratch/x"), 84, "DiskFull"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 84, "DiskFull"),
+        (PermissionError(13, "Permission denied", "/mnt/pvc/models/base"), 83, "AccessDenied"),
+        (PermissionError("the process may not ask for more files"), 1, "InternalError"),
         (ZeroDivisionError("division by zero"), 1, "InternalError"),
         (KeyboardInterrupt(), 85, "Interrupted"),
     ],

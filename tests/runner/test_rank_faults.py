@@ -20,6 +20,7 @@ from finetune_runner.training.launch import (
     FOLDER_VARIABLE,
     OUTCOME_FILE,
     TASK_FILE,
+    out_of_memory_kills,
     outcome_of,
 )
 from finetune_runner.training.worker import lost_peer
@@ -216,6 +217,21 @@ def test_torchrun_itself_may_be_what_was_killed(memory_kills: int, code: ExitCod
     with pytest.raises(StageError, match="torchrun, which starts the ranks, was killed by SIGKILL") as failed:
         outcome_of(tmp_path, -9, memory_kills)
     assert failed.value.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "kills"),
+    [
+        ("low 0\nhigh 0\nmax 41\noom 3\noom_kill 2\noom_group_kill 0\n", 2),  # memory.events of cgroup v2
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", 1),  # memory.oom_control of cgroup v1
+        ("oom_kill_disable 0\nunder_oom 0\n", 0),  # before Linux 4.13
+    ],
+)
+def test_kills_for_want_of_memory_are_counted_in_both_versions_of_cgroups(
+    text: str, kills: int, tmp_path: Path
+) -> None:
+    (tmp_path / "counter").write_text(text)
+    assert out_of_memory_kills([tmp_path / "none", tmp_path / "counter"]) == kills
 
 
 def test_a_cause_goes_before_what_torchrun_saw(tmp_path: Path) -> None:

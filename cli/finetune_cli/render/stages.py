@@ -80,9 +80,11 @@ def _train(results: StageResults) -> str:
         "budget": ", stopped by its budget",
         "plateau": ", ended at a plateau",
     }.get(trained.stopped_by, "")
+    preferred = f", reward accuracy {trained.reward_accuracy:.3f}" if trained.reward_accuracy is not None else ""
+    losses = f"validation loss {trained.initial_validation_loss:.3f} -> {trained.best_validation_loss:.3f}"
     return (
-        f"{trained.steps}/{trained.total_steps} steps{ended}; validation loss {trained.initial_validation_loss:.3f} -> "
-        f"{trained.best_validation_loss:.3f} at step {trained.best_step}; adapter {size(trained.adapter_bytes)}"
+        f"{trained.steps}/{trained.total_steps} steps{ended}; {losses}{preferred} at step {trained.best_step}; "
+        f"adapter {size(trained.adapter_bytes)}"
     )
 
 

@@ -110,15 +110,19 @@ def summary(view: StatusView) -> Iterator[RenderableType]:
         rows[0] = ("model", f"{spec.model.source} at {prepared.revision[:12]}")
     if resolved is not None:
         nodes, each = spec.compute.nodes, resolved.gpus_per_node
-        gpus = f"{nodes} pod{'s' * (nodes > 1)} of {each} GPU{'s' * (each > 1)}" if each else "CPU"
+        pods = f"{nodes} pod{'s' * (nodes > 1)}"
+        gpus = f"{pods} of {each} GPU{'s' * (each > 1)}" if each else f"{pods} on the CPU" if nodes > 1 else "CPU"
         queue = f", queue {spec.compute.queue}" if spec.compute.queue else ""
         rows.append(("compute", f"pool {resolved.pool}, {gpus}{queue}"))
         rows.append(("storage", resolved.storage.uri))
     if plan is not None:
-        method = f"{plan.method}, rank {spec.method.rank}, {plan.strategy}, {plan.precision}"
+        objective = "" if spec.method.objective == "sft" else f"{spec.method.objective}, "
+        method = f"{objective}{plan.method}, rank {spec.method.rank}, {plan.strategy}, {plan.precision}"
         batch = f"{plan.total_steps} steps of {spec.training.global_batch_size} examples"
         rows.append(("plan", f"{method}; {batch}, evaluated every {plan.eval_steps}"))
         rows.append(("memory", _memory(status)))
+        if spec.method.warm_start_from is not None:
+            rows.append(("starts from", spec.method.warm_start_from.version))
         if resolved is not None and resolved.incumbent:
             rows.append(("replaces", f"{resolved.incumbent}, if it is better"))
     if status.version is not None:

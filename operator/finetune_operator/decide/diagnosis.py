@@ -13,6 +13,8 @@ from finetune_operator.decide.causes.base import Cause
 from finetune_operator.decide.types import PodState, StageRun
 
 _FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
+OOM_KILLED = "OOMKilled"
+"""Kubernetes' reason where the kernel killed any process of a container, not only the first."""
 _KILLED = frozenset({85, 137, 143})
 
 
@@ -50,17 +52,27 @@ def success_report(run: StageRun, uid: str, number: int) -> StageReport | None:
 
 def _is_consequence(pod: PodState) -> bool:
     """Ranks that died of being deleted with their gang explain nothing."""
-    explained = pod.reason == "OOMKilled" or pod.disruption or pod.evicted
+    explained = pod.reason == OOM_KILLED or pod.disruption or pod.evicted
     return pod.terminating and pod.exit_code in _KILLED and not explained
 
 
 def _suspects(pods: Sequence[PodState]) -> list[PodState]:
     failed = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.reason or pod.evicted or pod.disruption]
-    return sorted(failed, key=lambda pod: (_is_consequence(pod), pod.finished_at or _FAR_FUTURE, pod.index))
+
+    def order(pod: PodState) -> tuple[bool, bool, datetime, int]:
+        # The launcher of a rank that the kernel killed may end after the ranks that lost it as a peer.
+        return _is_consequence(pod), pod.reason != OOM_KILLED, pod.finished_at or _FAR_FUTURE, pod.index
+
+    return sorted(failed, key=order)
 
 
 def _says_more(pod: PodState, report: StageReport) -> bool:
-    """A process that was asked to end knows only that; why, the pod shows (a full volume must not be tried again)."""
+    """Whether the pod shows why: a process that was asked to end, or lost one of its own, knows only that.
+
+    Neither a full volume nor memory that is too small is better the next time.
+    """
+    if report.cause == "InternalError":
+        return pod.reason == OOM_KILLED
     return report.cause == "Interrupted" and bool(pod.evicted or pod.disruption)
 
 

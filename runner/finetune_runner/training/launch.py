@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "FINETUNE_RANKS_FOLDER"
 TASK_FILE, STOP_FILE, OUTCOME_FILE, FIRST_FAILURE_FILE = "task.json", "stop", "outcome.json", "first-failure.json"
 POLL_S = 0.2
-MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+MEMORY_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+"""Files of the container's cgroup with a line `oom_kill N`: of version 2 and 1."""
 
 
 def launch(context: StageContext) -> TrainResult:
@@ -101,12 +102,9 @@ def processes_per_node(gpus_per_node: int) -> int:
     return gpus_per_node or int(os.environ.get("FINETUNE_CPU_PROCESSES", "1"))
 
 
-def out_of_memory_kills() -> int:
+def out_of_memory_kills(counters: Sequence[Path] = MEMORY_COUNTERS) -> int:
     """Processes of this container that the kernel has killed for want of memory; 0 where that is not told."""
-    try:
-        lines = MEMORY_EVENTS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
+    lines = [line for path in counters if path.is_file() for line in path.read_text(encoding="ascii").splitlines()]
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 

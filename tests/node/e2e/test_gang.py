@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from finetune_operator.views import INDEX_ANNOTATION
-from tests.node.e2e.tenant import TEST_TIMEOUT_S, Tenant
+from tests.cluster.harness.waiting import wait_for
+from tests.node.e2e.tenant import RUN_DEADLINE_S, TEST_TIMEOUT_S, Tenant
 
 pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
@@ -27,7 +28,6 @@ def printed(points: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
 GANGS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "fsdp": {"strategy": "fsdp"},
-    "deepspeed": {"strategy": "deepspeed", "deepspeed": {"stage": 3}},
 }
 """What a job asks for, by the strategy that its plan gets."""
 
@@ -38,15 +38,14 @@ def test_gangs_have_the_losses_of_one_pod_although_ranks_were_deleted_on_the_way
     for name, compute in shapes.items():
         tenant.apply_job(
             *(name, pool),
-            training={"epochs": 1, "globalBatchSize": 8},
+            training={"epochs": 2, "globalBatchSize": 8},
             method={"dropout": 0},
             compute=compute,
             output={"adapterRef": {"name": name}},
         )
-    steps = {name: delete_a_rank(tenant, name) for name in ("ddp", "fsdp")}
-    for name in ("fsdp", "deepspeed"):
-        tenant.wait_status(name, lambda status: status.get("results", {}).get("train"), "the end of training")
-        tenant.kubectl("patch", "ftj", name, "--type=merge", "-p", json.dumps({"spec": {"cancel": True}}))
+    steps = delete_a_rank_of_each(tenant, *GANGS)
+    tenant.wait_status("fsdp", lambda status: status.get("results", {}).get("train"), "the end of training")
+    tenant.kubectl("patch", "ftj", "fsdp", "--type=merge", "-p", json.dumps({"spec": {"cancel": True}}))
     ends = {name: tenant.wait_end(name) for name in shapes}
     for name in ("alone", "ddp"):
         assert ends[name]["phase"] == "Succeeded", tenant.told(name)
@@ -65,12 +64,20 @@ def test_gangs_have_the_losses_of_one_pod_although_ranks_were_deleted_on_the_way
         assert second["resumedFromStep"] >= step
 
 
-def delete_a_rank(tenant: Tenant, name: str) -> int:
-    """Delete a pod of a gang once there is a checkpoint; the checkpoint's step."""
-    pod = tenant.running_pod(name, "train")
-    assert pod.spec.subdomain, "the pods of a gang have names"
-    ranks = {pod.metadata.annotations[INDEX_ANNOTATION]: pod for pod in tenant.pods(name, "train")}
-    assert sorted(ranks) == ["0", "1"]
-    step = tenant.wait_checkpoint(name)
-    tenant.core.delete_namespaced_pod(ranks["1"].metadata.name, tenant.namespace)
-    return step
+def delete_a_rank_of_each(tenant: Tenant, *names: str) -> dict[str, int]:
+    """Delete a pod of each gang as soon as there is a checkpoint; the checkpoints' steps."""
+    steps: dict[str, int] = {}
+
+    def delete() -> bool:
+        for name in set(names) - set(steps):
+            if saved := tenant.checkpoint_steps(name):
+                pods = tenant.pods(name, "train")
+                assert all(pod.spec.subdomain for pod in pods), "the pods of a gang have names"
+                ranks = {pod.metadata.annotations[INDEX_ANNOTATION]: pod for pod in pods}
+                assert sorted(ranks) == ["0", "1"]
+                tenant.core.delete_namespaced_pod(ranks["1"].metadata.name, tenant.namespace)
+                steps[name] = saved[-1]
+        return len(steps) == len(names)
+
+    wait_for(delete, RUN_DEADLINE_S, "a checkpoint of each gang", context=lambda: "\n".join(map(tenant.told, names)))
+    return steps

@@ -70,7 +70,7 @@ def hub(host_address: str, tiny_model: Path) -> Iterator[HubServer]:
 def team(tenant: Tenant, node: Node, hub: HubServer) -> Tenant:
     """The tenant with a claim for base models, a claim with data, and two tokens for the hub."""
     for claim in (CACHE, CLAIM):
-        folder = node.work_dir / "volumes" / claim
+        folder = folder_of(tenant, node, claim)
         folder.mkdir(parents=True)
         tenant.make_claim(claim, node.name, folder)
     for name, token in (("hub", hub.TOKEN), ("stranger", hub.STRANGER)):
@@ -78,6 +78,11 @@ def team(tenant: Tenant, node: Node, hub: HubServer) -> Tenant:
         tenant.kubectl("create", "secret", "generic", name, *values)
     hub.cdn = second_name(tenant, "cdn", hub.port)
     return tenant
+
+
+def folder_of(tenant: Tenant, node: Node, claim: str) -> Path:
+    """The folder of the node that is a claim's volume."""
+    return node.work_dir / "volumes" / tenant.namespace / claim
 
 
 def second_name(tenant: Tenant, name: str, port: int) -> str:
@@ -142,7 +147,7 @@ def test_a_gated_model_is_fetched_once_shared_read_only_and_repaired(
     modes = {stage: mounted_read_only(team, "first", stage) for stage in ("prepare", "baseline", "train", "evaluate")}
     assert modes == {"prepare": False, "baseline": True, "train": True, "evaluate": True}
 
-    [weights] = (node.work_dir / "volumes" / CACHE).rglob(WEIGHTS)
+    [weights] = folder_of(team, node, CACHE).rglob(WEIGHTS)
     damaged = bytearray(content)
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
@@ -185,17 +190,25 @@ def mounted_read_only(tenant: Tenant, name: str, stage: str) -> bool:
 
 
 def test_model_and_data_of_claims_are_read_where_they_are(team: Tenant, node: Node, tiny_model: Path) -> None:
-    folder = node.work_dir / "volumes" / CLAIM
-    shutil.copytree(tiny_model, folder / "models" / "tiny")
+    folder = folder_of(team, node, CLAIM)
+    model = Path(shutil.copytree(tiny_model, folder / "models" / "tiny"))
+    for file in model.iterdir():
+        file.chmod(0o644)  # weights are saved for their owner alone
+    model.chmod(0o700)
     (folder / "train.jsonl").write_bytes(team.read("data/train.jsonl"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     pool = team.make_pool(modelCache={"claimName": CACHE})
-    team.apply_job(
-        *("claimed", pool),
-        model={"source": f"pvc://{CLAIM}/models/tiny"},
-        data={"train": [{"source": f"pvc://{CLAIM}/train.jsonl"}]},
-        **SHORT,
-    )
+    sources = {
+        "model": {"source": f"pvc://{CLAIM}/models/tiny"},
+        "data": {"train": [{"source": f"pvc://{CLAIM}/train.jsonl"}]},
+    }
+    team.apply_job("locked", pool, **sources)
+    locked = team.wait_end("locked")
+    assert (locked["phase"], locked["reason"]) == ("Failed", "AccessDenied"), team.told("locked")
+    assert "/models/tiny" in locked["message"]
+    assert "chmod" in locked["nextStep"]
+    model.chmod(0o755)
+    team.apply_job("claimed", pool, **sources, **SHORT)
     status = team.wait_end("claimed")
     assert status["phase"] == "Succeeded", team.told("claimed")
     for stage in ("prepare", "baseline", "train", "evaluate"):
