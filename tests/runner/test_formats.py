@@ -264,23 +264,24 @@ ROWS = [exchange("a, b; c\nd", 'say "e"'), exchange("f", "g")]
     [
         ("a.jsonl", lines(*ROWS)),
         ("a.ndjson", lines(*ROWS)),
-        ("a.jsonl.gz", gzip.compress(lines(*ROWS))),
-        ("gzip-by-content.jsonl", gzip.compress(lines(*ROWS))),
+        ("a.jsonl.gz", gzip.compress(lines(*ROWS), mtime=0)),
+        ("gzip-by-content.jsonl", gzip.compress(lines(*ROWS), mtime=0)),
         ("bom.jsonl", b"\xef\xbb\xbf" + lines(*ROWS)),
         ("crlf.jsonl", lines(*ROWS).replace(b"\n", b"\r\n")),
         ("no-last-line-end.jsonl", lines(*ROWS).rstrip(b"\n")),
         ("blank-lines.jsonl", b"\n\n" + lines(*ROWS).replace(b"\n", b"\n  \n")),
         ("a.json", json.dumps(ROWS, indent=2).encode()),
-        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("wrapped.json", json.dumps({"data": ROWS}).encode()),
         ("lines.json", lines(*ROWS)),
         ("a.csv", csv_bytes(",")),
         ("semicolon.csv", csv_bytes(";")),
         ("a.tsv", csv_bytes("\t")),
         ("bom.csv", b"\xef\xbb\xbf" + csv_bytes(",")),
-        ("a.csv.gz", gzip.compress(csv_bytes(","))),
+        ("a.csv.gz", gzip.compress(csv_bytes(","), mtime=0)),
         ("a.parquet", parquet_bytes()),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_container_gives_the_same_rows(load_file: Any, name: str, content: bytes) -> None:
     expected = [[f"user: {row['prompt']}", f"assistant: {row['completion']}"] for row in ROWS]
