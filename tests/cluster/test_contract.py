@@ -156,7 +156,7 @@ def test_kubectl_explain_knows_every_field(server: Server, kind: Any) -> None:
 
 
 def test_kubectl_explain_teaches(server: Server) -> None:
-    said = server.cluster.kubectl("explain", "finetunejob.spec.training.learningRate").stdout
+    said = " ".join(server.cluster.kubectl("explain", "finetunejob.spec.training.learningRate").stdout.split())
     assert "2e-4 for sft" in said
     assert "5e-6 for dpo and kto" in said
     assert "Range 1e-7 to 0.1" in said

@@ -24,6 +24,7 @@ from kubernetes import client
 from .binaries import binary
 from .cluster import Cluster, write_kubeconfig
 from .pki import Authority, service_account_keys
+from .policies import wait_for_policies
 from .process import LOOPBACK, Process, free_ports
 from .waiting import wait_for
 
@@ -170,9 +171,13 @@ class ControlPlane(Cluster):
             os.truncate(self.audit_log, written.rfind(b"\n") + 1)
 
     def restart_apiserver(self) -> None:
-        """Kill the API server and start it again on the same port: every watch breaks, nothing is lost."""
+        """Kill the API server and start it again on the same port: every watch breaks, nothing is lost.
+
+        Ends when policies about our kinds judge again, so that the next test finds them as it expects.
+        """
         self.stop_apiserver()
         self.start_apiserver()
+        wait_for_policies(self)
 
     def audit_events(self, user: str | None = None) -> Iterator[dict[str, Any]]:
         """The audit events so far (ResponseComplete and ResponseStarted), all or those of one user."""
