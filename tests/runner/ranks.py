@@ -20,6 +20,7 @@ from torch import distributed
 from finetune_api.job.method import Method
 from finetune_api.job.training import Training
 from finetune_api.stages import TrainPlan
+from finetune_runner.data.row_file import RowFile, write_row_file
 from finetune_runner.training import memory_saving
 from finetune_runner.training.distributed import World
 from finetune_runner.training.horizon import Horizon
@@ -31,6 +32,7 @@ from finetune_runner.training.optimizer import trainable
 from finetune_runner.training.optimizer_files import write_optimizer
 from finetune_runner.training.order import micro_batches
 from finetune_runner.training.probe import find, longest_micro_batch
+from finetune_runner.training.run import Rows
 from finetune_runner.training.strategies import new_engine
 from finetune_runner.training.strategies.base import Engine, Setup
 from tests.runner.preferences import judged, pairs, preference_world
@@ -81,8 +83,11 @@ def _objective(case: str, model: Path) -> Objective:
     # A storage for each rank: only the main one writes, and a second claim would fence it off.
     folder = Path(tempfile.mkdtemp())
     context = preference_world(folder, model, kind, PREFERENCES[kind]).context("train")
-    train, validation = PREFERENCES[kind](STEPS * BATCH, 3), PREFERENCES[kind](5, 4)
-    return make_objective(context, load_tokenizer(model), train, validation, torch.device("cpu"))
+    write_row_file(folder / "train", PREFERENCES[kind](STEPS * BATCH, 3))
+    write_row_file(folder / "validation", PREFERENCES[kind](5, 4))
+    rows_on_disk = Rows(RowFile(folder / "train"), RowFile(folder / "validation"), folder)
+    # Each rank encodes for itself here, as the storage is its own too.
+    return make_objective(context, load_tokenizer(model), rows_on_disk, torch.device("cpu"), World())
 
 
 def _engine(
