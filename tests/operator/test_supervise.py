@@ -101,6 +101,7 @@ async def test_watches_that_end_by_themselves_are_begun_anew(kopf: Kopf) -> None
     await reached(lambda: len(kopf.flags) == 1)
     kopf.over.set()
     await reached(lambda: len(kopf.flags) >= 2)
+    assert not task.done()
     task.cancel()
 
 

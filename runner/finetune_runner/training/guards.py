@@ -52,22 +52,21 @@ def batch_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> fl
     return loss
 
 
-def refuse_unlearnable(counts: Sequence[int], field: str) -> None:
+def refuse_unlearnable(rows: int, field: str, *, learnable: bool) -> None:
     """Some row must have something to learn: a row of a single token has no next one. Raises StageError (INVALID_DATA).
 
     Args:
-        counts: labelled tokens (dpo, kto: answers) of each row.
-        field: of the spec that the rows come from.
+        rows: how many there are.
+        field: of the spec that they come from.
+        learnable: whether any of them has a labelled token (dpo, kto: an answer).
     """
-    if any(counts):
+    if learnable:
         return
-    what = (
-        f"none of the {len(counts)} rows has a labelled token within training.maxLength" if len(counts) else "no rows"
-    )
+    what = f"none of the {rows} rows has a labelled token within training.maxLength" if rows else "no rows"
     raise StageError(
         ExitCode.INVALID_DATA,
         f"{field}: {what}",
-        hint="raise training.maxLength, or give rows with longer answers" if len(counts) else f"raise {field}",
+        hint="raise training.maxLength, or give rows with longer answers" if rows else f"raise {field}",
     )
 
 

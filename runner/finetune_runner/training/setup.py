@@ -123,7 +123,7 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
     memory_saving.apply(model, session.plan)
     say(session, "encoding the rows")
     objective = make_objective(session.context, tokenizer, rows, session.device, session.world)
-    refuse_unlearnable(objective.counts, "data.train")
+    refuse_unlearnable(len(rows.train), "data.train", learnable=any(objective.counts))
     engine = _proven_engine(session, model, objective)
     if resume is not None:
         engine.load_optimizer_state(read_optimizer(resume))
@@ -189,7 +189,7 @@ def _prepare_objective(session: Session, learner: Learner, tokenizer: Any, rows:
         return  # it was proven before it was first saved
     max_length = session.training.max_length
     examples = first_batch(encode_example(tokenizer, row.messages, max_length) for row in rows.validation)
-    refuse_unlearnable([1] * len(examples) or [0] * len(rows.validation), "data.validation")
+    refuse_unlearnable(len(rows.validation), "data.validation", learnable=bool(examples))
     dora, pad = session.context.task.spec.method.use_dora, tokenizer.pad_token_id
     if start.fresh:
         engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
