@@ -124,6 +124,16 @@ class TimeShares(Contract):
     checkpoint: Annotated[float, Field(description="Writing and uploading checkpoints.")] = 0.0
 
 
+TIME_PARTS = {
+    "compute": "forward and backward",
+    "optimizer": "optimizer",
+    "data": "data",
+    "validation": "evaluation",
+    "checkpoint": "checkpoints",
+}
+"""Fields of `TimeShares` in the words that people are shown, in their order."""
+
+
 class TrainResult(Contract):
     """Outcome of stage train."""
 

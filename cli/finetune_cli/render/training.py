@@ -10,17 +10,8 @@ from rich.text import Text
 from finetune_api.job.forecast import Forecast, StageForecast
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import FineTuneJobStatus
-from finetune_api.stages import TimeShares, TrainPlan, TrainResult
+from finetune_api.stages import TIME_PARTS, TimeShares, TrainPlan, TrainResult
 from finetune_cli.render.stages import duration
-
-PARTS: tuple[tuple[str, str], ...] = (
-    ("compute", "forward and backward"),
-    ("optimizer", "optimizer"),
-    ("data", "data"),
-    ("validation", "evaluation"),
-    ("checkpoint", "checkpoints"),
-)
-"""Fields of `TimeShares` in words."""
 
 
 def _settings(spec: FineTuneJobSpec, plan: TrainPlan) -> str:
@@ -55,7 +46,7 @@ def _speed(trained: TrainResult) -> str:
 
 def time_parts(seconds: TimeShares) -> str:
     """`forward and backward 82 % (1 min 12 s), evaluation 9 % (8 s), ...`, largest first; empty when none was taken."""
-    spent = {words: float(getattr(seconds, field)) for field, words in PARTS}
+    spent = {words: float(getattr(seconds, field)) for field, words in TIME_PARTS.items()}
     total = sum(spent.values())
     if not total:
         return ""

@@ -6,17 +6,10 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from finetune_api.stages import StageTask
+from finetune_api.stages import TIME_PARTS, StageTask
 from finetune_runner.report.html import cell, table
 
-PARTS: tuple[tuple[str, str, str], ...] = (
-    ("compute", "forward and backward", "#2a7"),
-    ("optimizer", "optimizer", "#77a"),
-    ("data", "data", "#c73"),
-    ("validation", "evaluation", "#a5b"),
-    ("checkpoint", "checkpoints", "#888"),
-)
-"""Fields of `TimeShares`, in words, and their colours."""
+COLOURS = {"compute": "#2a7", "optimizer": "#77a", "data": "#c73", "validation": "#a5b", "checkpoint": "#888"}
 ENDED = {
     "completed": "",
     "earlyStopping": ", stopped early",
@@ -68,7 +61,7 @@ def training_section(trained: Mapping[str, Any]) -> str:
 
 def time_bar(seconds: Mapping[str, float]) -> str:
     """One bar, a colour per part, and its legend with shares and seconds; empty when no time was taken."""
-    spent = [(words, colour, float(seconds.get(name, 0.0))) for name, words, colour in PARTS]
+    spent = [(words, COLOURS[name], float(seconds.get(name, 0.0))) for name, words in TIME_PARTS.items()]
     total = sum(part for _, _, part in spent)
     if not total:
         return ""
