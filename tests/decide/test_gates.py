@@ -47,6 +47,13 @@ TABLE = [
     ({"metric": "f1", "over": "incumbent", "maximumRegression": "0.02"}, 0.8, 0.9, (-0.12, -0.08), "Failed"),
     ({"metric": "f1", "over": "incumbent", "maximumRegression": "0.02"}, 0.8, None, (0.7, 0.9), "Passed"),
     ({"metric": "rougeL", "over": "baseline", "minimumGain": 0.0}, 0.8, None, (0.7, 0.9), "Inconclusive"),
+    # A gain of 0 asks for any gain: who learned nothing has not beaten a baseline that knows nothing.
+    ({"metric": "rougeL", "over": "baseline", "minimumGain": 0.0}, 0.0, 0.0, (0.0, 0.0), "Failed"),
+    ({"metric": "f1", "over": "baseline", "minimumGain": 0.0}, 0.81, 0.8, (0.0, 0.02), "Inconclusive"),
+    ({"metric": "f1", "over": "baseline", "minimumGain": 0.0}, 0.81, 0.8, (0.001, 0.02), "Passed"),
+    ({"metric": "loss", "over": "base", "minimumGain": 0.0}, 1.9, 2.0, (-0.2, -0.001), "Passed"),
+    ({"metric": "loss", "over": "base", "minimumGain": 0.0}, 2.0, 2.0, (0.0, 0.0), "Failed"),
+    ({"metric": "f1", "over": "incumbent", "maximumRegression": "0"}, 0.8, 0.8, (0.0, 0.0), "Passed"),
 ]
 
 
@@ -103,7 +110,7 @@ def test_defaults_beat_the_baseline_and_watch_the_rest() -> None:
         }
     )
     assert [describe(g) for g in default_gates(evaluation)] == [
-        "f1 >= baseline + 0",
+        "f1 > baseline",
         "f1 >= incumbent - 5%",
         "schemaValid >= baseline - 0.02",
         "truncationRate <= baseline + 0.02",

@@ -105,7 +105,12 @@ class Gate(Contract):
     minimum: Annotated[float | None, Field(description="Smallest value that passes.", ge=-1e9, le=1e9)] = None
     maximum: Annotated[float | None, Field(description="Largest value that passes.", ge=-1e9, le=1e9)] = None
     minimum_gain: Annotated[
-        float | None, Field(description="Smallest improvement over `over`, in the metric's unit.", ge=0, le=1e9)
+        float | None,
+        Field(
+            description="Smallest improvement over `over`, in the metric's unit. 0 asks for any: a tie does not pass.",
+            ge=0,
+            le=1e9,
+        ),
     ] = None
     maximum_regression: Annotated[
         str | None,

@@ -48,6 +48,8 @@ def describe(gate: Gate) -> str:
     if gate.maximum is not None:
         return f"{gate.metric} <= {gate.maximum:g}"
     lower = gate.metric in LOWER_IS_BETTER
+    if gate.minimum_gain == 0:
+        return f"{gate.metric} {'<' if lower else '>'} {gate.over}"
     if gate.minimum_gain is not None:
         return f"{gate.metric} {'<=' if lower else '>='} {gate.over} {'-' if lower else '+'} {gate.minimum_gain:g}"
     return f"{gate.metric} {'<=' if lower else '>='} {gate.over} {'+' if lower else '-'} {gate.maximum_regression}"
@@ -57,10 +59,10 @@ def _allowed_regression(text: str, reference: float) -> float:
     return float(text[:-1]) / 100 * abs(reference) if text.endswith("%") else float(text)
 
 
-def _judge(low: float, high: float, threshold: float) -> Verdict:
-    if low >= threshold:
+def _judge(low: float, high: float, threshold: float, *, tie_passes: bool) -> Verdict:
+    if low > threshold or (tie_passes and low == threshold):
         return "Passed"
-    return "Failed" if high < threshold else "Inconclusive"
+    return "Failed" if high < threshold or (not tie_passes and high == threshold) else "Inconclusive"
 
 
 def _rows_to_decide(rows: int, low: float, high: float, value: float, threshold: float) -> int | None:
@@ -98,7 +100,8 @@ def judge_gate(gate: Gate, evidence: Comparison) -> GateResult:
             threshold = gate.minimum_gain
         else:
             threshold = -_allowed_regression(gate.maximum_regression or "0", reference)
-    verdict = _judge(low, high, threshold)
+    # A gain of nothing is no gain: otherwise an adapter that learned nothing would beat a baseline that knows nothing.
+    verdict = _judge(low, high, threshold, tie_passes=gate.minimum_gain != 0)
     rows = _rows_to_decide(evidence.rows, low, high, value, threshold) if verdict == "Inconclusive" else None
     against = f" against {evidence.reference:.3g} ({evidence.reference_name})" if evidence.reference is not None else ""
     message = f"{evidence.candidate:.3g}{against}, 90 % interval {evidence.low:.3g} to {evidence.high:.3g}"
