@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_api.job.evaluation import Evaluation, Gate
 from finetune_api.stages import Comparison
-from finetune_operator.decide.gates import default_gates, describe, gates_in_force, judge, judge_gate, overall
+from finetune_operator.decide.gates import default_gates, gates_in_force, judge, judge_gate, overall
 
 
 def gate(**wire: Any) -> Gate:
@@ -109,7 +109,7 @@ def test_defaults_beat_the_baseline_and_watch_the_rest() -> None:
             "outOfDomain": {"source": "s3://shared/general.jsonl"},
         }
     )
-    assert [describe(g) for g in default_gates(evaluation)] == [
+    assert [g.in_words() for g in default_gates(evaluation)] == [
         "f1 > baseline",
         "f1 >= incumbent - 5%",
         "schemaValid >= baseline - 0.02",
@@ -124,4 +124,4 @@ def test_a_job_adds_to_the_policy_and_never_weakens_it() -> None:
     own = Evaluation.from_wire(
         {"task": {"type": "classification"}, "metrics": [{"name": "f1"}], "gates": [{"metric": "f1", "minimum": 0.1}]}
     )
-    assert [describe(g) for g in gates_in_force(own, policy)] == ["f1 >= 0.1", "f1 >= 0.9"]
+    assert [g.in_words() for g in gates_in_force(own, policy)] == ["f1 >= 0.1", "f1 >= 0.9"]

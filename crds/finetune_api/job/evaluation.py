@@ -140,6 +140,20 @@ class Gate(Contract):
         ),
     )
 
+    def in_words(self) -> str:
+        """As status, report and trackers write it, for example `f1 >= baseline + 0.05`."""
+        if self.minimum is not None:
+            return f"{self.metric} >= {self.minimum:g}"
+        if self.maximum is not None:
+            return f"{self.metric} <= {self.maximum:g}"
+        lower = self.metric in LOWER_IS_BETTER
+        if self.minimum_gain == 0:
+            return f"{self.metric} {'<' if lower else '>'} {self.over}"
+        sign, side = ("<=", "-") if lower else (">=", "+")
+        if self.minimum_gain is not None:
+            return f"{self.metric} {sign} {self.over} {side} {self.minimum_gain:g}"
+        return f"{self.metric} {sign} {self.over} {'+' if lower else '-'} {self.maximum_regression}"
+
 
 class OutOfDomain(Contract):
     """General text on which the adapter must not get much worse."""

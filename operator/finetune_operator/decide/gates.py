@@ -41,20 +41,6 @@ def gates_in_force(evaluation: Evaluation, policy_gates: Sequence[Gate]) -> list
     return own + [gate for gate in policy_gates if gate not in own]
 
 
-def describe(gate: Gate) -> str:
-    """The gate in words, for example `f1 >= baseline + 0.05`."""
-    if gate.minimum is not None:
-        return f"{gate.metric} >= {gate.minimum:g}"
-    if gate.maximum is not None:
-        return f"{gate.metric} <= {gate.maximum:g}"
-    lower = gate.metric in LOWER_IS_BETTER
-    if gate.minimum_gain == 0:
-        return f"{gate.metric} {'<' if lower else '>'} {gate.over}"
-    if gate.minimum_gain is not None:
-        return f"{gate.metric} {'<=' if lower else '>='} {gate.over} {'-' if lower else '+'} {gate.minimum_gain:g}"
-    return f"{gate.metric} {'<=' if lower else '>='} {gate.over} {'+' if lower else '-'} {gate.maximum_regression}"
-
-
 def _allowed_regression(text: str, reference: float) -> float:
     return float(text[:-1]) / 100 * abs(reference) if text.endswith("%") else float(text)
 
@@ -75,7 +61,7 @@ def _rows_to_decide(rows: int, low: float, high: float, value: float, threshold:
 
 def judge_gate(gate: Gate, evidence: Comparison) -> GateResult:
     """The verdict on one gate. Intervals of comparing gates are of candidate minus reference."""
-    text = describe(gate)
+    text = gate.in_words()
     if gate.over is not None and evidence.reference is None:
         if gate.over == "incumbent":
             return GateResult(
@@ -123,7 +109,7 @@ def judge(gates: Sequence[Gate], evidence: Sequence[Comparison]) -> list[GateRes
     """Verdicts in the order of the gates. A gate without evidence is inconclusive, never passed."""
     results = [judge_gate(gate, comparison) for gate, comparison in zip(gates, evidence, strict=False)]
     missing = [
-        GateResult(gate=describe(gate), verdict="Inconclusive", message="the evaluation reported no evidence")
+        GateResult(gate=gate.in_words(), verdict="Inconclusive", message="the evaluation reported no evidence")
         for gate in gates[len(evidence) :]
     ]
     return results + missing
