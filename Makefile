@@ -155,6 +155,8 @@ format: env ## Rewrite the files in the project's style
 .PHONY: types
 types: env ## Types: mypy, strict
 	@$(BIN)/mypy $(PACKAGES)
+	# What benchmarks call of the packages: they run too seldom to notice that it has changed.
+	$(BIN)/mypy --follow-imports=silent benchmarks
 
 .PHONY: layers
 layers: env ## Layers: who may import whom

@@ -104,7 +104,8 @@ def measure(jobs: int, nodes: int) -> dict[str, Any]:
 
         def running() -> bool:
             operator.check()
-            items = custom.list_cluster_custom_object(GROUP, VERSION, "finetunejobs")["items"]
+            listed: Any = custom.list_cluster_custom_object(GROUP, VERSION, "finetunejobs")
+            items = listed["items"]
             states = Counter(
                 stages[-1]["state"] if (stages := item.get("status", {}).get("stages")) else "none" for item in items
             )

@@ -97,6 +97,7 @@ def run_ours(rows: Sequence[Encoded], batch: int, *, packed: bool) -> dict[str, 
     from finetune_api.job.training import Training
     from finetune_api.stages import TrainPlan
     from finetune_runner.training.distributed import World
+    from finetune_runner.training.horizon import Horizon
     from finetune_runner.training.objectives.sft import SupervisedFineTuning
     from finetune_runner.training.order import micro_batches
     from finetune_runner.training.strategies import new_engine
@@ -121,7 +122,17 @@ def run_ours(rows: Sequence[Encoded], batch: int, *, packed: bool) -> dict[str, 
     device = torch.device("cpu")
     # A constant rate: the schedule's factor at every step is that of the others.
     training = Training(learning_rate=LEARNING_RATE, warmup_ratio=0.0, global_batch_size=batch)
-    engine = new_engine(Setup(make_model(), objective, plan, training, device, World(), 0), "single")
+    setup = Setup(
+        model=make_model(),
+        objective=objective,
+        plan=plan,
+        training=training,
+        device=device,
+        world=World(),
+        first_step=0,
+        horizon=Horizon(planned=steps),
+    )
+    engine = new_engine(setup, "single")
     engine.schedule = torch.optim.lr_scheduler.ConstantLR(engine.optimizer, factor=1.0)
 
     def parts(step: int) -> tuple[list[list[int]], int]:
@@ -190,7 +201,7 @@ def run_rival(rows: Sequence[Encoded], batch: int, candidate: str) -> dict[str, 
                 found["wall_s"] = time.monotonic() - self.began[1]
 
     def keep_losses(kind: type) -> type:
-        class Kept(kind):  # type: ignore[misc,valid-type]
+        class Kept(kind):  # type: ignore[misc]
             def training_step(self, *arguments: Any, **keywords: Any) -> Any:
                 loss = super().training_step(*arguments, **keywords)
                 found["losses"].append(float(loss))
@@ -214,7 +225,7 @@ def run_rival(rows: Sequence[Encoded], batch: int, candidate: str) -> dict[str, 
         )
         # Defaults but for precision: bf16 arithmetic on this CPU would measure the emulation. Best settings, by its own
         # documentation for a run that fits: no gradient checkpointing, padding-free.
-        best = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}
+        best: dict[str, Any] = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}
         config = SFTConfig(
             **options,
             bf16=False,

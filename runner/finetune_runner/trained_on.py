@@ -20,6 +20,7 @@ from typing import Any
 from finetune_api.common import SecretRef
 from finetune_api.common import Storage as StorageSpec
 from finetune_api.exit_codes import ExitCode
+from finetune_api.job.data import Columns
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_runner.command_context import command_context
 from finetune_runner.context import StageContext
@@ -34,13 +35,16 @@ _VERSION = re.compile(rf"(?P<adapter>.+/(?P<namespace>[^/]+)/(?P<name>[^/]+))/ve
 _POSITIONS_SHOWN = 5
 
 
-def trained_on(context: StageContext, rows: Path, adapters: Iterable[str] = ()) -> dict[str, Any]:
+def trained_on(
+    context: StageContext, rows: Path, adapters: Iterable[str] = (), columns: Columns | None = None
+) -> dict[str, Any]:
     """Look the rows of a file up in every version below the storage root.
 
     Args:
         context: whose storage is looked through.
         rows: a data file or a folder of them.
         adapters: only versions of adapters of these names; empty = all.
+        columns: names of the columns where they differ from the layout's own.
 
     Raises:
         StageError: INVALID_DATA for rows that cannot be read or a damaged version; SOURCE_NOT_FOUND without any
@@ -52,7 +56,8 @@ def trained_on(context: StageContext, rows: Path, adapters: Iterable[str] = ()) 
     def keep(row: Row, origin: str) -> None:
         positions.setdefault(row.content_key, origin)
 
-    loaded = load(context, fetch(context, Wanted("rows", f"file://{rows.absolute()}"), context.scratch), keep)
+    asked = Wanted("rows", f"file://{rows.absolute()}", columns=columns or Columns())
+    loaded = load(context, fetch(context, asked, context.scratch), keep)
     storage, root = context.storage, context.task.storage.uri
     found: list[dict[str, Any]] = []
     without: list[str] = []
@@ -109,14 +114,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--endpoint", metavar="URL", help="of an S3-compatible service")
     parser.add_argument("--secret", metavar="NAME", help="folder of credentials below $FINETUNE_SECRETS")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME", help="only this adapter (repeatable)")
+    parser.add_argument("--columns", metavar="JSON", help="names of columns, as data.train[].columns")
     args = parser.parse_args(arguments)
+    columns = Columns.from_wire(json.loads(args.columns)) if args.columns else None
     storage = StorageSpec(
         uri=args.storage, endpoint=args.endpoint, secret_ref=SecretRef(name=args.secret) if args.secret else None
     )
     with tempfile.TemporaryDirectory(prefix="finetune-trained-on-") as scratch:
         try:
             context = command_context(_spec(), Path(scratch), storage=storage)
-            answer = trained_on(context, args.rows, args.adapter)
+            answer = trained_on(context, args.rows, args.adapter, columns)
         except StageError as error:
             print(json.dumps({"problem": {"message": error.message, "hint": error.hint}}, ensure_ascii=False))
             return int(error.exit_code)

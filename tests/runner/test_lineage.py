@@ -295,6 +295,34 @@ def test_the_command_line_tells_it(versions: PrepareWorld, capfd: pytest.Capture
     assert "none.jsonl" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ("question", "is not KEY=NAME"),
+        ("prompt=", "is not KEY=NAME"),
+        ("promt=question", "there is no key 'promt'; the keys are messages, conversations, prompt"),
+        ("prompt=a,prompt=b", "prompt is named twice"),
+        ("messages=m,prompt=p", "columns.messages belongs to chat rows"),
+    ],
+)
+def test_impossible_names_of_columns_are_refused(columns: str, says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        finetune(["lineage", "rows.csv", "--columns", columns])
+    assert ended.value.code == 2
+    assert says in capfd.readouterr().err
+
+
+def test_rows_whose_columns_have_other_names_are_looked_up(
+    versions: PrepareWorld, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": row["prompt"], "the answer": row["completion"]} for row in varied(200)]
+    path = versions.write("asked.jsonl", rows).removeprefix("file://")
+    arguments = ["lineage", path, "--storage", f"file://{versions.folder}/store"]
+    assert finetune(arguments) == 2
+    assert finetune([*arguments, "--columns", "prompt=question,completion=the answer"]) == 0
+    assert capfd.readouterr().out.startswith("team/triage@v1  ")
+
+
 def test_versions_on_s3_are_looked_through(
     world: PrepareWorld, s3: S3Server, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,13 @@ your own credentials; no cluster is asked.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.text import Text
 
+from finetune_api.job.data import Columns
 from finetune_cli.errors import CliError, CliExit
 from finetune_cli.options import add_output, checked_name, default_state
 from finetune_cli.render.machine import print_machine
@@ -23,6 +26,7 @@ EXAMPLES = """
 examples:
   finetune lineage rows.jsonl
   finetune lineage rows.jsonl --adapter support-triage
+  finetune lineage rows.csv --columns prompt=question,completion=answer
   finetune lineage rows.jsonl --storage s3://team-a/adapters -o json
 
 exit codes:
@@ -31,9 +35,32 @@ exit codes:
 """
 
 
+def _columns(text: str) -> Columns:
+    wire: dict[str, str] = {}
+    for pair in text.split(","):
+        key, _, name = (part.strip() for part in pair.partition("="))
+        if not key or not name:
+            raise argparse.ArgumentTypeError(f"{text!r} is not KEY=NAME,...; write for example prompt=question")
+        if key not in Columns.model_fields:
+            known = ", ".join(Columns.model_fields)
+            raise argparse.ArgumentTypeError(f"there is no key {key!r}; the keys are {known}")
+        if wire.setdefault(key, name) != name:
+            raise argparse.ArgumentTypeError(f"{key} is named twice; keep one of them")
+    try:
+        return Columns.from_wire(wire)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError("; ".join(item["msg"] for item in error.errors())) from error
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare its arguments."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the rows asked for, in any layout a job takes")
+    parser.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="KEY=NAME,...",
+        help="columns with other names than the layout's own, as in data.train[].columns",
+    )
     parser.add_argument(
         "--storage", metavar="URI", help="storage root of the versions (default: that of the local registry)"
     )
@@ -55,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     arguments = ["--rows", str(args.file), "--storage", storage]
     arguments += ["--endpoint", args.endpoint] if args.endpoint else []
     arguments += ["--adapter", checked_name(args.adapter, "--adapter")] if args.adapter else []
+    arguments += ["--columns", json.dumps(args.columns.to_wire())] if args.columns else []
     answer = ask_runner("trained_on", arguments, "looking the rows up")
     if "problem" in answer:
         raise CliError(answer["problem"]["message"], answer["problem"]["hint"])
