@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.job.evaluation import Task
+from finetune_api.wording import counted
 from finetune_runner.data.checks import (
     agreement,
     answers,
@@ -134,7 +135,7 @@ def test_one_class_in_two_spellings_is_told(labels: list[str], pairs: int, count
     assert [remark.rows for remark in alike] == ([count] if pairs else [])
     if pairs:
         assert alike[0].severity == "warning"
-        assert alike[0].message.startswith(f"{pairs} classes ({count} rows)")
+        assert alike[0].message.startswith(counted(pairs, f"[class|classes] ({count} rows)"))
         with pytest.raises(StageError, match="spelled like another"):
             run(balance, content, spec({"balance": "fail"}, evaluation=CLASSIFICATION))
 

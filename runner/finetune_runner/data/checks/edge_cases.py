@@ -13,6 +13,7 @@ from collections import Counter
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import agreeing, counted
 from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.labels import label_of
 from finetune_runner.data.shingles import input_text
@@ -90,7 +91,8 @@ def check(given: Given) -> list[Remark]:
             found.add(example, "(rare class)")
     share = found.rows / rows
     message = (
-        f"{found.rows} of {rows} rows ({100 * share:.1f} %) are edge cases: inputs below {shortest:.0f} or above "
+        f"{found.rows} of {counted(rows, 'row')} ({100 * share:.1f} %) "
+        f"{agreeing(found.rows, '[is an edge case|are edge cases]')}: inputs below {shortest:.0f} or above "
         f"{longest:.0f} characters, or of a rare class"
     )
     facts = {"share": round(share, 4), "shortest": round(shortest), "longest": round(longest)}

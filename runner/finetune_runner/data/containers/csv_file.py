@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from finetune_api.wording import counted
 from finetune_runner.data.bytes_in import LONGEST_ROW, UTF8_HINT, lines_of, too_long, what_is_wrong_with
 from finetune_runner.data.records import BadRow, Record
 
@@ -64,7 +65,7 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
             yield BadRow(
                 name,
                 f"line {first}",
-                f"has {len(fields)} fields, the header has {len(columns)}",
+                f"has {counted(len(fields), 'field')}, the header has {len(columns)}",
                 f'put a field that contains "{delimiter}" in quotes',
             )
         else:
