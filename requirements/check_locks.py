@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 # The extras of pyproject.toml that each lock is made from ("" is the core).
 LOCKS = {
-    "dev.lock": ("", "cli", "operator", "runner", "deepspeed", "dev"),
+    "dev.lock": ("", "benchmarks", "cli", "operator", "runner", "deepspeed", "dev"),
     "operator.lock": ("", "operator"),
     "runner.lock": ("", "runner", "deepspeed"),
 }

@@ -21,7 +21,6 @@ UNUSED = {
     "nvidia/cu13/lib/libnvrtc.alt.so.*": "a second build of NVRTC: torch loads the first",
     "nvidia/cu13/lib/libnvrtc-builtins.alt.so.*": "goes with it",
     "pyarrow/include": "headers for extensions",
-    "pandas/tests": "tests",
     "pyarrow/tests": "tests",
     "scipy/**/tests": "tests",
     "numpy/**/tests": "tests",

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from finetune_api.job.judgement import judgement_of
 from finetune_api.job.method import Objective
 from finetune_api.job.recipe import RECIPES
 from finetune_cli.errors import CliError
@@ -68,14 +69,6 @@ def _answer_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _judgement(value: object) -> bool | None:
-    """Whether an answer is wanted; None where the value is no judgement."""
-    if isinstance(value, bool):
-        return value
-    words = {"true": True, "false": False}
-    return words.get(value.strip().lower()) if isinstance(value, str) else None
-
-
 def _preferences(rows: list[dict[str, Any]]) -> Layout | None:
     """Pairs of a better and a worse answer, or answers that are judged true or false; None for anything else.
 
@@ -86,7 +79,7 @@ def _preferences(rows: list[dict[str, Any]]) -> Layout | None:
         return Layout("preference", {}, [_answer_text(row.get("chosen")) for row in rows], "dpo")
     if not {"prompt", "completion", "label"} <= names:
         return None
-    judged = [_judgement(row.get("label")) for row in rows]
+    judged = [judgement_of(row.get("label")) for row in rows]
     if None in judged:
         return None
     if len(set(judged)) == 1:

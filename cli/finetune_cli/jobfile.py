@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.validation import Problem, accepted_values, validate_document
+from finetune_api.wording import counted
 from finetune_cli.errors import CliError
 from finetune_cli.options import checked_name
 
@@ -19,7 +20,7 @@ class InvalidDocumentError(CliError):
     """The YAML has problems; all of them are listed."""
 
     def __init__(self, file: Path, problems: list[Problem]) -> None:
-        lines = [f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {file}"]
+        lines = [f"{counted(len(problems), 'problem')} in {file}"]
         for problem in problems:
             lines.append(f"  {file}:{problem.line}: {problem.path or 'document'} {problem.message}")
             lines.append(f"      fix: {problem.fix}")
@@ -134,7 +135,9 @@ def load_document(file: Path, overrides: Overrides) -> tuple[dict[str, Any], lis
     objects = accepted_values(text)
     jobs = [item for item in objects if item["kind"] == "FineTuneJob"]
     if len(jobs) != 1:
-        raise CliError(f"{file} holds {len(jobs)} FineTuneJobs; one is needed", "Put each into a file of its own.")
+        raise CliError(
+            f"{file} holds {counted(len(jobs), 'FineTuneJob')}; one is needed", "Put each into a file of its own."
+        )
     document = jobs[0]
     others = sorted(f"{item['kind']} {item['metadata'].get('name', '')}" for item in objects if item is not document)
     for field, holder, key in _sources(document["spec"]):

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from finetune_api.common import DNS_LABEL, DURATION
 from finetune_api.crd import Schema
+from finetune_api.wording import counted
 from finetune_api.yaml_document import Path, scalar_value
 
 Said = tuple[str, str]
@@ -216,8 +217,8 @@ def _text_length(detail: ErrorDetails, path: Path, schema: Schema, node: Schema)
     limits = detail.get("ctx", {})
     length = len(detail["input"])
     if "max_length" in limits:
-        return f"has {length} characters; at most {limits['max_length']} are allowed", "shorten it"
-    return "is empty" if not length else f"has {length} characters, too few", _form(node)
+        return f"has {counted(length, 'character')}; at most {limits['max_length']} are allowed", "shorten it"
+    return "is empty" if not length else f"has {counted(length, 'character')}, too few", _form(node)
 
 
 def _pattern(detail: ErrorDetails, path: Path, schema: Schema, node: Schema) -> Said:
@@ -229,8 +230,8 @@ def _count(detail: ErrorDetails, path: Path, schema: Schema, node: Schema) -> Sa
     limits = detail.get("ctx", {})
     count = len(detail["input"])
     if "max_length" in limits:
-        return f"has {count} entries; at most {limits['max_length']} are allowed", "remove some"
-    return f"has {count} entries; at least {limits['min_length']} is needed", _form(node)
+        return f"has {counted(count, '[entry|entries]')}; at most {limits['max_length']} are allowed", "remove some"
+    return f"has {counted(count, '[entry|entries]')}; at least {limits['min_length']} is needed", _form(node)
 
 
 def _time(detail: ErrorDetails, path: Path, schema: Schema, node: Schema) -> Said:

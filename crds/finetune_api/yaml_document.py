@@ -1,4 +1,4 @@
-"""YAML text as plain values with the line of each, read the way the API server reads it.
+"""YAML text as plain values with the line of each, read the way the API server and kubectl read it.
 
 Built on ruamel's parser events, not on its constructors, for three reasons: scalars must mean what they mean to the
 API server (`2e-4` is a number, `017` is 15, an unquoted `yes` is true: go-yaml's table, checked against a real API
@@ -47,6 +47,10 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _NOT_YAML = (YAMLError, ValueError, NotImplementedError, AttributeError, IndexError, TypeError, AssertionError)
 _NOT_PRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+_LATER_MARK = re.compile("^(---[^\n]*\n)\ufeff", re.MULTILINE)
+"""The byte order mark of a file that another one was put in front of."""
+_WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+_LEADING_TAB = re.compile(r"\n( *)\t")
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -98,7 +102,11 @@ def read_documents(text: str) -> list[Document]:
     Raises:
         UnreadableError: the text is not YAML, or too deep, or too large with its aliases written out.
     """
-    reader = _Reader(_events(text))
+    text = _LATER_MARK.sub(r"\1", text)
+    _check_directives(text)
+    _check_separators(text)
+    text = _tabs_as_spaces(text)
+    reader = _Reader(_events(text), text)
     return [document for document in reader.documents() if document.value is not None or document.errors]
 
 
@@ -133,10 +141,9 @@ _BASES = (("two", 2), ("sixteen", 16), ("eight", 8), ("ten", 10))
 
 
 def _events(text: str) -> Iterator[Event]:
-    _check_directives(text)
     try:
         # Not the round-trip parser: it marks folds within the text of `>` scalars.
-        yield from _parse(_tabs_as_spaces(text))
+        yield from _parse(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
@@ -175,20 +182,21 @@ def _tabs_as_spaces(text: str) -> str:
 
 
 def _check_directives(text: str) -> None:
-    """Raise UnreadableError for a directive that go-yaml does not know."""
+    """Raise UnreadableError for a directive: kubectl cuts the text at `---`, and so the directive off its document."""
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not line.startswith("%"):
-            if words and not words[0].startswith("#"):
-                return
-            continue
-        if words[0] != "%TAG" and words[:2] != ["%YAML", "1.1"]:
+        if line.startswith("%"):
+            message = f"is not valid YAML: it has the directive {line.strip()[:40]}"
+            raise UnreadableError(ReadError(Position(number, 1), message, "remove the line"))
+        if line.split() and not line.lstrip().startswith("#"):
+            return
+
+
+def _check_separators(text: str) -> None:
+    """Raise UnreadableError where something follows `---` in its line (apimachinery, util/yaml/decoder.go)."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.startswith("---") and (behind := line[3:].strip()) and not behind.startswith("#"):
             raise UnreadableError(
-                ReadError(
-                    Position(number, 1),
-                    f"is not valid YAML: it has the directive {line.strip()[:40]}",
-                    "remove the line",
-                )
+                ReadError(Position(number, 4), "has something behind `---`, which kubectl refuses", "begin a new line")
             )
 
 
@@ -215,15 +223,21 @@ def _syntax_fix(problem: str) -> str:
 class _Reader:
     """Turns events into documents; one document at a time, recursion bounded by MAXIMUM_DEPTH."""
 
-    def __init__(self, events: Iterator[Event]) -> None:
+    def __init__(self, events: Iterator[Event], text: str) -> None:
         self._events = events
+        self._text = text
+        self._blocks: list[int] = []
+        """Columns, from 0, of the block mappings and sequences around the place."""
         self._document = Document()
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._nodes = 0
 
     def documents(self) -> Iterator[Document]:
-        for event in self._events:
+        for number, event in enumerate(self._events):
             if isinstance(event, DocumentStartEvent):
+                if number > 1 and not event.explicit:
+                    message = "is a second document behind `...`, which kubectl passes over without a word"
+                    raise _unreadable(event, message, "write --- between the two")
                 self._document = Document()
                 self._anchors = {}
                 self._nodes = 0
@@ -256,17 +270,42 @@ class _Reader:
 
     def _content(self, event: Event, path: Path) -> Any:  # any JSON
         if isinstance(event, ScalarEvent):
+            self._check_tabs(event)
             return self._scalar(event, path)
-        if isinstance(event, SequenceStartEvent):
-            items: list[Any] = []
-            while not isinstance(item := next(self._events), SequenceEndEvent):
-                inner = (*path, len(items))
-                self._document.positions[inner] = _position(item)
-                items.append(self._value(item, inner))
-            return items
-        if isinstance(event, MappingStartEvent):
-            return self._mapping(path)
-        raise _unreadable(event, "is not valid YAML", "write plain keys and values")
+        if not isinstance(event, SequenceStartEvent | MappingStartEvent):
+            raise _unreadable(event, "is not valid YAML", "write plain keys and values")
+        if not event.flow_style:
+            self._blocks.append(event.start_mark.column)
+        value = self._mapping(path) if isinstance(event, MappingStartEvent) else self._sequence(path)
+        if not event.flow_style:
+            self._blocks.pop()
+        return value
+
+    def _check_tabs(self, event: ScalarEvent) -> None:
+        """Raise UnreadableError for a tab that go-yaml takes for a broken indentation.
+
+        Behind an unquoted text it goes on over line ends, and a tab there, left of what the block is indented by, is
+        an error (scannerc.go, yaml_parser_scan_plain_scalar); in other places of a flow mapping it is white space.
+        """
+        if event.style:
+            return
+        behind = _WHITE_SPACE.match(self._text, event.end_mark.index)
+        end = behind.end() if behind else event.end_mark.index
+        indent = self._blocks[-1] + 1 if self._blocks else 0
+        for match in _LEADING_TAB.finditer(self._text, event.start_mark.index, end):
+            if len(match[1]) < indent:
+                line = self._text.count("\n", 0, match.end()) + 1
+                position = Position(line, len(match[1]) + 1)
+                message = "is not valid YAML: found a tab character that violates indentation"
+                raise UnreadableError(ReadError(position, message, _syntax_fix("tab")))
+
+    def _sequence(self, path: Path) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(item := next(self._events), SequenceEndEvent):
+            inner = (*path, len(items))
+            self._document.positions[inner] = _position(item)
+            items.append(self._value(item, inner))
+        return items
 
     def _mapping(self, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -240,9 +240,18 @@ def test_answers_of_one_kind_are_no_preferences(good: bool) -> None:
         layout_of([row | {"label": good} for row in JUDGED], None, None)
 
 
+@pytest.mark.parametrize("spelled", [(1, 0), ("1", "0"), (1.0, 0.0), (" TRUE", "False")])
+def test_judgements_are_drafted_as_prepare_reads_them(spelled: tuple[Any, Any]) -> None:
+    rows = [row | {"label": spelled[0] if row["label"] else spelled[1]} for row in JUDGED]
+    layout = layout_of(rows, None, None)
+    assert (layout.objective, len(layout.answers)) == ("kto", 20)
+
+
 def test_a_label_that_is_no_judgement_is_a_class() -> None:
     rows = [{"prompt": f"q{n}", "completion": "a", "label": ["spam", "ham"][n % 2]} for n in range(60)]
     assert layout_of(rows, "label", "prompt").objective == "sft"
+    stars = [row | {"label": n % 3} for n, row in enumerate(rows)]
+    assert layout_of(stars, None, None).format == "promptCompletion"
     assert layout_of(rows, None, None).format == "promptCompletion"
 
 

@@ -24,6 +24,7 @@ from finetune_api.validation import accepted_values, validate_document
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.contract.corpus_files import BAD, FOLDER, GOOD, text_of
+from tests.contract.documents import SEVERAL, Several
 from tests.contract.strategies import specs
 
 RUNNING: tuple[Phase, ...] = ("Queued", "Preparing", "Training", "Publishing", "Suspended")
@@ -122,6 +123,16 @@ def test_the_api_server_reads_and_completes_a_file_as_we_do(server: Server, file
     assert kind is not None
     stored = kind.model.from_wire(server.judge(file).body)
     assert stored.spec == kind.model.from_wire(accepted_values(text)[0]).spec
+
+
+@pytest.mark.parametrize("several", SEVERAL, ids=lambda several: several.id)
+def test_kubectl_makes_the_same_objects_of_a_file(server: Server, several: Several, tmp_path: Path) -> None:
+    file = tmp_path / "several.yaml"
+    file.write_bytes(several.text.encode())
+    done = server.cluster.kubectl("create", "--dry-run=server", "-o", "name", "-f", file, check=False)
+    assert (done.returncode == 0) is bool(several.names or several.passed_over), done.stderr
+    if several.names:
+        assert done.stdout.split() == [f"finetunejob.finetune.dev/{name}" for name in several.names]
 
 
 def test_the_api_servers_defaults_are_the_models(server: Server) -> None:

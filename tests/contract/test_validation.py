@@ -254,7 +254,20 @@ def test_tabs_stay_where_they_are_text() -> None:
     assert document.positions[("i", 1)].column == 8
 
 
-@pytest.mark.parametrize("text", ["a:\n\tb: 1\n", "a:\n- \tb: 1\n", "\ta: 1\n"])
+@pytest.mark.parametrize(
+    "text", ["a: {b: c\n \t}\n", "a: {\n\tb: c}\n", "{a: b\n\t}", "a:\n  - {b: c,\n\td: e\n   \t}\n", "a: 'b\n\tc'"]
+)
+def test_tabs_behind_the_indentation_are_white_space(text: str) -> None:
+    assert len(read_documents(text)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a:\n\tb: 1\n", "a:\n- \tb: 1\n", "\ta: 1\n", "a: {b: c\n\t}\n", "a: b\n\t\nc: d\n",
+        "a:\n  - {b: c,\n\td: e\n \t}\n",
+    ],
+)  # fmt: skip
 def test_tabs_that_indent_are_refused(text: str) -> None:
     with pytest.raises(UnreadableError) as caught:
         read_documents(text)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.job.evaluation import Task
+from finetune_api.wording import counted
 from finetune_runner.data.checks import (
     agreement,
     answers,
@@ -16,6 +17,7 @@ from finetune_runner.data.checks import (
     edge_cases,
     size,
 )
+from finetune_runner.data.checks.edge_cases import USUAL_SHARE, chance_of_so_few
 from finetune_runner.data.labels import label_of
 from finetune_runner.errors import StageError
 from tests.runner.check_rows import CLASSIFICATION, GOOD, row, rows, run, said, spec, warned
@@ -133,7 +135,7 @@ def test_one_class_in_two_spellings_is_told(labels: list[str], pairs: int, count
     assert [remark.rows for remark in alike] == ([count] if pairs else [])
     if pairs:
         assert alike[0].severity == "warning"
-        assert alike[0].message.startswith(f"{pairs} classes ({count} rows)")
+        assert alike[0].message.startswith(counted(pairs, f"[class|classes] ({count} rows)"))
         with pytest.raises(StageError, match="spelled like another"):
             run(balance, content, spec({"balance": "fail"}, evaluation=CLASSIFICATION))
 
@@ -187,13 +189,32 @@ def test_people_agree_whatever_case_and_white_space(one: str, other: str, differ
     assert f"people disagree on {differ}" in remark.message
 
 
-def test_edge_cases() -> None:
-    usual = [row("x" * (80 + n % 40) + f"{n:03}", "a") for n in range(198)]
-    remarks, _ = run(edge_cases, {"pool": [*usual, row("x", "a"), row("x" * 9000, "a")]}, spec())
-    assert "2 of 200 rows (1.0 %) are edge cases" in remarks[0].message
-    assert remarks[0].severity == "info"
-    with pytest.raises(StageError, match="1 of 199 rows"):
-        run(edge_cases, {"pool": [*usual, row("x", "a")]}, spec({"edgeCases": "fail"}))
+@pytest.mark.parametrize(
+    ("usual", "unusual", "severity"),
+    [
+        (60, 0, "info"), (200, 0, "info"), (427, 0, "info"), (428, 0, "warning"), (427, 1, "info"),
+        (997, 3, "info"), (998, 2, "warning"), (500, 40, "info"),
+    ],
+)  # fmt: skip
+def test_edge_cases_that_are_missing_are_told_where_chance_does_not_explain_it(
+    usual: int, unusual: int, severity: str
+) -> None:
+    pool = [row("x" * (80 + n % 40) + f"{n:03}", "a") for n in range(usual)]
+    pool += [row(("x" if n % 2 else "x" * 9000) + f"{n}", "a") for n in range(unusual)]
+    (remark,), _ = run(edge_cases, {"pool": pool}, spec())
+    assert f"{unusual} of {usual + unusual} rows" in remark.message
+    assert remark.severity == severity
+    if severity == "warning":
+        with pytest.raises(StageError, match=f"{unusual} of {usual + unusual} rows"):
+            run(edge_cases, {"pool": pool}, spec({"edgeCases": "fail"}))
+
+
+@pytest.mark.parametrize(("found", "rows"), [(0, 100), (0, 428), (2, 1000), (3, 1000), (20, 5000), (6800, 1_000_000)])
+def test_the_chance_of_so_few_edge_cases_is_the_binomial_distribution(found: int, rows: int) -> None:
+    from scipy.stats import binom
+
+    assert chance_of_so_few(found, rows) == pytest.approx(binom.cdf(found, rows, USUAL_SHARE), rel=1e-6)
+    assert chance_of_so_few(rows, rows) == 1
 
 
 @pytest.mark.parametrize(

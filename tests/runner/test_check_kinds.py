@@ -18,7 +18,7 @@ from tests.runner.check_rows import GOOD, PAIR, TEXT, row, run, said, spec, with
 @pytest.mark.parametrize(
     ("wrong", "says", "fix"),
     [
-        (PAIR, "a better and a worse answer: 1 rows: pool row 2", "dpo"),
+        (PAIR, "a better and a worse answer: 1 row: pool row 2", "dpo"),
         (row("q", "a", label=True), "judged true or false", "kto"),
         (TEXT, "plain text, in which data.loss assistant finds no answer", "data.loss: all"),
     ],

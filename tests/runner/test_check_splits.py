@@ -40,7 +40,7 @@ def test_near_duplicates_within_a_split(mode: str, left: int) -> None:
     with store_of({"pool": prompts(*alike), **others}) as store, NearDuplicates(store) as near:
         split_pool(store, near, wanted)
         remarks, counts = run(near_duplicates, store, wanted, near)
-    assert "train: 1 rows are near-duplicates of an earlier one" in remarks[0].message
+    assert "train: 1 row is a near-duplicate of an earlier one" in remarks[0].message
     assert counts["train"] == left
     assert near_duplicates.mode(spec(data={"groupBy": "$.customer"})) == "off"
 
@@ -81,7 +81,7 @@ def test_a_leak_between_any_two_splits_is_found(split: str, other: str) -> None:
     for mode in ("warn", "drop", "fail"):
         with store_of(content) as store, NearDuplicates(store) as near:
             if mode == "fail":
-                with pytest.raises(StageError, match=f"{split}: 1 rows have inputs"):
+                with pytest.raises(StageError, match=f"{split}: 1 row has an input"):
                     run(leaks, store, spec({"leaks": mode}), near)
                 continue
             remarks, counts = run(leaks, store, spec({"leaks": mode}), near)
@@ -219,8 +219,8 @@ def test_a_split_that_is_too_long_altogether_ends_the_job(split: str) -> None:
 @pytest.mark.parametrize(
     ("overlong", "left", "says"),
     [
-        ("truncate", 3, "warning: 1 examples are longer than training.maxLength 16 and lose the left of their prompt"),
-        ("drop", 2, "info: 1 examples are longer than training.maxLength 16, dropped"),
+        ("truncate", 3, "warning: 1 example is longer than training.maxLength 16 and loses the left of its prompt"),
+        ("drop", 2, "info: 1 example is longer than training.maxLength 16, dropped"),
         ("fail", 0, ""),
     ],
 )
@@ -229,10 +229,10 @@ def test_examples_that_are_too_long(overlong: str, left: int, says: str) -> None
     store = store_of({"train": rows("fits", "fits exactly", "is cut", "does not fit")})
     store.set_lengths([(1, Length(10, 2)), (2, Length(16, 2)), (3, Length(17, 16)), (4, Length(40, 17))])
     if overlong == "fail":
-        with pytest.raises(StageError, match="1 rows whose answers do not fit"):
+        with pytest.raises(StageError, match="1 row whose answer does not fit"):
             run(lengths, store, wanted)
         return
     remarks, counts = run(lengths, store, wanted)
     assert counts == {"train": left}
-    assert "warning: 1 rows whose answers do not fit into training.maxLength 16, dropped: train row 4" in said(remarks)
+    assert "warning: 1 row whose answer does not fit into training.maxLength 16, dropped: train row 4" in said(remarks)
     assert says in said(remarks)

@@ -134,7 +134,7 @@ def test_the_redacted_share_of_test_is_told() -> None:
     store = store_of({"pool": GOOD, "test": [row("mail a.b@example.com", "ok"), row("nothing", "ok")]})
     run(pii, store, wanted)
     remarks, _ = run(pii_in_test, store, wanted)
-    assert said(remarks).startswith("warning: test: 1 of 2 rows (50.0 %) were redacted: test row 1")
+    assert said(remarks).startswith("warning: test: 1 of 2 rows (50.0 %) was redacted: test row 1")
     assert store.example(6).row.messages[0]["content"] == "mail <EMAIL_ADDRESS>"
     assert "a.b@example.com" not in said(remarks)
 
@@ -157,7 +157,7 @@ def test_broken_characters_are_mended(broken: str, mended: str) -> None:
 
 def test_what_cannot_be_mended_is_told() -> None:
     remarks, _ = run(encoding, {"pool": [row("lost \ufffd", "a"), *GOOD]}, spec({"encoding": "repair"}))
-    assert "1 rows keep broken characters that cannot be mended: pool row 1" in said(remarks)
+    assert "1 row keeps broken characters that cannot be mended: pool row 1" in said(remarks)
 
 
 @given(st.text(max_size=60))

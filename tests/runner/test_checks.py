@@ -59,7 +59,7 @@ TABLE: list[tuple[ModuleType, str, str, list[Row], list[Row], str, int, dict[str
         "drop",
         [row("What is it?", "a"), row("what is it", "b"), row("Else?", "a")],
         [row("What is it?", "a"), row("What is it? ", "a"), row("What was it?", "b")],
-        "1 inputs have different answers (2 rows",
+        "1 input has different answers (2 rows",
         2,
         {},
     ),
@@ -108,7 +108,7 @@ TABLE: list[tuple[ModuleType, str, str, list[Row], list[Row], str, int, dict[str
             for n in range(9)
         ]
         + [row("Ja, danke", "Bitte")],
-        "rows are in another language than most (en",
+        "in another language than most (en",
         1,
         {},
     ),

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from finetune_runner.data import bytes_in, json_stream
-from finetune_runner.data.containers import csv_file, json_file, jsonl, parquet
+from finetune_runner.data import json_stream
+from finetune_runner.data.containers import json_file
 from finetune_runner.data.records import BadRow, Record
 
 LEAF = (
@@ -185,68 +185,3 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
         large(tmp_path / "a.json", megabytes)
         peaks.append(peak_bytes(tmp_path / "a.json"))
     assert peaks[1] < peaks[0] + 1_000_000 < 10_000_000, peaks
-
-
-# -- files whose rows have no end --
-
-
-@pytest.mark.parametrize(("module", "name"), [(jsonl, "a.jsonl"), (csv_file, "a.csv")])
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_line_without_end_is_refused_and_not_held(
-    tmp_path: Path, module: Any, name: str, packed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = b'{"prompt": "p"}\n' + b"x" * 3_000_000
-    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
-    monkeypatch.setattr(bytes_in, "LONGEST_ROW", 100_000)
-    tracemalloc.start()
-    found = list(module.read(tmp_path / name, name))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    bad = [item for item in found if isinstance(item, BadRow)]
-    assert [item.position for item in bad] == ["line 2"]
-    assert "is longer than" in bad[0].message
-    assert bad[0].hint
-    assert peak < 2_000_000
-
-
-@pytest.mark.parametrize(("length", "fits"), [(100, True), (101, False)])
-def test_the_longest_line_fits(tmp_path: Path, length: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = json.dumps({"a": "x" * (length - 10)}) + "\n"
-    assert len(line) == length
-    (tmp_path / "a.jsonl").write_text(line)
-    monkeypatch.setattr(bytes_in, "LONGEST_ROW", 100)
-    (found,) = jsonl.read(tmp_path / "a.jsonl", "a.jsonl")
-    assert isinstance(found, Record) is fits
-
-
-def test_a_quote_that_never_closes_is_refused_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.csv").write_text('prompt,completion\n"p,c\n' + "some words\n" * 300_000)
-    monkeypatch.setattr(csv_file, "LONGEST_ROW", 100_000)
-    tracemalloc.start()
-    found = list(csv_file.read(tmp_path / "a.csv", "a.csv"))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(found) == 1
-    assert isinstance(found[0], BadRow)
-    assert "field larger than field limit" in found[0].message
-    assert peak < 2_000_000
-
-
-def test_a_row_group_as_large_as_the_file_is_read_in_parts(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows, letters = 200, 100_000
-    texts = [f"{number:06d}" * (letters // 6) for number in range(rows)]
-    table = pa.table({"prompt": texts, "completion": texts})
-    pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows, use_dictionary=False, compression="none")
-    del table
-    before = pa.total_allocated_bytes()
-    highest = 0
-    for number, record in enumerate(parquet.read(tmp_path / "a.parquet", "a.parquet"), start=1):
-        assert isinstance(record, Record)
-        assert record.position == f"row {number}"
-        assert record.value["prompt"].startswith(f"{number - 1:06d}")
-        highest = max(highest, pa.total_allocated_bytes() - before)
-    assert number == rows
-    assert 0 < highest < rows * letters / 2, "a fourth of the file"

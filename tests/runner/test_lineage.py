@@ -287,7 +287,7 @@ def test_the_command_line_tells_it(versions: PrepareWorld, capfd: pytest.Capture
     assert finetune(["lineage", path, "--storage", storage]) == 0
     said = capfd.readouterr().out
     assert said.startswith("team/triage@v1  ")
-    assert "200 rows looked up; 1 versions have one, 1 have none" in said
+    assert "200 rows looked up; 1 version has one, 1 has none" in said
     assert "team/triage@v3" in said.splitlines()[-1]
     assert finetune(["lineage", path, "--storage", "gs://bucket"]) == 2
     assert "is no storage root" in capfd.readouterr().err

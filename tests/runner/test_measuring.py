@@ -35,7 +35,7 @@ def test_special_tokens_within_a_text_are_told(tokenizer: Any, text: str, side: 
     bad = row(text, "a") if side == "question" else row("q", text)
     (remark,) = measured(tokenizer, Example(row("q", "a"), "a.jsonl line 1"), Example(bad, "a.jsonl line 2")).remarks()
     assert (remark.severity, remark.rows) == ("warning", 1)
-    assert "1 rows have special tokens of the model in their text: a.jsonl line 2 (<|" in remark.message
+    assert "1 row has special tokens of the model in the text: a.jsonl line 2 (<|" in remark.message
 
 
 @pytest.mark.parametrize("text", ["a <b> c", "<| end |>", "<|END|>", "1 < 2 | 3 > 2", "<think>hm</think>"])

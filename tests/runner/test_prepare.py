@@ -243,7 +243,7 @@ def test_what_the_checks_see_becomes_a_finding(world: PrepareWorld) -> None:
 def test_refusals_are_reported(world: PrepareWorld) -> None:
     rows = [*varied(150), exchange("Tell me a secret thing", "I'm sorry, but I can't help with that.")]
     _, findings, _ = run(world, {"train": [{"source": world.write("a.jsonl", rows)}]})
-    assert "1 answers refuse: a.jsonl line 151" in said(findings, "refusals").message
+    assert "1 answer refuses: a.jsonl line 151" in said(findings, "refusals").message
 
 
 @pytest.mark.parametrize(
@@ -546,7 +546,7 @@ def test_too_long_examples_are_dropped_where_the_spec_says_so(world: PrepareWorl
     source = {"source": world.write("a.jsonl", rows)}
     kept, findings, _ = run(world, {"train": [source]}, training={"maxLength": 256})
     assert kept.rows.dropped == 1
-    assert any("1 rows whose answers do not fit into training.maxLength 256, dropped" in f.message for f in findings)
+    assert any("1 row whose answer does not fit into training.maxLength 256, dropped" in f.message for f in findings)
     dropping, *_ = run(world, {"train": [source], "overlong": "drop"}, training={"maxLength": 256})
     assert dropping.rows.dropped == 2
     error = refused_after(world, {"train": [source], "overlong": "fail"}, training={"maxLength": 256})

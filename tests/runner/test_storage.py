@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,26 @@ def test_a_refusal_names_bucket_and_endpoint(
     assert says in caught.value.message + caught.value.evidence
     assert s3.endpoint in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("call", "needed"),
+    [
+        ("read_bytes", {"GetObject", "ListBucket"}), ("open_read", {"GetObject", "ListBucket"}),
+        ("exists", {"GetObject", "ListBucket"}), ("list", {"ListBucket"}), ("delete", {"DeleteObject"}),
+        ("write_bytes", {"PutObject"}), ("create", {"PutObject", "GetObject"}),
+    ],
+)  # fmt: skip
+def test_a_denial_names_what_the_request_needs_and_nothing_else(
+    s3: S3Server, tmp_path: Path, call: str, needed: set[str]
+) -> None:
+    spec = s3_storage(s3, tmp_path, identity=Identity(s3.access_key, "not-the-secret"))
+    content = [b"x"] if call in ("write_bytes", "create") else []
+    with pytest.raises(StageError) as caught:
+        getattr(open_spec(spec, tmp_path), call)(spec["uri"] + "/some/key", *content)
+    assert caught.value.exit_code == ExitCode.ACCESS_DENIED
+    assert set(re.findall(r"s3:(\w+)", caught.value.hint)) == needed
+    assert spec["uri"] + "/some/key" in caught.value.hint
 
 
 @pytest.fixture

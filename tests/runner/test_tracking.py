@@ -99,7 +99,7 @@ def test_mlflow_that_is_not_there_costs_a_warning_and_nothing_else(tmp_path: Pat
     lost.log(1, {"train/loss": 2.0})
     (problem,) = lost.close("Continues", PATIENT_S)
     assert problem.startswith("mlflow: ConnectError")
-    assert "1 entries lost" in problem
+    assert "1 entry lost" in problem
 
 
 def test_mlflow_gets_the_credentials_of_the_secret(tmp_path: Path, tiny_model: Path) -> None:

@@ -166,8 +166,8 @@ def test_rows_without_anything_to_learn_change_nothing(tmp_path: Path, tiny_mode
 @pytest.mark.parametrize(
     ("train", "validation", "words"),
     [
-        ("unlearnable", "tickets", "data.train: none of the 1 rows has a labelled token"),
-        ("tickets", "unlearnable", "data.validation: none of the 1 rows has a labelled token"),
+        ("unlearnable", "tickets", "data.train: the only row has no labelled token"),
+        ("tickets", "unlearnable", "data.validation: the only row has no labelled token"),
         ("tickets", "none", "data.validation: no rows"),
         ("none", "tickets", "data.train: no rows"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_api.job.status import FineTuneJobStatus, StageStatus
 from finetune_api.stages import STAGES, Progress, Stage, StageResults
+from finetune_api.wording import counted
 
 
 def number(value: float | None) -> str:
@@ -55,7 +56,7 @@ def _prepare(results: StageResults) -> str:
     if prepared is None:
         return ""
     rows = prepared.rows
-    parts = [f"{rows.train} train, {rows.validation} validation, {rows.test} test rows"]
+    parts = [f"{rows.train} train, {rows.validation} validation, {counted(rows.test, 'test row')}"]
     parts += [f"{rows.replay} replay"] if rows.replay else []
     parts += [f"{rows.dropped} dropped"] if rows.dropped else []
     model = f"{prepared.model.architecture}, {parameters_text(prepared.model.parameters)}"
@@ -82,17 +83,15 @@ def _train(results: StageResults) -> str:
     }.get(trained.stopped_by, "")
     preferred = f", reward accuracy {trained.reward_accuracy:.3f}" if trained.reward_accuracy is not None else ""
     losses = f"validation loss {trained.initial_validation_loss:.3f} -> {trained.best_validation_loss:.3f}"
-    return (
-        f"{trained.steps}/{trained.total_steps} steps{ended}; {losses}{preferred} at step {trained.best_step}; "
-        f"adapter {size(trained.adapter_bytes)}"
-    )
+    steps = f"{trained.steps}/{counted(trained.total_steps, 'step')}{ended}"
+    return f"{steps}; {losses}{preferred} at step {trained.best_step}; adapter {size(trained.adapter_bytes)}"
 
 
 def _evaluate(results: StageResults) -> str:
     evaluated = results.evaluate
     if evaluated is None:
         return ""
-    return f"{evaluated.rows} test rows, served as {evaluated.served_as}"
+    return f"{counted(evaluated.rows, 'test row')}, served as {evaluated.served_as}"
 
 
 def _publish(results: StageResults) -> str:

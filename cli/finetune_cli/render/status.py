@@ -15,6 +15,7 @@ from finetune_api.adapterversion import AdapterVersion
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus, StageStatus
 from finetune_api.stages import STAGES, Progress
+from finetune_api.wording import counted
 from finetune_cli.render.costs import Costs
 from finetune_cli.render.stages import (
     duration,
@@ -109,15 +110,15 @@ def summary(view: StatusView) -> Iterator[RenderableType]:
         rows[0] = ("model", f"{spec.model.source} at {prepared.revision[:12]}")
     if resolved is not None:
         nodes, each = spec.compute.nodes, resolved.gpus_per_node
-        pods = f"{nodes} pod{'s' * (nodes > 1)}"
-        gpus = f"{pods} of {each} GPU{'s' * (each > 1)}" if each else f"{pods} on the CPU" if nodes > 1 else "CPU"
+        pods = counted(nodes, "pod")
+        gpus = f"{pods} of {counted(each, 'GPU')}" if each else f"{pods} on the CPU" if nodes > 1 else "CPU"
         queue = f", queue {spec.compute.queue}" if spec.compute.queue else ""
         rows.append(("compute", f"pool {resolved.pool}, {gpus}{queue}"))
         rows.append(("storage", resolved.storage.uri))
     if plan is not None:
         objective = "" if spec.method.objective == "sft" else f"{spec.method.objective}, "
         method = f"{objective}{plan.method}, rank {spec.method.rank}, {plan.strategy}, {plan.precision}"
-        batch = f"{plan.total_steps} steps of {spec.training.global_batch_size} examples"
+        batch = f"{counted(plan.total_steps, 'step')} of {counted(spec.training.global_batch_size, 'example')}"
         rows.append(("plan", f"{method}; {batch}, evaluated every {plan.eval_steps}"))
         rows.append(("memory", _memory(status)))
         if spec.method.warm_start_from is not None:
@@ -239,7 +240,7 @@ def findings(view: StatusView) -> Iterator[RenderableType]:
             f"{lengths.p95} (95 %), {lengths.maximum} (longest){over}"
         )
     for finding in status.findings if status is not None else ():
-        rows = f" ({finding.rows} rows)" if finding.rows else ""
+        rows = f" ({counted(finding.rows, 'row')})" if finding.rows else ""
         style = {"error": "red", "warning": "yellow"}.get(finding.severity, "")
         yield _line((f"{finding.severity:<8}", style), f"{finding.check}: {finding.message}{rows}")
 

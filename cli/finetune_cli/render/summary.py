@@ -14,6 +14,7 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.job.evaluation import LOWER_IS_BETTER
 from finetune_api.job.status import FineTuneJobStatus, GateResult, StageStatus
 from finetune_api.stages import BaselineResult
+from finetune_api.wording import counted
 from finetune_cli.errors import CliExit
 from finetune_cli.render.stages import number
 
@@ -85,7 +86,7 @@ def metrics_table(gates: list[GateResult], metrics: dict[str, float], baseline: 
             before = _best_baseline(baseline, metric)
         verdict: str = gate.verdict
         if gate.rows_to_decide:
-            verdict += f", about {gate.rows_to_decide} test rows would decide"
+            verdict += f", about {counted(gate.rows_to_decide, 'test row')} would decide"
         table.add_row(
             metric,
             number(before),
@@ -126,7 +127,7 @@ def _print_findings(console: Console, status: FineTuneJobStatus) -> None:
     if shown:
         console.print(Text("findings", style="bold"))
     for finding in shown:
-        rows = f" ({finding.rows} rows)" if finding.rows else ""
+        rows = f" ({counted(finding.rows, 'row')})" if finding.rows else ""
         console.print(Text(f"  {finding.severity:<8} {finding.check}: {finding.message}{rows}"), soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.wording import agreeing
 from finetune_cli.errors import CliError, CliExit
 from finetune_cli.estimate.compare import PoolEstimate, compare, warnings
 from finetune_cli.estimate.data import Counted, counted, prepared
@@ -98,14 +99,15 @@ def _facts(job: FineTuneJob, model: KnownModel, data: Counted, estimates: list[P
     blocks = f", {facts.layers} blocks of {facts.hidden_size}" if facts.layers and facts.hidden_size else ""
     told = {
         "model": f"{size}{blocks} ({model.origin})",
-        "data": f"{data.rows:,} rows of about {data.mean:.0f} tokens ({data.origin})",
+        "data": f"{data.rows:,} {agreeing(data.rows, 'row')} of about {data.mean:.0f} tokens ({data.origin})",
     }
     planned = next(((i.plan, i.forecast) for i in estimates if i.plan and i.forecast), None)
     if planned is not None:
         plan, known = planned
         batch = job.spec.training.global_batch_size
         told["training"] = (
-            f"{plan.total_steps:,} steps of {batch} examples ({plan.epochs:g} epochs), {known.train_tokens / 1e6:.2f} "
+            f"{plan.total_steps:,} {agreeing(plan.total_steps, 'step')} of {batch} "
+            f"{agreeing(batch, 'example')} ({plan.epochs:g} epochs), {known.train_tokens / 1e6:.2f} "
             f"million tokens; {job.spec.method.objective} at learning rate {plan.learning_rate:g}"
         )
         if known.minimum_detectable_gain is not None:

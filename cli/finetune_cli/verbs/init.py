@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from finetune_api.validation import validate_document
+from finetune_api.wording import counted
 from finetune_cli.drafting import MINIMUM_ROWS, Draft, draft_yaml, layout_of
 from finetune_cli.errors import CliError, CliExit
 from finetune_cli.options import checked_name
@@ -87,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     how = "" if layout.objective == "sft" else f" by {layout.objective}"
     print(f"{output}: {draft.task}{how} on {args.data}, adapter {name}")
     if len(rows) < MINIMUM_ROWS:
-        print(f"warning: {args.data} has {len(rows)} rows; below {MINIMUM_ROWS} a prompt with examples usually wins")
+        found = counted(len(rows), "row")
+        print(f"warning: {args.data} has {found}; below {MINIMUM_ROWS} a prompt with examples usually wins")
     print(f"next     finetune validate {output}")
     print(f"         finetune run {output}")
     return CliExit.SUCCEEDED

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from finetune_api.job.data import Columns
+from finetune_api.wording import counted
 from finetune_cli.errors import CliError, CliExit
 from finetune_cli.options import add_output, checked_name, default_state
 from finetune_cli.render.machine import print_machine
@@ -98,7 +99,10 @@ def run(args: argparse.Namespace) -> int:
         rows = ", ".join(f"{count} in {split}" for split, count in version["rows"].items())
         say(f"{version['version']}  {rows}: {', '.join(version['first'])}")
     others = len(answer["notTrainedOn"])
-    say(f"{answer['differentRows']} rows looked up; {len(answer['trainedOn'])} versions have one, {others} have none")
+    say(
+        f"{counted(answer['differentRows'], 'row')} looked up; "
+        f"{counted(len(answer['trainedOn']), '[version has|versions have]')} one, {counted(others, '[has|have]')} none"
+    )
     if answer["unknown"]:
         say(f"cannot tell, for they keep no row hashes: {', '.join(answer['unknown'])}")
     return CliExit.SUCCEEDED

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.validation import validate_document
+from finetune_api.wording import counted
 from finetune_cli.errors import CliExit
 from finetune_cli.jobfile import Overrides, load_document, missing_files, read_text
 from finetune_cli.options import add_output
@@ -76,7 +77,7 @@ def _print_table(file: Path, problems: list[dict[str, Any]], report: dict[str, A
         for skipped in report["skipped"]:
             print(f"not read (only local files are): {skipped}")
     if problems:
-        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        print(counted(len(problems), "problem"))
     else:
         print(f"{file}: nothing is wrong" + ("" if report is not None else " with the YAML; its data were not read"))
 

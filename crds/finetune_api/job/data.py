@@ -368,7 +368,7 @@ class Checks(Contract):
         Literal["ignore", "warn", "fail"],
         Field(
             description="Share of rows with an unusually short or long input or a rare class: told, and a warning "
-            "below 1 %. Default `warn`."
+            "where it is smaller than chance explains. Default `warn`."
         ),
     ] = "warn"
     pii: Annotated[

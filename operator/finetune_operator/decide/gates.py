@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from finetune_api.job.evaluation import LOWER_IS_BETTER, Evaluation, Gate
 from finetune_api.job.status import GateResult, Verdict
 from finetune_api.stages import Comparison
+from finetune_api.wording import counted
 
 NOT_WORSE_SHARE = "5%"
 NOT_WORSE_RATE = "0.02"
@@ -92,7 +93,7 @@ def judge_gate(gate: Gate, evidence: Comparison) -> GateResult:
     against = f" against {evidence.reference:.3g} ({evidence.reference_name})" if evidence.reference is not None else ""
     message = f"{evidence.candidate:.3g}{against}, 90 % interval {evidence.low:.3g} to {evidence.high:.3g}"
     if rows:
-        message += f"; about {rows} test rows would decide"
+        message += f"; about {counted(rows, 'test row')} would decide"
     return GateResult(
         gate=text,
         verdict=verdict,

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from finetune_api.common import Condition
 from finetune_api.gpupool import GPUPool, GPUPoolSpec, GPUPoolStatus, Toleration
+from finetune_api.wording import counted
 from finetune_operator.decide.conditions import with_transition_times
 from finetune_operator.decide.types import NodeState
 
@@ -91,7 +92,7 @@ def shortage(pool: GPUPool, gpus: int) -> Shortage | None:
 
 
 def _nodes(count: int) -> str:
-    return "1 node matches" if count == 1 else f"{count} nodes match"
+    return counted(count, "[node matches|nodes match]")
 
 
 def _why_unusable(spec: GPUPoolSpec, node: NodeState) -> str | None:

@@ -10,6 +10,7 @@ from finetune_api.gpupool import GPUPool
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import WarmStartVersion
+from finetune_api.wording import counted
 from finetune_operator.decide.gates import gates_in_force
 from finetune_operator.decide.types import Observed
 from finetune_operator.decide.warm_start import Unusable, warm_start_version
@@ -92,9 +93,9 @@ def _gpus(spec: FineTuneJobSpec, pool: GPUPool) -> int | Refusal:
         )
     if spec.compute.nodes * gpus > pool.spec.limits.max_gpus:
         return _invalid(
-            f"compute.nodes x gpusPerNode: {spec.compute.nodes * gpus} GPUs asked, pool {name} allows "
+            f"compute.nodes x gpusPerNode: {counted(spec.compute.nodes * gpus, 'GPU')} asked, pool {name} allows "
             f"{pool.spec.limits.max_gpus}",
-            f"Ask for at most {pool.spec.limits.max_gpus} GPUs over all nodes, or use another pool.",
+            f"Ask for at most {counted(pool.spec.limits.max_gpus, 'GPU')} over all nodes, or use another pool.",
         )
     return gpus
 

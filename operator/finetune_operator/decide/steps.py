@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.job.status import StageStatus
+from finetune_api.wording import counted
 from finetune_operator.decide.draft import Draft
 
 
@@ -26,4 +27,4 @@ def resumed_text(attempt: StageStatus) -> str:
     if not attempt.resumed_from_step and not attempt.lost_steps:
         return ""
     text = f"resumed from step {attempt.resumed_from_step}"
-    return text if attempt.lost_steps is None else f"{text} ({attempt.lost_steps} steps lost)"
+    return text if attempt.lost_steps is None else f"{text} ({counted(attempt.lost_steps, 'step')} lost)"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from finetune_api.wording import agreeing
 from finetune_operator.planner.fit import Demand, Offered, fit, sharded_gpus, stage_memory
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.strategy import can_be_parts
@@ -123,7 +124,8 @@ def what_would_fit(demand: Demand, offered: Offered, p95_length: int) -> str:
         return f"{options}; more GPUs do not help, {why} are not cut into parts: each trains with the whole model"
     gpus = sharded_gpus(demand, offered)
     if gpus is None:
-        return f"{options}; the pool's {offered.most_gpus} GPUs together are not enough either"
+        all_of_them = agreeing(offered.most_gpus, f"[only GPU is|{offered.most_gpus} GPUs together are]")
+        return f"{options}; the pool's {all_of_them} not enough either"
     nodes = gpus // min(gpus, offered.gpus_per_node)
     where = f" on {nodes} nodes" if nodes > 1 else ""
     return f"{options}, or {gpus} GPUs{where} with compute.strategy: fsdp"

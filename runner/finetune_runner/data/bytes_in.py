@@ -15,18 +15,23 @@ _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
+_ROW_PER_LINE = "end each row with a line end; shorten or remove one that is so long"
 _LOOKED_AT = 32
 LONGEST_ROW = 16 << 20
-"""Most bytes of a line, characters of a value: far more than any model reads, far less than a pod's memory."""
+"""Most bytes of a line or of a row, characters of a value: more than any model reads, far less than a pod's memory."""
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 """What reading a broken gzip file raises."""
 
 
 def open_bytes(path: Path) -> BinaryIO:
     """The file's content, unpacked when it is gzip, whatever its name."""
+    return cast(BinaryIO, gzip.open(path, "rb") if is_gzip(path) else path.open("rb"))
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file begins like gzip."""
     with path.open("rb") as stream:
-        packed = stream.read(2) == _GZIP
-    return cast(BinaryIO, gzip.open(path, "rb") if packed else path.open("rb"))
+        return stream.read(len(_GZIP)) == _GZIP
 
 
 def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
@@ -41,7 +46,7 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
                 number += 1
                 line = raw
                 if len(raw) > LONGEST_ROW:
-                    yield number, too_long(name, f"line {number}", "end each row with a line end")
+                    yield number, too_long(name, f"line {number}", _ROW_PER_LINE)
                     return
                 if number == 1:
                     if wide := wide_encoding(raw):
@@ -53,9 +58,10 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
         yield number + 1, damaged(name, number, error)
 
 
-def too_long(name: str, position: str, hint: str) -> BadRow:
-    """The bad row that a file ends with whose rows have no end, such as one line of everything."""
-    return BadRow(name, position, f"is longer than {LONGEST_ROW >> 20} MiB; nothing behind it is read", hint)
+def too_long(name: str, position: str, hint: str, *, last: bool = True) -> BadRow:
+    """A row longer than LONGEST_ROW; `last` where the file cannot be read behind it, such as one line of everything."""
+    behind = "; nothing behind it is read" if last else ""
+    return BadRow(name, position, f"is longer than {LONGEST_ROW >> 20} MiB{behind}", hint)
 
 
 def wide_encoding(start: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, cast
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import Finding
+from finetune_api.wording import counted
 from finetune_runner.data.groups import Groups
 from finetune_runner.data.near_duplicates import NearDuplicates
 from finetune_runner.data.registry import modules_of
@@ -127,7 +128,7 @@ def judged(
         check: name for the finding.
         given: knows the mode.
         found: the rows.
-        what: words after the number of rows, for example `answers refuse`.
+        what: words after the number of rows, for example `[answer refuses|answers refuse]` (`wording.agreeing`).
         hint: what to do.
         fixed: what was done to the rows in mode `fix`.
         place: field of the spec or split that the sentence begins with; empty = none.
@@ -137,17 +138,11 @@ def judged(
     """
     if not found.rows or given.mode == "off":
         return []
-    start = f"{place}: " if place else ""
+    start, said = f"{place}: " if place else "", counted(found.rows, what)
     if given.mode == "fail":
-        raise StageError(
-            ExitCode.INVALID_DATA, f"{start}{found.rows} {what}: {found.where()}", hint, found.positions[0]
-        )
+        raise StageError(ExitCode.INVALID_DATA, f"{start}{said}: {found.where()}", hint, found.positions[0])
     fix = given.mode == "fix"
-    message = (
-        f"{start}{found.rows} {what}, {fixed}: {found.where()}"
-        if fix
-        else f"{start}{found.rows} {what}: {found.where()}; {hint}"
-    )
+    message = f"{start}{said}, {fixed}: {found.where()}" if fix else f"{start}{said}: {found.where()}; {hint}"
     severity: Literal["info", "warning"] = "info" if fix else "warning"
     return [Remark(check, severity, message, found.rows, tuple(found.positions), dict(found.splits))]
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from finetune_api.wording import counted
 from finetune_runner.context import printable
 from finetune_runner.data.records import RowError
 from finetune_runner.data.rows import Message
@@ -34,7 +35,7 @@ class NoAnswerError(RowError):
 
 def column_names(names: Iterable[object], shown: int = 8) -> str:
     """The first names of columns, for messages. What looks like content (a file without a header) is not quoted."""
-    told = [name if _is_name(name) else f"<{len(name)} characters>" for name in map(str, names)]
+    told = [name if _is_name(name) else f"<{counted(len(name), 'character')}>" for name in map(str, names)]
     return printable(", ".join(told[:shown])) or "nothing"
 
 

@@ -13,6 +13,7 @@ from finetune_api.common import SecretRef
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.data import Columns
 from finetune_api.stages import Finding
+from finetune_api.wording import counted
 from finetune_runner.context import StageContext
 from finetune_runner.data.fields import NoAnswerError, column_names
 from finetune_runner.data.json_path import value_at
@@ -204,13 +205,14 @@ def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], obj
         keep(make_row(prompted, group), record.origin)
     bad.raise_if_any(where)
     if wanted.system_prompt is not None:
-        saw = f"{saw}; data.systemPrompt was added to {added} of {rows} rows"
+        saw = f"{saw}; data.systemPrompt was added to {added} of {counted(rows, 'row')}"
     message = "; ".join(filter(None, (f"{wanted.place}: {saw}", fetched.said)))
     finding = Finding(check="format", severity="info", message=message[:512], rows=rows)
     if not rows:
         raise StageError(
             ExitCode.INVALID_DATA,
-            f"{where}: data.checks.emptyAnswers dropped every row: {len(empty)} answers have no text",
+            f"{where}: data.checks.emptyAnswers dropped every row: "
+            f"{counted(len(empty), '[answer has|answers have]')} no text",
             "name the column of the answers with columns, or give the rows answers",
         )
     return Loaded(rows, row_format.NAME, finding, _left_out(wanted, empty), added, len(empty))
@@ -220,7 +222,7 @@ def _left_out(wanted: Wanted, empty: Sequence[str]) -> Finding | None:
     if not empty:
         return None
     shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
-    message = f"{wanted.place}: {len(empty)} answers without any text, dropped: {shown}"
+    message = f"{wanted.place}: {counted(len(empty), 'answer')} without any text, dropped: {shown}"
     return Finding(check="emptyAnswers", severity="info", message=message[:512], rows=len(empty))
 
 
@@ -285,9 +287,8 @@ def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tu
             if wanted.place.startswith("data.train")
             else "rename the columns, or name them as in data.train",
         )
-    return formats[
-        best
-    ], f"format {best}: {scores[best]} of the first {len(records)} rows have {formats[best].SHAPE}; columns: {columns}"
+    like = f"{scores[best]} of the first {counted(len(records), '[row has|rows have]')} {formats[best].SHAPE}"
+    return formats[best], f"format {best}: {like}; columns: {columns}"
 
 
 def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> DataFiles:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from finetune_api.wording import agreeing, counted
 from finetune_runner.data.checking import Found, Remark
 from finetune_runner.data.records import BadRow, BadRows
 from finetune_runner.data.rewriting import texts_of
@@ -76,9 +77,10 @@ class Measured:
         remarks = []
         if self._markers.rows:
             found = self._markers
+            which = counted(found.rows, "[row has|rows have] special tokens of the model in the text")
             message = (
-                f"{found.rows} rows have special tokens of the model in their text: {found.where()}; the model takes "
-                "them for the end or the beginning of turns: remove them; a template is applied to the rows here"
+                f"{which}: {found.where()}; the model takes them for the end or the beginning of turns: remove them; a "
+                "template is applied to the rows here"
             )
             remarks.append(
                 Remark("specialTokens", "warning", message, found.rows, tuple(found.positions), found.splits)
@@ -86,15 +88,16 @@ class Measured:
         if self._left_out.rows:
             found = self._left_out
             message = (
-                f"{self._left_out_answers} earlier answers of {found.rows} conversations are not learned, because the "
-                f"chat template writes them otherwise than they are generated: {found.where()}; split the "
+                f"{counted(self._left_out_answers, 'earlier answer')} of {counted(found.rows, 'conversation')} "
+                f"{agreeing(self._left_out_answers, '[is|are]')} not learned, because the chat template writes "
+                f"{agreeing(self._left_out_answers, '[it|them]')} otherwise than generated: {found.where()}; split the "
                 "conversations, or choose another model.chatTemplate"
             )
             remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))
         if self._rewritten.rows:
             found = self._rewritten
             message = (
-                f"the chat template changes {found.rows} answers (drops or moves a part of them): {found.where()}; "
+                f"the chat template changes {counted(found.rows, 'answer')} (drops or moves a part): {found.where()}; "
                 "compare a rendered row with its source"
             )
             remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import Remark
 from finetune_runner.data.near_duplicates import NearDuplicates
 from finetune_runner.data.row_store import RowStore
@@ -53,10 +54,10 @@ def split_pool(store: RowStore, near: NearDuplicates, spec: FineTuneJobSpec) -> 
     clusters, largest = database.execute("SELECT count(*), max(rows) FROM clusters").fetchone()
     needed = 1 + (validation > 0) + (test > 0)
     if spec.data.group_by is not None and clusters < needed:
-        groups = f"{clusters} group{'s' if clusters > 1 else ''}"
+        groups = counted(clusters, "group")
         raise StageError(
             ExitCode.INVALID_DATA,
-            f"data.groupBy {spec.data.group_by} makes {groups} of all {rows} rows; "
+            f"data.groupBy {spec.data.group_by} makes {groups} of all {counted(rows, 'row')}; "
             f"{needed} are needed, since a group is never divided",
             "group by something finer, or give data.validation.source and data.test.source",
         )
@@ -111,7 +112,7 @@ def mix_replay(store: RowStore, spec: FineTuneJobSpec) -> Step | None:
     if taken < wanted:
         share = 100 * taken / max(taken + train, 1)
         message = (
-            f"data.replay has {taken} usable rows, fraction {replay.fraction:g} needs {wanted}: replay is "
+            f"data.replay has {counted(taken, 'usable row')}, fraction {replay.fraction:g} needs {wanted}: replay is "
             f"{share:.0f} % of the mix; add rows to it or lower the fraction"
         )
         remarks.append(Remark("replay", "warning", message, taken))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.wording import counted
 from finetune_runner.errors import StageError
 
 _SHOWN = 5
@@ -73,7 +74,7 @@ class BadRows:
         """Raise StageError (INVALID_DATA) naming the first bad rows; `what` names the field of the spec."""
         if not self.count:
             return
-        rows = "1 row" if self.count == 1 else f"{self.count} rows"
+        rows = counted(self.count, "row")
         listed = "; ".join(f"{bad.origin}: {bad.message[:120]}" for bad in self.first)
         more = f"; and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
         raise StageError(

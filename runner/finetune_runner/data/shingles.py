@@ -53,14 +53,17 @@ def shingles_of(form: str) -> Shingles:
     words = form.split()
     if len(words) < _SHINGLE_WORDS:
         return np.array([text_hash(form)], np.uint64)
-    hashes = np.fromiter(map(text_hash, words), np.uint64, len(words))
+    hashes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
     return np.unique(combined([hashes[at : len(hashes) - _SHINGLE_WORDS + 1 + at] for at in range(_SHINGLE_WORDS)]))
 
 
-@lru_cache(maxsize=1 << 16)
 def text_hash(text: str) -> int:
     """64 bits of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+_word_hash = lru_cache(maxsize=1 << 16)(text_hash)
+"""Remembers words, which come again and again; whole prompts would fill the memory."""
 
 
 def combined(columns: Sequence[Shingles]) -> Shingles:

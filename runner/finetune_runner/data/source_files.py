@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.wording import counted
 from finetune_runner.errors import StageError
 
 CARD = "README.md"
@@ -133,7 +134,7 @@ def _by_split(where: str, names: list[str], choice: Choice) -> Chosen:
 def _left_out(split: str, taken: Sequence[str], names: Sequence[str], splits: Sequence[str]) -> str:
     others = [other for other in splits if other != split]
     also = f" (splits {', '.join(others)})" if others else ""
-    return f"split {split}: {len(taken)} of {len(names)} files; not read: {len(names) - len(taken)}{also}"
+    return f"split {split}: {len(taken)} of {counted(len(names), 'file')}; not read: {len(names) - len(taken)}{also}"
 
 
 def _by_card(where: str, names: list[str], choice: Choice, configs: Mapping[str, Mapping[str, Any]]) -> Chosen:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from finetune_api.stages import StageTask, TrainResult
+from finetune_api.wording import counted
 from finetune_runner.report.page import number
 
 ADAPTER_USE = """```python
@@ -45,10 +46,10 @@ def model_card(task: StageTask, version: int, evaluation: dict[str, Any], traine
         f"# {task.adapter} v{version}",
         "",
         f"LoRA adapter for `{spec.model.source}`, trained with {evaluation['method']} (rank {spec.method.rank}, alpha "
-        f"{spec.method.alpha}) for {trained.steps} steps; step {trained.best_step} was kept. Judged and served as "
-        f"**{evaluation['servedAs']}**.",
+        f"{spec.method.alpha}) for {counted(trained.steps, 'step')}; step {trained.best_step} was kept. "
+        f"Judged and served as **{evaluation['servedAs']}**.",
         "",
-        f"## Evaluation on {evaluation['rows']} held-out rows",
+        f"## Evaluation on {counted(evaluation['rows'], 'held-out row')}",
         "",
         *rows,
         "",

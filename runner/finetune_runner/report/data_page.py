@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from finetune_api.wording import counted
 from finetune_runner.report.html import cell, table, whole_page
 
 _WIDTH, _HEIGHT, _LEFT, _FLOOR = 720, 200, 56, 170
@@ -41,9 +42,10 @@ def _summary(document: Mapping[str, Any]) -> str:
         document["preparedBy"]
     )
     return (
-        f"<p>{rows} rows in {len(document['rows'])} splits, {document['dropped']} left out; {document['trainTokens']} "
-        f"tokens per epoch. Seed {document['seed']}, data digest <code>{document['dataDigest'][:16]}</code>, test "
-        f"digest <code>{document['testDigest'][:16]}</code>.{escape(taken)}</p>"
+        f"<p>{counted(rows, 'row')} in {counted(len(document['rows']), 'split')}, {document['dropped']} left out; "
+        f"{counted(document['trainTokens'], 'token')} per epoch. Seed {document['seed']}, data digest "
+        f"<code>{document['dataDigest'][:16]}</code>, test digest "
+        f"<code>{document['testDigest'][:16]}</code>.{escape(taken)}</p>"
     )
 
 
@@ -100,7 +102,7 @@ def _lengths(document: Mapping[str, Any]) -> str:
     lengths, most = document["lengths"], document["maxLength"]
     said = (
         f"<p>Median {lengths['p50']}, 95 % below {lengths['p95']}, longest {lengths['maximum']}; "
-        f"{lengths['overMaximum']} rows are longer than training.maxLength {most}.</p>"
+        f"{counted(lengths['overMaximum'], '[row is|rows are]')} longer than training.maxLength {most}.</p>"
     )
     buckets = document["lengthBuckets"]
     highest = max((bucket["rows"] for bucket in buckets), default=0)
@@ -111,7 +113,7 @@ def _lengths(document: Mapping[str, Any]) -> str:
         f'<rect x="{_LEFT + number * width:.1f}" y="{_FLOOR * (1 - bucket["rows"] / highest) + 8:.1f}" '
         f'width="{max(width - 1, 0.5):.1f}" height="{_FLOOR * bucket["rows"] / highest:.1f}" '
         f'fill="{"#2a7" if bucket["from"] <= most else "#b63"}"><title>{bucket["from"]} to {bucket["to"]} tokens: '
-        f"{bucket['rows']} rows</title></rect>"
+        f"{counted(bucket['rows'], 'row')}</title></rect>"
         for number, bucket in enumerate(buckets)
     )
     labels = (

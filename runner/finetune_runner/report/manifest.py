@@ -12,7 +12,7 @@ from finetune_runner.evaluation.engines import generation_facts
 from finetune_runner.training.loading import base_weights
 
 FORMAT = 1
-LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
 
 
 def library_versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from finetune_api.job.evaluation import LOWER_IS_BETTER, Gate
+from finetune_api.wording import counted
 from finetune_runner.report.curve import loss_curve
 from finetune_runner.report.document import CLASSES_SHOWN, Document
 from finetune_runner.report.html import cell as _cell
@@ -47,8 +48,9 @@ def _summary(document: Document) -> str:
     often = f"for the {ordinal(uses)} time"
     return (
         f"<p>Base {escape(document['base'])}, method {escape(document['method'])}, judged as "
-        f"<b>{escape(document['servedAs'])}</b>{escape(incumbent)}. Test split of {document['rows']} rows, used "
-        f"{often} by this adapter. Intervals are 90 %, by bootstrap over test rows.</p>"
+        f"<b>{escape(document['servedAs'])}</b>{escape(incumbent)}. Test split of "
+        f"{counted(document['rows'], 'row')}, used {often} by this adapter. "
+        "Intervals are 90 %, by bootstrap over test rows.</p>"
     )
 
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from finetune_api.stages import TIME_PARTS, StageTask
+from finetune_api.wording import counted
 from finetune_runner.report.html import cell, table
 
 COLOURS = {"compute": "#2a7", "optimizer": "#77a", "data": "#c73", "validation": "#a5b", "checkpoint": "#888"}
@@ -46,7 +47,7 @@ def training_section(trained: Mapping[str, Any]) -> str:
     facts = {
         "objective": trained["objective"],
         "learning rate": f"{rate:g} at most, {trained['scheduler']}, {trained['optimizer']}" if rate else "",
-        "steps": f"{trained['steps']} of {trained['totalSteps']}, {trained['globalBatchSize']} examples each"
+        "steps": f"{trained['steps']} of {trained['totalSteps']}, {counted(trained['globalBatchSize'], 'example')} each"
         + ENDED.get(trained["stoppedBy"], ""),
         "kept": f"step {trained['bestStep']}, validation loss {trained['bestValidationLoss']:.4g} "
         f"(untuned {trained['initialValidationLoss']:.4g})",

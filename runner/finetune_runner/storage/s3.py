@@ -44,6 +44,12 @@ _DENIED = frozenset(
 )  # fmt: skip
 _FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "507"})
 _WRITER = "finetune-writer"
+_READ = "s3:GetObject, and s3:ListBucket (without it S3 denies access to what does not exist)"
+_WRITE = "s3:PutObject"
+_CREATE = "s3:PutObject, s3:GetObject"
+_LIST = "s3:ListBucket"
+_DELETE = "s3:DeleteObject"
+"""Actions of IAM that a denied request needs."""
 
 
 def s3_client(values: Mapping[str, str], *, endpoint: str | None, region: str | None, secret_name: str) -> Any:
@@ -97,7 +103,7 @@ class S3Storage:
     def read_bytes(self, uri: str) -> bytes:
         """See Storage."""
         bucket, key = split(uri)
-        with self._typed(uri):
+        with self._typed(uri, _READ):
             return cast(bytes, self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
     def open_read(self, uri: str) -> BinaryIO:
@@ -105,7 +111,7 @@ class S3Storage:
         bucket, key = split(uri)
         stream = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         try:
-            with self._typed(uri):
+            with self._typed(uri, _READ):
                 self._client.download_fileobj(bucket, key, stream, Config=_TRANSFER)
             stream.seek(0)
         except BaseException:
@@ -116,19 +122,19 @@ class S3Storage:
     def write_bytes(self, uri: str, data: bytes) -> None:
         """See Storage."""
         bucket, key = split(uri)
-        with self._typed(uri):
+        with self._typed(uri, _WRITE):
             self._client.put_object(Bucket=bucket, Key=key, Body=data)
 
     def upload_file(self, path: Path, uri: str) -> None:
         """See Storage."""
         bucket, key = split(uri)
-        with self._typed(uri):
+        with self._typed(uri, _WRITE):
             self._client.upload_file(str(path), bucket, key, Config=_TRANSFER)
 
     def download_file(self, uri: str, path: Path, got: Callable[[int], None] | None = None) -> None:
         """See Storage."""
         bucket, key = split(uri)
-        with self._typed(uri):
+        with self._typed(uri, _READ):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._client.download_file(bucket, key, str(path), Config=_TRANSFER, Callback=got)
 
@@ -140,7 +146,7 @@ class S3Storage:
         """
         bucket, key = split(uri)
         writer = uuid4().hex
-        with self._typed(uri):
+        with self._typed(uri, _CREATE):
             for _ in range(_CONFLICT_ATTEMPTS):
                 try:
                     self._client.put_object(
@@ -160,7 +166,7 @@ class S3Storage:
     def exists(self, uri: str) -> bool:
         """See Storage."""
         bucket, key = split(uri)
-        with self._typed(uri):
+        with self._typed(uri, _READ):
             try:
                 self._client.head_object(Bucket=bucket, Key=key)
             except ClientError as error:
@@ -172,7 +178,7 @@ class S3Storage:
     def list(self, prefix_uri: str) -> list[Object]:
         """See Storage."""
         bucket, prefix = split(prefix_uri)
-        with self._typed(prefix_uri):
+        with self._typed(prefix_uri, _LIST):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             found = [
                 Object(f"s3://{bucket}/{item['Key']}", int(item["Size"]), str(item.get("ETag", "")))
@@ -184,15 +190,15 @@ class S3Storage:
     def delete(self, uri: str) -> None:
         """See Storage."""
         bucket, key = split(uri)
-        with self._typed(uri):
+        with self._typed(uri, _DELETE):
             self._client.delete_object(Bucket=bucket, Key=key)
 
     @contextmanager
-    def _typed(self, uri: str) -> Iterator[None]:
+    def _typed(self, uri: str, needed: str) -> Iterator[None]:
         try:
             yield
         except (ClientError, BotoCoreError, Boto3Error, OSError) as error:
-            raise _stage_error(error, uri, str(self._client.meta.endpoint_url)) from error
+            raise _stage_error(error, uri, str(self._client.meta.endpoint_url), needed) from error
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -207,7 +213,7 @@ def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _stage_error(error: Exception, uri: str, endpoint: str) -> StageError:
+def _stage_error(error: Exception, uri: str, endpoint: str, needed: str) -> StageError:
     if isinstance(error, Boto3Error) and isinstance(error.__context__, ClientError):
         error = error.__context__
     evidence = f"{type(error).__name__}: {error}"[:500]
@@ -221,8 +227,7 @@ def _stage_error(error: Exception, uri: str, endpoint: str) -> StageError:
             return StageError(
                 ExitCode.ACCESS_DENIED,
                 f"access to {where} is denied ({code})",
-                "check the keys of the Secret (or the service account's role); needed: s3:ListBucket, s3:GetObject, "
-                "s3:PutObject, s3:DeleteObject",
+                f"check the keys of the Secret (or the service account's role); needed for {uri}: {needed}",
                 evidence,
             )
         if code in _FULL:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from finetune_api.wording import counted
 from finetune_runner.tracking.base import End, Entry, Tracker
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ class Lane:
             if self._done and not lost and not self._trouble:
                 return ""
             reason = self._trouble or "it did not answer in time"
-            return f"{self.name}: {reason}"[:LONGEST_REASON] + (f" ({lost} entries lost)" if lost else "")
+            return f"{self.name}: {reason}"[:LONGEST_REASON] + (
+                f" ({counted(lost, '[entry|entries]')} lost)" if lost else ""
+            )
 
     def _run(self) -> None:
         tracker: Tracker | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import TrainPlan
+from finetune_api.wording import counted
 from finetune_runner.errors import StageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def pick_device(plan: TrainPlan | None) -> torch.device:
     if plan is not None and plan.gpus_per_node > 0 and os.environ.get(CPU_STANDS_IN_VARIABLE) != "1":
         raise StageError(
             ExitCode.GPU_UNAVAILABLE,
-            f"the plan has {plan.gpus_per_node} GPU(s) per node and PyTorch sees none in this pod",
+            f"the plan has {counted(plan.gpus_per_node, 'GPU')} per node and PyTorch sees none in this pod",
             hint="look at the node's driver and device plugin (nvidia-smi in a pod); on a pool without GPUs set "
             "gpusPerNode: 0",
             evidence=f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'no'}",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.wording import agreeing
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded, mean_loss, score
 from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
@@ -62,7 +63,8 @@ def refuse_unlearnable(rows: int, field: str, *, learnable: bool) -> None:
     """
     if learnable:
         return
-    what = f"none of the {rows} rows has a labelled token within training.maxLength" if rows else "no rows"
+    none = agreeing(rows, f"[the only row has no|none of the {rows} rows has a]")
+    what = f"{none} labelled token within training.maxLength" if rows else "no rows"
     raise StageError(
         ExitCode.INVALID_DATA,
         f"{field}: {what}",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.errors import StageError
 
@@ -70,7 +71,7 @@ def check(given: Given) -> list[Remark]:
     if alpha is None:
         return []
     message = (
-        f"Krippendorff's alpha of {labelled} rows with several labels is {alpha:.2f}; people disagree on "
+        f"Krippendorff's alpha of {counted(labelled, 'row')} with several labels is {alpha:.2f}; people disagree on "
         f"{split.rows}: {split.where()}"
     )
     facts = {"alpha": round(alpha, 4), "rows": labelled}

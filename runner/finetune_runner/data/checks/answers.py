@@ -42,7 +42,7 @@ def check(given: Given) -> list[Remark]:
                 given.drop(example)
     if given.mode == "fail":
         bad.raise_if_any("answers against evaluation.task")
-    return judged("answers", given, found, what="answers break evaluation.task", hint=_HINT)
+    return judged("answers", given, found, what="[answer breaks|answers break] evaluation.task", hint=_HINT)
 
 
 def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import agreeing, counted
 from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, listed, mode_of
 from finetune_runner.data.labels import LABELS_KEPT, Classes, label_of, look_like_free_text
 from finetune_runner.errors import StageError
@@ -47,7 +48,9 @@ def check(given: Given) -> list[Remark]:
         return [Remark("balance", "warning", message, rows)]
     names = classes.names(given.spec)
     if len(counts) == 1:
-        message = f"all {rows} rows have one class ({names[next(iter(counts))]})"
+        message = (
+            f"{agreeing(rows, f'[the only row has|all {rows} rows have]')} one class ({names[next(iter(counts))]})"
+        )
         fix = "add rows of the other classes, or check evaluation.task.labelPath"
         if any(metric.name == "f1" for metric in given.spec.evaluation.metrics):
             raise StageError(ExitCode.INVALID_DATA, f"{message}: there is nothing to tell apart", fix)
@@ -65,7 +68,8 @@ def _shares(given: Given, classes: Classes, names: Mapping[str, str], facts: dic
         message = f"{names[largest]} is {100 * most / rows:.0f} % of all rows ({shares}); add rows of the other classes"
     elif rare:
         told = listed([names[key] for key in rare], 5)
-        message = f"{len(rare)} classes have fewer than {_RARE_ROWS} rows: {told} ({shares}); add rows of them"
+        few = counted(len(rare), "[class has|classes have]")
+        message = f"{few} fewer than {_RARE_ROWS} rows: {told} ({shares}); add rows of them"
     else:
         message = f"classes: {shares}"
     severity: Literal["info", "warning"] = "warning" if rare or most > _DOMINANT_SHARE * rows else "info"
@@ -83,7 +87,8 @@ def _spelling(given: Given, classes: Classes, names: Mapping[str, str]) -> list[
     rows = sum(classes.counts[key] for key, _ in pairs)
     told = listed([f"{names[key]} against {names[other]}" for key, other in pairs], 3)
     message = (
-        f"{len(pairs)} classes ({rows} rows) are spelled like another but for case, white space or punctuation: {told}"
+        f"{counted(len(pairs), '[class|classes]')} ({counted(rows, 'row')}) {agreeing(len(pairs), '[is|are]')} spelled "
+        f"like another but for case, white space or punctuation: {told}"
     )
     hint = "write each class in one way"
     positions = [classes.first[key] for key, _ in pairs][:5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, listed, mode_of
 from finetune_runner.data.shingles import input_text, normal_form
 from finetune_runner.errors import StageError
@@ -45,7 +46,7 @@ def check(given: Given) -> list[Remark]:
                 given.drop(given.store.example(number))
     if not inputs:
         return []
-    what = f"{inputs} inputs have different answers ({rows} rows"
+    what = f"{counted(inputs, '[input has|inputs have] different answers')} ({counted(rows, 'row')}"
     where, hint = listed(shown, 3, inputs), "decide on one answer each"
     if given.mode == "fail":
         raise StageError(ExitCode.INVALID_DATA, f"{what}): {where}", hint, shown[0])

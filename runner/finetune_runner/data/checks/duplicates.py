@@ -36,5 +36,5 @@ def check(given: Given) -> list[Remark]:
                     given.drop(example)
         place = "data.train" if split == POOL else split
         hint = "remove them, or set data.checks.duplicates: drop"
-        remarks += judged("duplicates", here, found, what="exact duplicates", hint=hint, place=place)
+        remarks += judged("duplicates", here, found, what="exact [duplicate|duplicates]", hint=hint, place=place)
     return remarks

@@ -46,5 +46,9 @@ def check(given: Given) -> list[Remark]:
             if says_nothing(example.row.answer):
                 given.drop(example)
     return judged(
-        "emptyAnswers", given, found, what="answers say nothing", hint="give them an answer, or remove the rows"
+        "emptyAnswers",
+        given,
+        found,
+        what="[answer says|answers say] nothing",
+        hint="give them an answer, or remove the rows",
     )

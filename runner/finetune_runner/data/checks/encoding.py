@@ -10,6 +10,7 @@ import ftfy
 from ftfy.badness import is_bad
 
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, judged, mode_of
 from finetune_runner.data.rewriting import rewritten, texts_of
 
@@ -72,8 +73,9 @@ def check(given: Given) -> list[Remark]:
         if any(broken_kinds(text) for text in texts_of(changed)) or not all(t.strip() for t in texts_of(changed)):
             left.add(example)
     hint = "save the source as UTF-8 again, or set data.checks.encoding: repair"
-    remarks = judged("encoding", given, found, what="rows have broken characters", hint=hint, fixed="mended")
+    remarks = judged("encoding", given, found, what="[row has|rows have] broken characters", hint=hint, fixed="mended")
     if left.rows:
-        message = f"{left.rows} rows keep broken characters that cannot be mended: {left.where()}; correct the source"
+        kept = counted(left.rows, "[row keeps|rows keep] broken characters")
+        message = f"{kept} that cannot be mended: {left.where()}; correct the source"
         remarks.append(Remark("encoding", "warning", message, left.rows, tuple(left.positions), dict(left.splits)))
     return [replace(remark, facts={"kinds": dict(kinds)}) for remark in remarks]

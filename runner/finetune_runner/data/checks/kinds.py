@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark
 from finetune_runner.data.rows import RowKind
 from finetune_runner.data.wanted import POOL
@@ -55,7 +56,7 @@ def check(given: Given) -> list[Remark]:
     for kind, found in wrong.items():
         raise StageError(
             ExitCode.INVALID_DATA,
-            f"method.objective {objective} does not learn from rows with {_NAMES[kind]}: {found.rows} rows: "
+            f"method.objective {objective} does not learn from rows with {_NAMES[kind]}: {counted(found.rows, 'row')}: "
             f"{found.where()}",
             _FIXES[objective],
             found.positions[0],
@@ -63,8 +64,8 @@ def check(given: Given) -> list[Remark]:
     if texts.rows and given.spec.data.loss != "all":
         raise StageError(
             ExitCode.INVALID_SPEC,
-            f"{texts.rows} rows are plain text, in which data.loss {given.spec.data.loss} finds no answer: "
-            f"{texts.where()}",
+            f"{counted(texts.rows, '[row is|rows are]')} plain text, in which data.loss {given.spec.data.loss} finds "
+            f"no answer: {texts.where()}",
             "set data.loss: all, or name the columns of input and answer: columns: {prompt: text, completion: label}",
             texts.positions[0],
         )

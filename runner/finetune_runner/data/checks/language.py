@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import TASK_SPLITS, Found, Given, Mode, Phase, Remark, judged, mode_of
 from finetune_runner.data.rows import Row
 
@@ -71,7 +72,11 @@ def check(given: Given) -> list[Remark]:
     main = ", ".join(f"{code} {100 * count / judged_rows:.1f} %" for code, count in counts.most_common(5))
     facts = {"languages": dict(counts.most_common(20)), "notJudged": unsure}
     if not rare:
-        return [Remark("language", "info", f"languages: {main}; {unsure} rows not judged", judged_rows, facts=facts)]
+        return [
+            Remark(
+                "language", "info", f"languages: {main}; {counted(unsure, 'row')} not judged", judged_rows, facts=facts
+            )
+        ]
     found = Found()
     marks = ", ".join("?" * len(rare))
     odd = f"SELECT number, code FROM languages WHERE code IN ({marks}) ORDER BY number"  # noqa: S608 - marks only
@@ -81,5 +86,5 @@ def check(given: Given) -> list[Remark]:
         if given.mode == "fix":
             given.drop(example)
     hint = "remove them, or add more rows of that language when they are meant"
-    what = f"rows are in another language than most ({main})"
+    what = f"[row is|rows are] in another language than most ({main})"
     return [replace(r, facts=facts) for r in judged("language", given, found, what=what, hint=hint)]

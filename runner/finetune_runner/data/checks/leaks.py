@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import agreeing
 from finetune_runner.data.checking import SHOWN, Found, Given, Mode, Phase, Remark, judged, mode_of
 from finetune_runner.errors import StageError
 
@@ -42,10 +43,14 @@ def check(given: Given) -> list[Remark]:
             if given.mode == "fix":
                 given.drop(example)
         if split == "train" and found.rows and found.rows == given.count(split) and given.mode == "fix":
+            every = agreeing(
+                found.rows,
+                f"[the only row of train has an input that is|all {found.rows} rows of train have inputs that are]",
+            )
             apart = " or ".join(other for other in others if given.count(other))
             raise StageError(
                 ExitCode.INVALID_DATA,
-                f"all {found.rows} rows of train have inputs that are (nearly) in {apart}: {found.where()}",
+                f"{every} (nearly) in {apart}: {found.where()}",
                 "give data.test.source, data.validation.source and evaluation.outOfDomain rows that are not in "
                 "data.train, or leave the first two out: they are then split off",
                 found.positions[0],
@@ -56,7 +61,7 @@ def check(given: Given) -> list[Remark]:
                 "leaks",
                 given,
                 found,
-                what=f"rows have inputs that are (nearly) in {' or '.join(others)}",
+                what=f"[row has an input that is|rows have inputs that are] (nearly) in {' or '.join(others)}",
                 hint="remove them from one of the two, or set data.checks.leaks: drop",
                 place=split,
             )

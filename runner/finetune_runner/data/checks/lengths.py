@@ -53,7 +53,7 @@ def check(given: Given) -> list[Remark]:
                 "lengths",
                 dropping,
                 unfit,
-                what=f"rows whose answers do not fit into training.maxLength {most}",
+                what=f"[row whose answer does|rows whose answers do] not fit into training.maxLength {most}",
                 hint="raise training.maxLength, shorten the answers, or set data.overlong: drop",
             )
         ),
@@ -61,8 +61,8 @@ def check(given: Given) -> list[Remark]:
             "lengths",
             given,
             cut,
-            what=f"examples are longer than training.maxLength {most}"
-            + (" and lose the left of their prompt" if given.mode == "warn" else ""),
+            what=f"[example is|examples are] longer than training.maxLength {most}"
+            + (" and [loses the left of its|lose the left of their] prompt" if given.mode == "warn" else ""),
             hint="raise training.maxLength to keep them whole",
         ),
     ]

@@ -48,7 +48,7 @@ def check(given: Given) -> list[Remark]:
             "nearDuplicates",
             given,
             found,
-            what="rows are near-duplicates of an earlier one",
+            what="[row is a near-duplicate|rows are near-duplicates] of an earlier one",
             hint="vary the rows, or set data.checks.nearDuplicates: drop",
             place=split,
         )

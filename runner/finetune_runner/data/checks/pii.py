@@ -42,5 +42,5 @@ def check(given: Given) -> list[Remark]:
     facts = {"kinds": dict(kinds)}
     return [
         replace(remark, facts=facts)
-        for remark in judged("pii", given, found, what="rows have personal data", hint=hint, fixed="redacted")
+        for remark in judged("pii", given, found, what="[row has|rows have] personal data", hint=hint, fixed="redacted")
     ]

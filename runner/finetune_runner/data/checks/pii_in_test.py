@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import agreeing, counted
 from finetune_runner.data.checking import HELD_OUT, Found, Given, Mode, Phase, Remark
 from finetune_runner.data.checks.pii import REDACTED
 
@@ -29,7 +30,8 @@ def check(given: Given) -> list[Remark]:
         if found.rows:
             share = found.rows / given.count(split)
             message = (
-                f"{split}: {found.rows} of {given.count(split)} rows ({100 * share:.1f} %) were redacted: "
+                f"{split}: {found.rows} of {counted(given.count(split), 'row')} ({100 * share:.1f} %) "
+                f"{agreeing(found.rows, '[was|were]')} redacted: "
                 f"{found.where()}; the model in use will see what was redacted here"
             )
             remarks.append(

@@ -58,4 +58,10 @@ def check(given: Given) -> list[Remark]:
             found.add(example)
             if given.mode == "fix":
                 given.drop(example)
-    return judged("refusals", given, found, what="answers refuse", hint="remove them unless the model shall refuse")
+    return judged(
+        "refusals",
+        given,
+        found,
+        what="[answer refuses|answers refuse]",
+        hint="remove them unless the model shall refuse",
+    )

@@ -9,6 +9,7 @@ import hashlib
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.prepared import Split
 from finetune_runner.data.rows import Row
@@ -44,7 +45,8 @@ def check(given: Given) -> list[Remark]:
     remarks = []
     for version, rows in sorted(found.items()):
         message = (
-            f"{version} was trained on {rows.rows} rows that now judge ({', '.join(rows.splits)}): {rows.where()}; "
+            f"{version} was trained on {counted(rows.rows, '[row that now judges|rows that now judge]')} "
+            f"({', '.join(rows.splits)}): {rows.where()}; "
             f"a comparison with {version} favours it"
         )
         hint = "keep test fixed with data.test.source, or the same data.train and training.seed"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Task
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.labels import label_of, look_like_free_text
 from finetune_runner.errors import StageError
@@ -40,7 +41,7 @@ def wanted_rows(task: Task, classes: int, rows: int | None = None) -> tuple[int,
     """
     free = rows is not None and look_like_free_text(classes, rows)
     if task.type == "classification" and 0 < classes <= _CLASSES_MOST and not free:
-        return ROWS_PER_CLASS * classes, f"{ROWS_PER_CLASS} for each of {classes} classes"
+        return ROWS_PER_CLASS * classes, f"{ROWS_PER_CLASS} for each of {counted(classes, '[class|classes]')}"
     if task.type == "generation" and task.schema_ is None:
         return ROWS_OF_FREE_TEXT, "the usual number for free answers"
     return ROWS_OF_A_GIVEN_FORM, "the usual number for answers of a given form"
@@ -59,8 +60,8 @@ def check(given: Given) -> list[Remark]:
     wanted, why = wanted_rows(task, len(labels), rows)
     facts = {"trainRows": rows, "wantedRows": wanted, "labels": len(labels)}
     if rows >= wanted:
-        return [Remark("size", "info", f"{rows} train rows; {wanted} are wanted: {why}", rows, facts=facts)]
-    message = f"{rows} train rows; {wanted} are wanted: {why}"
+        return [Remark("size", "info", f"{counted(rows, 'train row')}; {wanted} are wanted: {why}", rows, facts=facts)]
+    message = f"{counted(rows, 'train row')}; {wanted} are wanted: {why}"
     hint = "add rows, or narrow the task (docs/data.md)"
     if given.mode == "fail":
         raise StageError(ExitCode.INVALID_DATA, message, hint)

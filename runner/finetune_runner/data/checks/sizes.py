@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
+from finetune_api.wording import counted
 from finetune_runner.data.checking import Given, Mode, Phase, Remark
 from finetune_runner.errors import StageError
 
@@ -23,8 +24,8 @@ def check(given: Given) -> list[Remark]:
     rows = enough_rows(given)
     if rows["test"] < _TEST_ROWS_WANTED:
         message = (
-            f"test has {rows['test']} rows; below {_TEST_ROWS_WANTED} only large differences can be told from "
-            "chance: add rows, or give data.test.source"
+            f"test has {counted(rows['test'], 'row')}; below {_TEST_ROWS_WANTED} only large differences can be told "
+            "from chance: add rows, or give data.test.source"
         )
         return [Remark("sizes", "warning", message, rows["test"])]
     return []
@@ -43,9 +44,8 @@ def enough_rows(given: Given, removed: str = "", keep: str = "") -> dict[str, in
     """
     rows = {split: given.count(split) for split in ("train", "validation", "test")}
     data = given.spec.data
-    counts = (
-        f"{sum(rows.values())} usable rows: {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
-    )
+    usable = counted(sum(rows.values()), "usable row")
+    counts = f"{usable}: {rows['train']} train, {rows['validation']} validation, {rows['test']} test"
     also = f"; {removed}" if removed else ""
     if rows["train"] < data.checks.minimum_rows:
         raise StageError(

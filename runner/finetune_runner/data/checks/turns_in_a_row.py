@@ -33,6 +33,6 @@ def check(given: Given) -> list[Remark]:
         "turnsInARow",
         given,
         found,
-        what="conversations have two turns of one role in a row",
+        what="[conversation has|conversations have] two turns of one role in a row",
         hint="join the two, or put the other side's turn between them",
     )

@@ -27,6 +27,6 @@ def check(given: Given) -> list[Remark]:
         "unwanted",
         given,
         found,
-        what="answers that are not wanted (label false), in what models are measured against",
+        what="[answer that is|answers that are] not wanted (label false), in what models are measured against",
         hint="give data.test.source rows with wanted answers",
     )

@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_runner.data.bytes_in import LONGEST_ROW, UTF8_HINT, lines_of, what_is_wrong_with
+from finetune_api.wording import counted
+from finetune_runner.data.bytes_in import LONGEST_ROW, UTF8_HINT, lines_of, too_long, what_is_wrong_with
 from finetune_runner.data.records import BadRow, Record
 
 EXTENSIONS = (".csv", ".tsv")
 _DELIMITERS = ",;\t|"
 _SAYS_DELIMITER = re.compile(r"sep=([,;\t|])\s*", re.IGNORECASE)
 """What Excel writes, and hides, as the first line."""
+_SHORTER = 'shorten or remove the row; a " that is never closed takes all that follows for one row'
 
 
 def read(path: Path, name: str) -> Iterator[Record | BadRow]:
@@ -36,9 +38,15 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
         except StopIteration:
             break
         except csv.Error as error:
-            yield _not_csv(name, f"line {skipped + reader.line_num}", error)
+            if "field limit" in str(error):
+                yield too_long(name, f"line {before + 1}", _SHORTER)
+            else:
+                yield _not_csv(name, f"line {skipped + reader.line_num}", error)
             return
         first, before = before + 1, skipped + reader.line_num
+        if sum(map(len, fields)) > LONGEST_ROW:
+            yield too_long(name, f"line {first}", _SHORTER, last=False)
+            continue
         broken = next((bad_lines.pop(line) for line in range(first, before + 1) if line in bad_lines), None)
         if broken is not None:
             yield broken
@@ -57,7 +65,7 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
             yield BadRow(
                 name,
                 f"line {first}",
-                f"has {len(fields)} fields, the header has {len(columns)}",
+                f"has {counted(len(fields), 'field')}, the header has {len(columns)}",
                 f'put a field that contains "{delimiter}" in quotes',
             )
         else:

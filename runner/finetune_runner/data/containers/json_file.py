@@ -17,6 +17,7 @@ from finetune_runner.data.records import BadRow, Record, RowError
 
 EXTENSIONS = (".json",)
 _HINT = "write a list of objects, or one object per line in a .jsonl file"
+_SHORTER = f"shorten or remove the row, or {_HINT}"
 
 
 class _Unreadable(Exception):
@@ -37,7 +38,7 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
         except NotJson as error:
             yield BadRow(name, f"line {error.line}", f"not JSON: {error.message} at column {error.column}", _HINT)
         except TooLong:
-            yield too_long(name, "", _HINT)
+            yield too_long(name, "", _SHORTER)
         except NotUtf8 as error:
             where = f"line {error.line}" if error.line else ""
             yield BadRow(name, where, error.message, UTF8_HINT)
@@ -87,7 +88,7 @@ def _wrapped(stream: JsonStream, name: str) -> Iterator[Record | BadRow]:
     if stream.peek() == ":":
         stream.take(":")
     if stream.peek() != "[":
-        raise _Unreadable(too_long(name, "row 1", _HINT))
+        raise _Unreadable(too_long(name, "row 1", _SHORTER))
     yield from _items(stream, name)
     after = stream.peek()
     if after == ",":
@@ -111,7 +112,7 @@ def _items(stream: JsonStream, name: str) -> Iterator[Record | BadRow]:
         try:
             item = _value(stream, name, f"row {number}")
         except TooLong:
-            raise _Unreadable(too_long(name, f"row {number}", _HINT)) from None
+            raise _Unreadable(too_long(name, f"row {number}", _SHORTER)) from None
         if isinstance(item, BadRow):
             yield item
         elif isinstance(item, dict):

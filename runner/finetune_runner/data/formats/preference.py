@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.job.data import Columns
+from finetune_api.job.judgement import judgement_of, says_true_or_false
 from finetune_runner.data.fields import type_name
 from finetune_runner.data.records import RowError
 from finetune_runner.data.rows import Parsed
@@ -19,7 +20,6 @@ SHAPE = "prompt, chosen, rejected; or prompt, completion, label (true or false)"
 RANK = 0
 _SHOWN = 12
 """Characters of a judgement that are quoted: a longer text is none, and may be anything."""
-_TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
 def matches(value: dict[str, Any], columns: Columns) -> bool:
@@ -28,9 +28,8 @@ def matches(value: dict[str, Any], columns: Columns) -> bool:
         return True
     judgement = value.get(columns.label or "label")
     # A column of this name is often a class. Where columns.label or the objective says what it is, a number will do.
-    judged = isinstance(judgement, bool) or (isinstance(judgement, str) and judgement.lower() in ("true", "false"))
     return (
-        (judged or (columns.label is not None and columns.label in value))
+        (says_true_or_false(judgement) or (columns.label is not None and columns.label in value))
         and (columns.prompt or "prompt") in value
         and (columns.completion or "completion") in value
     )
@@ -58,13 +57,9 @@ def parse(value: dict[str, Any], columns: Columns) -> Parsed:
 
 
 def _judgement(judgement: object, column: str) -> bool:
-    if isinstance(judgement, bool):
-        return judgement
-    if isinstance(judgement, float) and judgement.is_integer():  # how tables with gaps keep whole numbers
-        judgement = int(judgement)
-    word = str(judgement).strip().lower() if isinstance(judgement, str | int) else ""
-    if word in _TRUE or word in _FALSE:
-        return word in _TRUE
+    wanted = judgement_of(judgement)
+    if wanted is not None:
+        return wanted
     short = isinstance(judgement, str) and len(judgement) <= _SHOWN
     shown = f"{judgement!r}" if short else "a text" if isinstance(judgement, str) else type_name(judgement)
     raise RowError(

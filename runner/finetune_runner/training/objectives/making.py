@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune_runner.data.row_file import RowFile
 from finetune_runner.data.rows import Message, Row
+from finetune_runner.data.shingles import text_hash
 from finetune_runner.evaluation.likelihood import Encoded
 from finetune_runner.text import encode_example, encode_row
 from finetune_runner.training.encoded_rows import EncodedRows, encode_shared
@@ -75,7 +75,7 @@ def make_objective(context: StageContext, tokenizer: Any, rows: Rows, device: to
         from finetune_runner.training.objectives.kto import partners
 
         of: RowFile = getattr(rows, split)
-        others = partners(array("Q", map(_prompt_hash, of)), spec.training.seed)
+        others = partners(array("Q", (text_hash(str(row.prompt)) for row in of)), spec.training.seed)
         return _judged(of, encoded(split, lambda row, number: _answers(row, of[others[number]], encode)))
 
     return KahnemanTversky(judged("train"), judged("validation"), beta, scorer, store)
@@ -83,10 +83,6 @@ def make_objective(context: StageContext, tokenizer: Any, rows: Rows, device: to
 
 def _worse(row: Row) -> tuple[Message, ...]:
     return (*row.prompt, {"role": "assistant", "content": row.rejected or ""})
-
-
-def _prompt_hash(row: Row) -> int:
-    return int.from_bytes(hashlib.blake2b(str(row.prompt).encode(), digest_size=8).digest(), "little")
 
 
 def _answers(row: Row, other: Row, encode: Encode) -> list[Encoded]:
