@@ -84,7 +84,9 @@ def load_base(
     }
     if method != "lora":
         options["quantization_config"] = _quantisation(method, plan)
-        # One replica per process; "auto" would spread it over all GPUs of the pod (transformers#31557).
+    if method != "lora" or device.type == "cuda":
+        # Straight onto the device, weight by weight: a base need not fit the host. "auto" would spread it over all
+        # GPUs of the pod (transformers#31557).
         options["device_map"] = {"": device}
     try:
         if not reads:
