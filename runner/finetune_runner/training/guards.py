@@ -44,10 +44,10 @@ def first_batch(examples: Iterable[Encoded]) -> list[Encoded]:
 
 
 def batch_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> float:
-    """Token-weighted loss in nats of a few examples; the model is in eval mode while it is taken."""
+    """Token-weighted loss in nats of a few examples, by the model's own logits; it is in eval mode meanwhile."""
     training = model.training
     model.eval()
-    loss = mean_loss(score(model, examples, pad_token_id))
+    loss = mean_loss(score(model, examples, pad_token_id, own_logits=True))
     model.train(training)
     return loss
 
