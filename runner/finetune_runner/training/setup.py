@@ -16,6 +16,7 @@ from finetune_runner.training.guards import (
     first_batch,
     refuse_changed_start,
     refuse_empty_adapter,
+    refuse_other_batch,
     refuse_other_loss,
     refuse_unlearnable,
 )
@@ -77,6 +78,7 @@ def set_up(session: Session, rows: Rows) -> Learner:
     from finetune_runner.model_source import fetch_model
 
     context, training = session.context, session.training
+    refuse_other_batch(session.plan, session.world.size, training.global_batch_size)
     shutil.rmtree(session.folder, ignore_errors=True)
     session.folder.mkdir(parents=True)
     deterministic(training.seed)
@@ -131,7 +133,7 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
     engine = _proven_engine(session, model, objective, rows.folder)
     if resume is not None:
         engine.load_optimizer_state(read_optimizer(resume))
-    size = session.plan.micro_batch_size * session.plan.gradient_accumulation * session.world.size
+    size = session.training.global_batch_size
     # What has nothing to learn is never drawn: a step of such examples alone would move nothing.
     weights = np.where(np.asarray(objective.counts) > 0, rows.train.weights, 0.0)
     examples = session.horizon.most * size
