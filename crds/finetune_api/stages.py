@@ -23,6 +23,9 @@ Offload = Literal["none", "optimizer", "parameters"]
 PROBE_EXHAUSTED = "the probe before step 1 went down to the smallest micro-batch"
 """Begins the evidence of a GPUOutOfMemory after which trying a smaller micro-batch would only repeat what was tried."""
 
+EVALUATION_EXHAUSTED = "the evaluation went down to the smallest batch that it can have"
+"""Begins the evidence of a GPUOutOfMemory that no setting of training's batch changes."""
+
 REPORT_LIMIT_BYTES = 4000
 """Kubernetes keeps 4,096 bytes of a termination message, and of a longer one the tail: JSON would lose its head."""
 

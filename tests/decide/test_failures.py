@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
+from finetune_api.stages import EVALUATION_EXHAUSTED, PROBE_EXHAUSTED, TrainPlan
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.diagnosis import diagnose_failure
 from finetune_operator.decide.types import PodState, StageRun
@@ -436,6 +436,10 @@ def test_a_pod_whose_volumes_are_not_made_is_pointed_at_and_goes_on_when_they_ar
         ("single", f"{PROBE_EXHAUSTED}: as planned", None),
         ("deepspeed", "", (4, 2, False, "deepspeed")),
         ("deepspeed", f"{PROBE_EXHAUSTED}: as planned", None),
+        # An evaluation that ran out has tried single rows: only weights in parts give it room.
+        ("ddp", f"{EVALUATION_EXHAUSTED}: tried to allocate", (8, 1, False, "fsdp")),
+        ("single", f"{EVALUATION_EXHAUSTED}: tried to allocate", None),
+        ("fsdp", f"{EVALUATION_EXHAUSTED}: tried to allocate", None),
     ],
 )
 def test_what_the_probe_has_tried_is_not_tried_again(

@@ -26,11 +26,25 @@ from tests.decide.world import PREPARED, STORAGE, job_dict, pool
         ({"evalSteps": 7}, 800, 150, 7),
         ({}, 100_000, 18750, 50),
         ({"epochs": 0.5}, 800, 25, 12),
+        ({}, 5, 1, 1),  # 15 examples to see: not three batches of 16
+        ({}, 17, 4, 1),
+        ({"epochs": 1.0}, 100, 7, 1),
+        ({}, 100, 19, 1),
+        ({"epochs": 1.1}, 160, 11, 2),  # 1.1 x 160 / 16 is a little more than 11 in floating point
     ],
 )
 def test_steps(training: dict[str, Any], examples: int, total: int, eval_every: int) -> None:
     steps = plan_steps(Training.from_wire(training), training.get("epochs", 3.0), examples)
     assert (steps.total, steps.eval_every) == (total, eval_every)
+
+
+@given(epochs=st.floats(0.1, 20), batch=st.integers(1, 512), examples=st.integers(1, 5000))
+def test_every_example_is_seen_as_often_as_was_asked_and_one_batch_more_at_most(
+    epochs: float, batch: int, examples: int
+) -> None:
+    total = plan_steps(Training(global_batch_size=batch), epochs, examples).total
+    assert epochs * examples <= total * batch + 1e-3
+    assert total * batch < epochs * examples + batch
 
 
 def test_no_rows_is_an_error_that_names_the_field() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from finetune_api.job.training import Training
 from finetune_api.stages import PrepareResult
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.planner.plan import make_plan
-from finetune_operator.planner.recipe import recipe_warnings
+from finetune_operator.planner.recipe import few_steps_warning, recipe_warnings
 from tests.decide.test_planner import resolved
 from tests.decide.world import PREPARED, World, job_dict
 
@@ -45,7 +46,7 @@ def test_rate_and_epochs_follow_from_objective_and_optimiser(
 ) -> None:
     plan = make_plan(asked(method=method, training=training), resolved(1, 80.0), KNOWN)
     assert (plan.learning_rate, plan.epochs) == (rate, passes)
-    assert plan.total_steps == round(passes * 57)  # 900 rows with replay, 16 a step
+    assert plan.total_steps == math.ceil(passes * 900 / 16), "900 rows with replay, 16 a step"
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.sampled_from(["adamw_torch_fused", "lion", "adafactor"]))
@@ -101,6 +102,28 @@ def test_what_is_far_from_published_recipes_is_named(spec: dict[str, Any], words
     found = recipe_warnings(asked(**spec), KNOWN.model)
     assert len(found) == (1 if words else 0)
     assert all(word in found[0] for word in words)
+
+
+@pytest.mark.parametrize(
+    ("rows", "training", "gpus", "words"),
+    [
+        (5, {}, 1, ["5 rows and 3 epochs make 1 optimiser step of 16", "more than once", "globalBatchSize: 1,"]),
+        (47, {}, 1, ["47 rows and 3 epochs make 9 optimiser steps of 16 examples: too few", "globalBatchSize: 14,"]),
+        (47, {}, 4, ["globalBatchSize: 12,"]),
+        (7, {"globalBatchSize": 4, "epochs": 3}, 4, ["make 6 optimiser steps", "give more rows"]),
+        (49, {}, 1, []),
+        (5, {"maxSteps": 3}, 1, []),
+    ],
+)
+def test_a_training_of_few_steps_is_named(rows: int, training: dict[str, Any], gpus: int, words: list[str]) -> None:
+    spec = asked(training=training)
+    known = KNOWN.model_copy(update={"rows": KNOWN.rows.model_copy(update={"train": rows, "replay": 0})})
+    plan = make_plan(spec, resolved(gpus, 80.0), known)
+    found = few_steps_warning(spec, known.model, rows, plan)
+    assert len(found) == bool(words)
+    assert all(word in found[0] for word in words)
+    toy = known.model.model_copy(update={"parameters": 1_000_000})
+    assert few_steps_warning(spec, toy, rows, plan) == []
 
 
 def test_small_models_take_other_rates() -> None:

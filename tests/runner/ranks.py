@@ -28,6 +28,7 @@ from finetune_runner.training.loading import load_base, load_tokenizer, new_adap
 from finetune_runner.training.objectives.base import Batch, Objective, Start
 from finetune_runner.training.objectives.making import make_objective
 from finetune_runner.training.objectives.sft import SupervisedFineTuning
+from finetune_runner.training.one_copy import reads_base
 from finetune_runner.training.optimizer import trainable
 from finetune_runner.training.optimizer_files import write_optimizer
 from finetune_runner.training.order import micro_batches
@@ -94,9 +95,12 @@ def _engine(
     case: str, model: Path, plan: TrainPlan, world: World, first: int, adapter: dict[str, torch.Tensor] | None
 ) -> Engine:
     cpu = torch.device("cpu")
-    peft = new_adapter(load_base(model, plan.method, cpu, plan), Method(rank=8), 0)
+    base = load_base(model, plan.method, cpu, plan, reads=reads_base(plan, Method(), world))
+    peft = new_adapter(base, Method(rank=8), 0)
     for name, parameter in trainable(peft).items():
-        parameter.data = parameter.data.float() if adapter is None else adapter[name].clone()
+        parameter.data = parameter.data.float()
+        if adapter is not None:
+            parameter.data.copy_(adapter[name])
     assert saved_names(peft).keys() == trainable(peft).keys()
     memory_saving.apply(peft, plan)
     objective = _objective(case, model)

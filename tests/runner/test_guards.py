@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.method import Method
+from finetune_api.stages import TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import Encoded
 from finetune_runner.training.adapter_file import wanted_shapes
@@ -16,6 +17,7 @@ from finetune_runner.training.guards import (
     FirstStep,
     refuse_changed_start,
     refuse_empty_adapter,
+    refuse_other_batch,
     refuse_other_loss,
 )
 from tests.runner.refusals import refusal
@@ -205,3 +207,23 @@ def test_a_truncated_file_is_named(saved: tuple[Any, Path]) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StageError, match=r"adapter_model\.safetensors is not a whole safetensors file"):
         refuse_empty_adapter(*saved)
+
+
+@pytest.mark.parametrize(
+    ("processes", "gpus", "examples", "words"),
+    [
+        (1, 0, 8, ""),
+        (2, 0, 16, ""),
+        (2, 0, 8, "2 processes would train 16 examples per optimiser step, training.globalBatchSize is 8"),
+        (1, 0, 16, "1 process would train 8 examples per optimiser step, training.globalBatchSize is 16"),
+        (4, 8, 64, "4 processes would train 32 examples per optimiser step, training.globalBatchSize is 64"),
+    ],
+)
+def test_other_processes_than_planned_do_not_change_a_step(
+    processes: int, gpus: int, examples: int, words: str
+) -> None:
+    wire = {"method": "lora", "strategy": "ddp", "nodes": 1, "total_steps": 1, "eval_steps": 1}
+    plan = TrainPlan(**(wire | {"gpus_per_node": gpus, "micro_batch_size": 4, "gradient_accumulation": 2}))  # type: ignore[arg-type]
+    said = refusal(lambda: refuse_other_batch(plan, processes, examples))
+    assert words in said
+    assert bool(said) is bool(words)

@@ -1,16 +1,24 @@
-"""Batches of likelihoods: a large vocabulary makes them smaller, never the rows lost."""
+"""Batches of likelihoods: logits come in chunks, or in smaller batches where a model has a head of its own."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from finetune_runner.evaluation.likelihood import (
     BYTES_PER_LOGIT,
     LOGITS_BYTES_PER_BATCH,
     TOKENS_PER_BATCH,
     _batches,
+    score,
     tokens_per_batch,
 )
+from finetune_runner.training import label_only
+from finetune_runner.training.loading import load_base
 
 
 @pytest.mark.parametrize(
@@ -27,3 +35,52 @@ def test_every_row_is_in_one_batch_and_a_row_beyond_the_limit_is_alone() -> None
     assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3, 4]
     assert batches[0] == [1]
     assert all(len(batch) * lengths[batch[0]] <= 3348 for batch in batches[1:])
+
+
+EXAMPLES = [
+    ([5 + n % 7, *range(20, 30 + n)], [-100] * (n % 6) + [5 + n % 7, *range(20, 30 + n)][n % 6 :]) for n in range(18)
+]
+NOTHING = ([5, 6, 7], [-100, -100, -100])
+
+
+@pytest.fixture(scope="module", params=["lora", "qlora"])
+def model(request: pytest.FixtureRequest, tiny_model: Path) -> Any:
+    return load_base(tiny_model, request.param, torch.device("cpu"), None)
+
+
+@pytest.mark.parametrize("chunk_bytes", [512 * 2**20, 50_000, 1], ids=["one chunk", "few tokens", "a token"])
+def test_likelihoods_by_chunks_are_those_of_the_models_own_logits(
+    model: Any, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_only, "CHUNK_BYTES", chunk_bytes)
+    seen: list[int] = []
+    linear = label_only.functional.linear
+
+    def spy(hidden: torch.Tensor, *of: Any) -> torch.Tensor:
+        seen.append(len(hidden) if of and of[0].shape[0] > 300 and hidden.dim() == 2 else 0)
+        return linear(hidden, *of)
+
+    own = score(model, [*EXAMPLES, NOTHING], 0, own_logits=True)
+    monkeypatch.setattr(label_only.functional, "linear", spy)
+    found = score(model, [*EXAMPLES, NOTHING], 0)
+    np.testing.assert_allclose(found, own, rtol=1e-6)
+    assert found[-1].tolist() == [0, 0]
+    assert max(seen) <= max(1, chunk_bytes // (14 * model.config.vocab_size)), "positions whose logits exist at once"
+
+
+def test_a_head_that_is_not_known_is_asked_for_its_own_logits(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_base(tiny_model, "lora", torch.device("cpu"), None)
+    forward = type(model).forward
+
+    def doubled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        output.logits = output.logits * 2
+        return output
+
+    expected = score(model, EXAMPLES, 0)
+    monkeypatch.setattr(type(model), "forward", doubled)
+    found = score(model, EXAMPLES, 0)
+    assert not np.allclose(found, expected, rtol=0.01)
+    np.testing.assert_allclose(found, score(model, EXAMPLES, 0, own_logits=True), rtol=1e-9)

@@ -52,8 +52,8 @@ class Forecast(Contract):
     fit: Annotated[
         Fit,
         Field(
-            description="Fits; Tight: within the forecast's error of the GPU's memory; DoesNotFit: refused; Unknown: "
-            "no GPU, or a model whose shape is not known."
+            description="Fits; Tight: within the forecast's error of the GPU's memory; DoesNotFit: refused, for GPU or "
+            "host memory; Unknown: no GPU, or a model whose shape is not known."
         ),
     ]
     gpu_memory_gib: Annotated[

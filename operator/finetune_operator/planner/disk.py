@@ -67,19 +67,26 @@ def pinned_bytes(shape: ModelShape, bytes_per_parameter: float, parts: int) -> f
 
 
 def host_bytes(
-    shape: ModelShape, processes: int, *, whole_model: bool, kept_bytes: float = 0.0, offloaded_bytes: float = 0.0
+    shape: ModelShape,
+    processes: int,
+    *,
+    whole_bytes: float = 0.0,
+    wholes: int = 1,
+    from_files: bool = True,
+    offloaded_bytes: float = 0.0,
 ) -> float:
     """Host memory of a GPU pod; the page cache of the model's files is not counted, it can be given back.
 
     Args:
         shape: the model.
         processes: of the pod, one per GPU.
-        whole_model: whether weights are read in 16 bit before they move to the GPU (LoRA, and the merged form);
-            quantised weights pass by file by file.
-        kept_bytes: quantised weights of the whole base that each process keeps until they are cut into parts.
+        whole_bytes: of the base where it is kept whole until it is cut into parts, or of the merged form; 0: each
+            process sends what it reads straight to its GPU, file by file.
+        wholes: processes of the pod that keep it so (training/one_copy.py of the runner).
+        from_files: whether a file that is being read is held beside the whole.
         offloaded_bytes: what a process keeps there while it trains (DeepSpeed's offload); the base as it was loaded is
             gone by then, part by part.
     """
-    size = 2.0 * shape.parameters
-    loading = size if whole_model else kept_bytes + min(SHARD_BYTES, size)
-    return processes * (LIBRARIES_HOST_BYTES + max(loading, offloaded_bytes))
+    file_bytes = min(SHARD_BYTES, 2.0 * shape.parameters)
+    loading = wholes * (whole_bytes + from_files * file_bytes) if whole_bytes else processes * file_bytes
+    return processes * LIBRARIES_HOST_BYTES + max(loading, processes * offloaded_bytes)

@@ -26,11 +26,12 @@ from finetune_operator.planner.fit import (
 )
 from finetune_operator.planner.gain import minimum_detectable_gain
 from finetune_operator.planner.gpus import MethodType, Range, gpu_of
+from finetune_operator.planner.host import host_fits, host_refusal, whole_base_bytes, whole_bases
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
 from finetune_operator.planner.memory.optimizer import optimiser_bytes_per_parameter
 from finetune_operator.planner.memory.sharding import shards
-from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, weight_bytes
+from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER
 from finetune_operator.planner.shape import ModelShape, UnknownShapeError, shape_of
 from finetune_operator.planner.strategy import memory_strategy_of
 from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
@@ -95,11 +96,16 @@ def merged_form_fits(demand: Demand, facts: ModelFacts, resolved: Resolved) -> b
     pool = resolved.pool_spec
     if fit(merge_breakdown(demand), pool.gpu_memory_gib) != "Fits":
         return False
-    host = host_bytes(demand.shape, 1, whole_model=True)
+    host = _merging_bytes(demand.shape)
     targets = demand.shape.targets(demand.target_modules)
     cached = pool.model_cache is not None
     disk = disk_bytes(demand.shape, facts.file_bytes, demand.rank, targets, merges=True, cached=cached)
     return host <= quantity_bytes(pool.gpu_pod.memory) and disk <= quantity_bytes(pool.scratch_size)
+
+
+def _merging_bytes(shape: ModelShape) -> float:
+    """Host memory of making the merged form in one process."""
+    return host_bytes(shape, 1, whole_bytes=2.0 * shape.parameters, from_files=False)
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,11 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
     memory = stage_memory(demand, plan.micro_batch_size, merges=case.merges)
     seconds, timed = _timing(case)
     host, disk = _host(case), _disk(case)
+    host_limit = quantity_bytes(resolved.pool_spec.gpu_pod.memory)
     return Forecast(
-        fit=worst_fit(memory, resolved.pool_spec.gpu_memory_gib),
+        fit=worst_fit(memory, resolved.pool_spec.gpu_memory_gib)
+        if host_fits(demand, plan.gpus_per_node, host_limit)
+        else "DoesNotFit",
         gpu_memory_gib=_gib(max(part.device_bytes for part in memory.values())),
         available_gpu_memory_gib=resolved.pool_spec.gpu_memory_gib,
         host_memory_gib=_gib(host),
@@ -171,6 +180,9 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     )
     memory_gib = resolved.pool_spec.gpu_memory_gib
     stages = stage_memory(demand, 1, merges=demand.serves_merged)
+    host_limit = quantity_bytes(resolved.pool_spec.gpu_pod.memory)
+    if worst_fit(stages, memory_gib) != "DoesNotFit" and not host_fits(demand, plan.gpus_per_node, host_limit):
+        return host_refusal(demand, plan.gpus_per_node, resolved, forecast(spec, resolved, prepared, plan))
     micro = spec.training.micro_batch_size
     if micro is not None and worst_fit(stages, memory_gib) != "DoesNotFit":
         return _too_many_examples(demand, micro, resolved)
@@ -266,18 +278,15 @@ def _timing(case: _Case) -> tuple[Mapping[str, Range], dict[str, Any]]:
 
 
 def _host(case: _Case) -> float:
-    # The runner quantises the whole base in host memory first where it is cut into parts (training/setup.py).
-    kept_bytes = weight_bytes(case.shape, case.demand.quantisation) if case.cuts else 0.0
-    whole = case.plan.method == "lora"
     training = host_bytes(
         case.shape,
         case.plan.gpus_per_node,
-        whole_model=whole,
-        kept_bytes=kept_bytes,
+        whole_bytes=whole_base_bytes(case.demand) if case.cuts else 0.0,
+        wholes=whole_bases(case.demand, case.plan.gpus_per_node),
+        from_files=case.plan.method == "qlora",
         offloaded_bytes=_offloaded_bytes(case),
     )
-    merging = host_bytes(case.shape, 1, whole_model=True) if case.merges else 0.0
-    return max(training, merging)
+    return max(training, _merging_bytes(case.shape) if case.merges else 0.0)
 
 
 def _offloaded_bytes(case: _Case) -> float:
@@ -314,10 +323,10 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
             else f"tight: {', '.join(tight)} may run out of GPU memory; {_room(case)} gives room"
         )
     if host > quantity_bytes(pool.gpu_pod.memory):
-        why = f" (each of {plan.gpus_per_node} processes of a pod loads the whole base before it is cut)"
+        why = " (the base is there whole before it is cut into parts)" if case.cuts else ""
         notes.append(
-            f"host memory: about {_gib(host)} GiB are needed{why if case.cuts else ''}, pods of the pool get "
-            f"{pool.gpu_pod.memory}; raise gpuPod.memory of the pool, or lower compute.gpusPerNode"
+            f"host memory: about {_gib(host)} GiB are needed{why}, pods of the pool get {pool.gpu_pod.memory}; raise "
+            "gpuPod.memory of the pool, or lower compute.gpusPerNode"
         )
     if disk > quantity_bytes(pool.scratch_size):
         notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")

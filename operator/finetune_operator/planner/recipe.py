@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from finetune_api.job.method import Method
 from finetune_api.job.recipe import RECIPES, learning_rate, rate_share
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_api.stages import ModelFacts
+from finetune_api.stages import ModelFacts, TrainPlan
 
 SMALLEST_MODEL = 300_000_000
 """Parameters from which on the published rates hold; small models take, and need, higher ones."""
 LARGEST_SCALE = 8.0
 """Of alpha/rank and alpha/sqrt(rank). Published: 0.5 to 4 (Hu et al. 2021, Dettmers et al. 2023), and with rsLoRA
 16/sqrt(rank) (Kalajdzievski 2023), 8 at most."""
+FEWEST_STEPS = 10
+"""Below it warm-up and decay leave no step at the full rate to speak of."""
 MOST_PREFERENCE_EPOCHS = 3.0
 """Rafailov et al. 2023 and the alignment-handbook train one epoch, Zephyr three (Tunstall et al. 2023)."""
 
@@ -65,3 +67,23 @@ def recipe_warnings(spec: FineTuneJobSpec, facts: ModelFacts) -> list[str]:
             f"{MOST_PREFERENCE_EPOCHS:g}: later ones learn the pairs by heart; lower it, or leave it out"
         )
     return found
+
+
+def few_steps_warning(spec: FineTuneJobSpec, facts: ModelFacts, rows: int, plan: TrainPlan) -> list[str]:
+    """A training that is over before it has begun, for want of rows or of a smaller batch; as `recipe_warnings`.
+
+    `rows`: of the training mix.
+    """
+    training, passes = spec.training, plan.epochs or 1.0
+    asked_for = training.max_steps is not None or facts.parameters < SMALLEST_MODEL
+    if asked_for or plan.total_steps >= FEWEST_STEPS:
+        return []
+    processes = plan.nodes * max(1, plan.gpus_per_node)
+    smaller = max(1, int(passes * rows / FEWEST_STEPS) // processes) * processes
+    fix = f"set training.globalBatchSize: {smaller}" if smaller < training.global_batch_size else "give more rows"
+    more = "" if rows >= training.global_batch_size else ", and each sees a row more than once"
+    return [
+        f"training.globalBatchSize: {rows} rows and {passes:g} epochs make {plan.total_steps} optimiser "
+        f"step{'s' if plan.total_steps > 1 else ''} of {training.global_batch_size} examples{more}: too few to learn "
+        f"much; {fix}, or raise training.epochs"
+    ]

@@ -27,11 +27,17 @@ class Steps:
 
 
 def plan_steps(training: Training, epochs: float, examples: int) -> Steps:
-    """Steps for `epochs` of `examples` each. Raises PlanError when there is nothing to learn from."""
+    """Steps for `epochs` of `examples` each: as many as see every example that often, the last one filled up.
+
+    Epochs follow each other without a gap, so that a step may end one and begin the next: a set smaller than a batch,
+    or a little larger than one, is not seen more often than was asked for.
+
+    Raises PlanError when there is nothing to learn from.
+    """
     if examples < 1:
         raise PlanError("data.train: no rows are left to train on; see status.findings")
     per_epoch = math.ceil(examples / training.global_batch_size)
-    passes = total = max(1, round(epochs * per_epoch))
+    passes = total = max(1, math.ceil(round(epochs * examples / training.global_batch_size, 6)))
     extend_to = None
     if training.max_steps is not None:
         total = min(passes, training.max_steps)

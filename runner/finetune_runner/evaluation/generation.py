@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.job.evaluation import Generation
+from finetune_runner.evaluation.fitting import Fitting
 from finetune_runner.evaluation.share import WHOLE, Batch, Share
 
 ROWS_PER_BATCH = 16
@@ -105,6 +106,9 @@ def generate(
     """Answers to tokenised prompts by their index; of a share only its own. The model must be in eval mode.
 
     `on_batch` hears how many are done, and may raise to stop.
+
+    Raises:
+        StageError: GPU_OUT_OF_MEMORY when not even one answer fits.
     """
     import torch
 
@@ -114,7 +118,10 @@ def generate(
     ends = torch.tensor(settings.end_token_ids, device=device)
     answers: dict[int, Answer] = {}
     done = 0
-    for batch, counts in share.turns(batches_of([len(prompt) for prompt in prompts])):
+    fitting = Fitting("answering", splits=not share.lockstep)
+
+    def answered(batch: Batch) -> dict[int, Answer]:
+        """Answers to the prompts of these numbers."""
         width = max(len(prompts[index]) for index in batch)
         ids = torch.full((len(batch), width), settings.pad_token_id, dtype=torch.long)
         mask = torch.zeros((len(batch), width), dtype=torch.long)
@@ -132,14 +139,18 @@ def generate(
                 synced_gpus=share.lockstep,
             )[:, width:]
         stops = torch.isin(output, ends)
+        found = {}
         for row, index in enumerate(batch):
-            if not counts:
-                continue
             ended = bool(stops[row].any())
             length = int(stops[row].int().argmax()) if ended else output.shape[1]
-            answers[index] = Answer(
-                tokenizer.decode(output[row, :length], skip_special_tokens=True), truncated=not ended
-            )
+            text = tokenizer.decode(output[row, :length], skip_special_tokens=True)
+            found[index] = Answer(text, truncated=not ended)
+        return found
+
+    for batch, counts in share.turns(batches_of([len(prompt) for prompt in prompts])):
+        for _, found in fitting.parts(batch, answered):
+            if counts:
+                answers |= found
         done += len(batch)
         if on_batch is not None:
             on_batch(done)

@@ -54,11 +54,15 @@ def misfits(wanted: Mapping[str, Sequence[int]], folder: Path) -> str:
 
 
 def load_adapter(model: Any, folder: Path) -> None:
-    """Overwrite every adapter weight with the file's. Raises StageError when the file does not hold all of them."""
+    """Overwrite every adapter weight with the file's. Raises StageError when the file does not hold all of them.
+
+    A model without weights (on the meta device) only has the file checked: it gets them from another process.
+    """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     problem = misfits(wanted_shapes(model), folder)
     if problem:
         raise StageError(ExitCode.INTERNAL, "a saved adapter is not this model's", evidence=f"it {problem}"[:500])
-    set_peft_model_state_dict(model, load_file(str(folder / ADAPTER_FILE)))
+    if not next(model.parameters()).is_meta:
+        set_peft_model_state_dict(model, load_file(str(folder / ADAPTER_FILE)))

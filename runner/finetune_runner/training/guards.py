@@ -23,6 +23,8 @@ from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
 if TYPE_CHECKING:
     import torch
 
+    from finetune_api.stages import TrainPlan
+
 SMALL_BATCH = 4
 LOOKED_AT = 1000
 """Encoding all validation rows anew would take minutes where they are many."""
@@ -45,12 +47,34 @@ def first_batch(examples: Iterable[Encoded]) -> list[Encoded]:
 
 
 def batch_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> float:
-    """Token-weighted loss in nats of a few examples; the model is in eval mode while it is taken."""
+    """Token-weighted loss in nats of a few examples, by the model's own logits; it is in eval mode meanwhile."""
     training = model.training
     model.eval()
-    loss = mean_loss(score(model, examples, pad_token_id))
+    loss = mean_loss(score(model, examples, pad_token_id, own_logits=True))
     model.train(training)
     return loss
+
+
+def refuse_other_batch(plan: TrainPlan, processes: int, examples: int) -> None:
+    """The processes that run must make the examples of an optimiser step that was asked for. Raises StageError.
+
+    Args:
+        plan: the split of a step.
+        processes: that really train.
+        examples: training.globalBatchSize.
+    """
+    each = plan.micro_batch_size * plan.gradient_accumulation
+    if each * processes == examples:
+        return
+    planned = examples / each
+    raise StageError(
+        ExitCode.INVALID_SPEC,
+        f"{processes} process{'es' if processes > 1 else ''} would train {each * processes} examples per optimiser "
+        f"step, training.globalBatchSize is {examples}: the plan is for {planned:g} of {each} examples each",
+        hint=f"set FINETUNE_CPU_PROCESSES to {planned:g}, or leave it out where the plan is for one"
+        if planned.is_integer() and not plan.gpus_per_node
+        else "start as many processes as the plan has GPUs; a changed globalBatchSize needs a new plan",
+    )
 
 
 def refuse_unlearnable(rows: int, field: str, *, learnable: bool) -> None:

@@ -77,25 +77,32 @@ class _ChunkedHead(torch.autograd.Function):
         return gradient * grad_outputs[0].to(gradient.dtype).unsqueeze(1), None, None, None, None
 
 
+def plain(model: Any) -> Any:
+    """The model of transformers in PEFT's, or itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def label_losses(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
     """[labelled tokens] losses in nats, row by row, differentiable.
 
     Args:
-        model: a PEFT model whose head is frozen (never a target, see loading.py).
+        model: a model of transformers, or PEFT's of one whose head is frozen (never a target, see loading.py).
         input_ids: [rows, width].
         labels: [rows, width]; -100 is not scored, nor is the first position of a row.
         inputs: what else the decoder takes, for example `position_ids` of packed rows.
     """
-    base = model.get_base_model()
+    base = plain(model)
     hidden = base.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
     wanted = labels[:, 1:]
     scored = wanted != IGNORED
     head = base.get_output_embeddings()
     # Reading `weight` is what makes ZeRO-3 gather it (it registers it with the module whose forward this is).
+    weight = head.weight
+    # A model that is spread over GPUs has its head on one, and its last block maybe on another.
     losses: torch.Tensor = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
-        hidden[:, :-1][scored],
-        wanted[scored],
-        head.weight,
+        hidden[:, :-1][scored.to(hidden.device)].to(weight.device),
+        wanted[scored].to(weight.device),
+        weight,
         getattr(head, "bias", None),
         head_post(base.config.get_text_config()),
     )

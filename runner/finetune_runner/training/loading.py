@@ -61,8 +61,12 @@ def load_base(
     device: torch.device,
     plan: TrainPlan | None,
     spread: Sequence[torch.device] = (),
+    *,
+    reads: bool = True,
 ) -> Any:
     """The base model, frozen, in eval mode, on `device`, or block by block over the devices of `spread`.
+
+    Without `reads` it has no weights and lies on the meta device: they come from another process (one_copy.py).
 
     Raises StageError when transformers cannot load it.
     """
@@ -80,10 +84,14 @@ def load_base(
     }
     if method != "lora":
         options["quantization_config"] = _quantisation(method, plan)
-        # One replica per process; "auto" would spread it over all GPUs of the pod (transformers#31557).
+    if method != "lora" or device.type == "cuda":
+        # Straight onto the device, weight by weight: a base need not fit the host. "auto" would spread it over all
+        # GPUs of the pod (transformers#31557).
         options["device_map"] = {"": device}
     try:
-        if len(spread) > 1:
+        if not reads:
+            options["device_map"] = {"": "meta"}
+        elif len(spread) > 1:
             options["device_map"] = device_map(model_path, spread)
         model: Any = AutoModelForCausalLM.from_pretrained(str(model_path), **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -99,7 +107,7 @@ def load_base(
     if plan is not None and plan.attention == "flash" and not model._supports_sdpa:
         raise refuse(f"{type(model).__name__} has an attention that SDPA does not compute")
     if method == "lora":
-        if len(spread) < 2:
+        if reads and len(spread) < 2:
             model.to(device)
     else:
         _keep_quantised_weights(model)
@@ -171,10 +179,11 @@ def saved_names(model: Any) -> dict[str, str]:
     """The key in adapter_model.safetensors of every trainable parameter, by its name."""
     from peft import get_peft_model_state_dict
 
-    keys = {
-        tensor.data_ptr(): key for key, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-    }
-    return {name: keys[p.data_ptr()] for name, p in model.named_parameters() if p.requires_grad}
+    # By identity: on the meta device all tensors have the same address.
+    parameters = dict(model.named_parameters())
+    saved = get_peft_model_state_dict(model, state_dict=dict(parameters), save_embedding_layers=False)
+    keys = {id(parameter): key for key, parameter in saved.items()}
+    return {name: keys[id(p)] for name, p in parameters.items() if p.requires_grad}
 
 
 def with_adapter(base: Any, folder: Path) -> Any:

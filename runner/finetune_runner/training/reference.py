@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
+from finetune_runner.training.encoded_rows import await_paths
 from finetune_runner.training.guards import refuse_no_number
 from finetune_runner.training.strategies.fsdp import blocks
 
 if TYPE_CHECKING:
+    from finetune_runner.training.distributed import World
     from finetune_runner.training.objectives.base import Objective
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
@@ -57,6 +60,20 @@ def whole_model_loss(model: Any, objective: Objective, index: int, device: torch
         loss = float(objective.loss(model, batch)) / max(1, objective.counts[index])
     refuse_no_number(loss)
     return loss
+
+
+def told_by_reader(folder: Path, world: World, ask: Callable[[], float]) -> float:
+    """What `ask` returns in the process that has the whole model, in all processes of its node.
+
+    It travels as a file: reading a large model takes longer than the ranks would wait for one another in a collective.
+    """
+    told = folder / "reference-loss"
+    if world.local_rank == 0:
+        unfinished = told.with_suffix(".unfinished")
+        unfinished.write_text(repr(ask()), encoding="ascii")
+        unfinished.rename(told)
+    await_paths([told], lambda: None)
+    return float(told.read_text(encoding="ascii"))
 
 
 def require_equal(sharded: float, whole: float, precision: str, strategy: str) -> None:

@@ -16,6 +16,7 @@ from finetune_runner.training.guards import (
     first_batch,
     refuse_changed_start,
     refuse_empty_adapter,
+    refuse_other_batch,
     refuse_other_loss,
     refuse_unlearnable,
 )
@@ -30,6 +31,7 @@ from finetune_runner.training.loading import (
     shards_weights,
 )
 from finetune_runner.training.objectives.base import Start
+from finetune_runner.training.one_copy import reads_base
 from finetune_runner.training.optimizer import trainable
 from finetune_runner.training.optimizer_files import read_optimizer
 from finetune_runner.training.order import example_stream, micro_batches
@@ -76,6 +78,7 @@ def set_up(session: Session, rows: Rows) -> Learner:
     from finetune_runner.model_source import fetch_model
 
     context, training = session.context, session.training
+    refuse_other_batch(session.plan, session.world.size, training.global_batch_size)
     shutil.rmtree(session.folder, ignore_errors=True)
     session.folder.mkdir(parents=True)
     deterministic(training.seed)
@@ -83,12 +86,15 @@ def set_up(session: Session, rows: Rows) -> Learner:
     model_path = fetch_model(context).path
     tokenizer = load_tokenizer(model_path, context.task.spec.model.chat_template)
     judge = Judge(context, tokenizer, rows.validation, session.world)
+    # Before anything that takes long on one rank of a node only: the ranks agree, and wait for each other.
+    resume = _resume(session, session.folder / "resume")
     # What is cut into parts goes to the GPUs part by part: the whole may not fit on one.
     place = torch.device("cpu") if shards_weights(session.plan) else session.device
-    base = load_base(model_path, method_of(context.task), place, session.plan)
-    model = new_adapter(base, context.task.spec.method, training.seed)
+    method = context.task.spec.method
+    reads = reads_base(session.plan, method, session.world)
+    base = load_base(model_path, method_of(context.task), place, session.plan, reads=reads)
+    model = new_adapter(base, method, training.seed)
     warm = start_warm(context, model, session.folder / "warm-start")
-    resume = _resume(session, session.folder / "resume")
     learner = _spread_out(session, model, tokenizer, rows, judge, resume)
     _prepare_objective(session, learner, tokenizer, rows, Start(untouched=resume is None, fresh=not warm))
     return learner
@@ -124,10 +130,10 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
     say(session, "encoding the rows")
     objective = make_objective(session.context, tokenizer, rows, session.device, session.world)
     refuse_unlearnable(len(rows.train), "data.train", learnable=any(objective.counts))
-    engine = _proven_engine(session, model, objective)
+    engine = _proven_engine(session, model, objective, rows.folder)
     if resume is not None:
         engine.load_optimizer_state(read_optimizer(resume))
-    size = session.plan.micro_batch_size * session.plan.gradient_accumulation * session.world.size
+    size = session.training.global_batch_size
     # What has nothing to learn is never drawn: a step of such examples alone would move nothing.
     weights = np.where(np.asarray(objective.counts) > 0, rows.train.weights, 0.0)
     examples = session.horizon.most * size
@@ -153,8 +159,11 @@ def _load_adapter(model: Any, keys: dict[str, str], folder: Path) -> None:
         parameter.data.copy_(tensors[name])
 
 
-def _proven_engine(session: Session, model: Any, objective: Objective) -> Engine:
-    """The model as its strategy spreads it; one in parts is compared with the whole."""
+def _proven_engine(session: Session, model: Any, objective: Objective, folder: Path) -> Engine:
+    """The model as its strategy spreads it; one in parts is compared with the whole.
+
+    `folder` is shared by the ranks of a node and new in each attempt.
+    """
     import torch
 
     from finetune_runner.training import reference
@@ -163,8 +172,13 @@ def _proven_engine(session: Session, model: Any, objective: Objective) -> Engine
 
     plan, device = session.plan, session.device
     shortest = min(range(len(objective.lengths)), key=objective.lengths.__getitem__)
-    sharded = shards_weights(plan)
-    whole = reference.whole_model_loss(model, objective, shortest, device) if sharded else None
+    whole = None
+    if shards_weights(plan):
+        whole = reference.told_by_reader(
+            folder,
+            session.world,
+            lambda: reference.whole_model_loss(model, objective, shortest, device),
+        )
     engine = new_engine(
         Setup(model, objective, plan, session.training, device, session.world, session.state.step, session.horizon),
         plan.strategy,

@@ -52,7 +52,7 @@ def test_the_forecast_is_in_the_status_when_planned() -> None:
     assert (known.currency, known.gpu_model) == ("EUR", "A100-80")
     assert known.minimum_detectable_gain == pytest.approx(0.0879, abs=1e-3)
     assert known.host_memory_gib is not None
-    assert known.host_memory_gib > 15
+    assert known.host_memory_gib > 8  # libraries, and a file that is being read
     for stage in known.stages:
         parts = sum(share.gib for share in stage.components)
         assert parts == pytest.approx(stage.gpu_memory_gib, abs=0.15)
@@ -207,14 +207,17 @@ def test_the_rows_of_training_count_for_its_disk(objective: str, gib: float) -> 
 @pytest.mark.parametrize(
     ("method", "strategy", "gpus", "gib"),
     [
-        ("lora", "ddp", 4, 4 * (4 + 131.4)),
-        ("lora", "fsdp", 4, 4 * (4 + 131.4)),
+        ("lora", "ddp", 4, 4 * (4 + 4.7)),  # each sends what it reads to its GPU, file by file
+        ("lora", "fsdp", 4, 4 * 4 + 131.4),
+        ("lora", "deepspeed", 4, 4 * 4 + 131.4),
         ("qlora", "ddp", 4, 4 * (4 + 4.7)),
-        ("qlora", "fsdp", 4, 4 * (4 + 4.7 + 36.9)),  # the whole 4-bit base, and the file that is being read
-        ("qlora", "deepspeed", 2, 2 * (4 + 4.7 + 36.9)),
+        ("qlora", "fsdp", 4, 4 * 4 + 4.7 + 36.9),  # the whole 4-bit base, and the file that is being read
+        ("qlora", "deepspeed", 2, 2 * 4 + 4.7 + 36.9),
     ],
 )
-def test_every_process_loads_the_base_before_it_is_cut(method: str, strategy: str, gpus: int, gib: float) -> None:
+def test_one_process_of_a_pod_holds_the_base_before_it_is_cut(
+    method: str, strategy: str, gpus: int, gib: float
+) -> None:
     job = job_dict(method={"type": method}, compute={"pool": "a100", "strategy": strategy, "gpusPerNode": gpus})
     offered = {"gpuMemoryGib": 180, "gpuPod": {"cpu": "4", "memory": "140Gi"}, "scratchSize": "90Gi"}
     status = planned(prepared("Llama-3.1-70B", 512), job, **offered).status
@@ -222,8 +225,7 @@ def test_every_process_loads_the_base_before_it_is_cut(method: str, strategy: st
     assert status.forecast.host_memory_gib == pytest.approx(gib, rel=0.02)
     told = [finding.message for finding in status.findings if finding.message.startswith("host memory:")]
     assert bool(told) is (gib > 140)
-    cut = strategy != "ddp"
-    assert all((f"each of {gpus} processes of a pod" in message) is cut for message in told)
+    assert all("whole before it is cut" in message for message in told)
     assert all("gpuPod.memory" in message for message in told)
 
 

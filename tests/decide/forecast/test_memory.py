@@ -16,7 +16,13 @@ from finetune_operator.planner.memory.activations import saved_bytes_per_token
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.memory.head import evaluated_logits_bytes
-from finetune_operator.planner.memory.training import TrainingSetup, reference_memory, training_memory
+from finetune_operator.planner.memory.inference import InferenceSetup, scoring_memory
+from finetune_operator.planner.memory.training import (
+    TrainingSetup,
+    reference_memory,
+    training_memory,
+    validation_memory,
+)
 from finetune_operator.planner.memory.weights import weight_bytes
 from finetune_operator.planner.shape import UnknownShapeError, shape_of
 
@@ -98,18 +104,30 @@ def test_checkpointing_and_sharding_need_less() -> None:
     assert training_memory(replace(large, strategy="fsdp")).device_bytes < training_memory(large).device_bytes * 0.6
 
 
-def test_validation_logits_are_bounded_as_the_runner_bounds_them() -> None:
-    assert evaluated_logits_bytes(LLAMA, rows=16, longest=2048) == 4 * GIB
-    assert evaluated_logits_bytes(LLAMA, rows=1, longest=10) == 10 * LLAMA.vocabulary * 10
-    assert evaluated_logits_bytes(LLAMA, rows=4, longest=8192) == 10 * LLAMA.vocabulary * 8192
+def test_validation_logits_are_a_chunk_at_most() -> None:
+    for tokens in (16_384, 131_072):
+        hidden = 2 * LLAMA.hidden * tokens
+        assert evaluated_logits_bytes(LLAMA, tokens) == hidden + 512 * 2**20
+    assert evaluated_logits_bytes(LLAMA, 10) == 2 * LLAMA.hidden * 10 + 14 * LLAMA.vocabulary * 10
+
+
+def test_a_long_row_is_scored_in_little_more_than_it_is_trained_in() -> None:
+    """Full logits of 131,072 tokens would take 157 GiB, and the job was refused for them."""
+    setup = replace(SETUP, sequence_length=131_072, micro_batch=1)
+    scored = scoring_memory(
+        InferenceSetup(LLAMA, "none", rows=200, longest_prompt=131_072, max_new_tokens=128, longest_row=131_072)
+    )
+    assert scored.device_bytes < 45 * GIB
+    assert validation_memory(setup, 200, 131_072).device_bytes < training_memory(setup).device_bytes
 
 
 def test_the_runner_and_the_planner_speak_of_the_same_batches() -> None:
     from finetune_operator.planner.memory import head, inference
     from finetune_runner.evaluation import generation, likelihood
+    from finetune_runner.training import label_only
 
-    assert likelihood.LOGITS_BYTES_PER_BATCH == head.EVALUATED_LOGITS_BYTES
-    assert likelihood.BYTES_PER_LOGIT == head.BYTES_PER_EVALUATED_LOGIT
+    assert label_only.CHUNK_BYTES == head.CHUNK_BYTES
+    assert label_only.BYTES_PER_LOGIT == head.BYTES_PER_CHUNKED_LOGIT
     assert likelihood.TOKENS_PER_BATCH == inference.SCORED_TOKENS
     assert generation.ROWS_PER_BATCH == likelihood.ROWS_PER_BATCH == inference.GENERATED_ROWS
     assert generation.TOKENS_PER_BATCH == inference.GENERATED_TOKENS
@@ -119,17 +137,24 @@ def test_the_runner_and_the_planner_speak_of_the_same_batches() -> None:
 
 def test_the_runner_and_the_planner_speak_of_the_same_reference_passes() -> None:
     from finetune_operator.planner.memory import training
-    from finetune_runner.training import label_only
     from finetune_runner.training.objectives import preference
 
     assert preference.ROWS_PER_BATCH == training.REFERENCE_ROWS
-    assert label_only.CHUNK_BYTES == training.REFERENCE_HEAD_BYTES
+    assert preference.TOKENS_PER_BATCH == training.REFERENCE_TOKENS
+    for length in (1, 2048, 2049, 40_000):
+        first = next(preference._batches([length] * 20))
+        assert len(first) * length == min(8 * length, max(16_384 // length * length, length))
 
 
-@pytest.mark.parametrize(("objective", "sequences", "larger"), [("dpo", 2, False), ("kto", 1, True)])
-def test_asking_the_reference_counts_where_a_step_is_smaller(objective: str, sequences: int, larger: bool) -> None:
-    setup = replace(SETUP, micro_batch=1, sequence_length=8192, sequences=sequences, checkpointing=True)
-    asked = reference_memory(setup, 8192).device_bytes
+@pytest.mark.parametrize(
+    ("objective", "sequences", "length", "larger"),
+    [("dpo", 2, 8192, False), ("kto", 1, 8192, False), ("kto", 1, 2048, True)],
+)
+def test_asking_the_reference_counts_where_a_step_is_smaller(
+    objective: str, sequences: int, length: int, larger: bool
+) -> None:
+    setup = replace(SETUP, micro_batch=1, sequence_length=length, sequences=sequences, checkpointing=True)
+    asked = reference_memory(setup, length).device_bytes
     assert (asked > training_memory(setup).device_bytes) is larger, objective
 
 

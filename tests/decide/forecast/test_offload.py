@@ -55,14 +55,18 @@ def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offload", "gpu_gib", "host_gib"),
-    [("none", 70.8, 1083.3), ("optimizer", 70.2, 1083.3), ("parameters", 52, 1083.3)],
+    ("offload", "host_gib"),
+    [
+        ("none", 8 * 4 + 131.4),
+        ("optimizer", 8 * 4 + 131.4),
+        ("parameters", 8 * (4 + 18.7)),  # page-locked parts, rounded up, outweigh the one copy they are cut from
+    ],
 )
-def test_gpu_and_host_follow_the_jobs_offload(offload: str, gpu_gib: float, host_gib: float) -> None:
+def test_gpu_and_host_follow_the_jobs_offload(offload: str, host_gib: float) -> None:
     deepspeed = {"stage": 3, "offload": offload}
     compute = {"pool": "a100", "strategy": "deepspeed", "deepspeed": deepspeed, "gpusPerNode": 8}
     job = job_dict(method={"type": "lora"}, compute=compute, training={"microBatchSize": 1, "globalBatchSize": 8})
-    status = planned(prepared("Llama-3.1-70B", 1024), job).status
+    status = planned(prepared("Llama-3.1-70B", 1024), job, gpuPod={"cpu": "8", "memory": "200Gi"}).status
     known = status.forecast
     assert known is not None
     assert status.plan is not None
@@ -71,14 +75,13 @@ def test_gpu_and_host_follow_the_jobs_offload(offload: str, gpu_gib: float, host
     names = {share.component for share in train.components}
     assert ("weights" in names) is (offload != "parameters")
     assert ("optimiser" in names) is (offload == "none")
-    assert known.host_memory_gib is not None
-    assert known.host_memory_gib >= 8 * 131
+    assert known.host_memory_gib == pytest.approx(host_gib, rel=0.02)
 
 
 def test_one_gpu_with_everything_offloaded_needs_the_host_for_the_whole_base() -> None:
     compute = {"pool": "a100", "strategy": "deepspeed", "deepspeed": {"offload": "parameters"}}
     job = job_dict(method={"type": "lora"}, compute=compute)
-    known = planned(prepared("Llama-3.1-8B", 1024), job, gpuPod={"cpu": "8", "memory": "8Gi"}).status.forecast
+    known = planned(prepared("Llama-3.1-8B", 1024), job, gpuPod={"cpu": "8", "memory": "16Gi"}).status.forecast
     assert known is not None
     assert known.host_memory_gib == pytest.approx(4 + 15.9, abs=3.0)
     assert any(note.startswith("host memory: about") for note in known.notes)

@@ -9,12 +9,14 @@ finding tells it. Baseline and evaluate have their own: one copy of the model ov
 from __future__ import annotations
 
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
+from finetune_api.stages import EVALUATION_EXHAUSTED, PROBE_EXHAUSTED, TrainPlan
 from finetune_operator.decide.causes.base import Cause
 from finetune_operator.planner.strategy import cuts_optimizer, cuts_weights
 
 
 def _gentler(plan: TrainPlan, spec: FineTuneJobSpec, evidence: str) -> tuple[TrainPlan, str] | None:
+    if evidence.startswith(EVALUATION_EXHAUSTED):
+        return _sharded(plan, spec)
     may_recompute = spec.training.gradient_checkpointing != "disabled"
     if evidence.startswith(PROBE_EXHAUSTED):
         tried = {
@@ -28,6 +30,11 @@ def _gentler(plan: TrainPlan, spec: FineTuneJobSpec, evidence: str) -> tuple[Tra
         return smaller, f"micro-batch {plan.micro_batch_size} -> {smaller.micro_batch_size}"
     if not plan.gradient_checkpointing and may_recompute:
         return plan.model_copy(update={"gradient_checkpointing": True}), "gradient checkpointing on"
+    return _sharded(plan, spec)
+
+
+def _sharded(plan: TrainPlan, spec: FineTuneJobSpec) -> tuple[TrainPlan, str] | None:
+    """Weights in parts, which gives room to steps and evaluations alike."""
     if plan.strategy != "ddp" or spec.compute.strategy == "ddp" or not _cuts(plan, spec):
         return None
     return plan.model_copy(update={"strategy": "fsdp"}), "strategy ddp -> fsdp"

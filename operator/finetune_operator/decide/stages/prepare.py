@@ -8,7 +8,7 @@ from finetune_api.adapterversion import AdapterVersion
 from finetune_api.job.forecast import Forecast
 from finetune_api.job.model import FETCHED_SCHEMES
 from finetune_api.job.status import VersionStatus
-from finetune_api.stages import Finding, ModelFacts
+from finetune_api.stages import Finding, ModelFacts, PrepareResult, TrainPlan
 from finetune_operator.decide.draft import Draft
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.decide.release import incumbent_of, version_label
@@ -16,7 +16,7 @@ from finetune_operator.decide.stages.base import StageKind
 from finetune_operator.decide.warm_start import wrong_base
 from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.plan import PlanError, make_plan
-from finetune_operator.planner.recipe import recipe_warnings
+from finetune_operator.planner.recipe import few_steps_warning, recipe_warnings
 
 FINDINGS_LIMIT = 30
 _LARGE_MODEL_BYTES = 1_000_000_000
@@ -38,7 +38,7 @@ def _unchanged(draft: Draft, existing: AdapterVersion) -> None:
     )
 
 
-def _warnings(draft: Draft, expected: Forecast, facts: ModelFacts) -> list[Finding]:
+def _warnings(draft: Draft, expected: Forecast, prepared: PrepareResult, plan: TrainPlan) -> list[Finding]:
     """What of forecast and settings a person should see before money is spent; none of it stops the run."""
     pool, compute = draft.resolved.pool_spec, draft.observed.job.spec.compute
     messages = [note for note in expected.notes if note.startswith(("tight:", "host memory:", "disk:"))]
@@ -51,7 +51,8 @@ def _warnings(draft: Draft, expected: Forecast, facts: ModelFacts) -> list[Findi
             f"{expected.cost_low:g} to {expected.cost_high:g}; training will stop early: raise it, or lower "
             "training.epochs"
         )
-    unusual = recipe_warnings(draft.observed.job.spec, facts)
+    spec, rows = draft.observed.job.spec, prepared.rows.train + prepared.rows.replay
+    unusual = recipe_warnings(spec, prepared.model) + few_steps_warning(spec, prepared.model, rows, plan)
     return [
         *(Finding(check="forecast", severity="warning", message=message[:512]) for message in messages),
         *(Finding(check="recipe", severity="warning", message=message[:512]) for message in unusual),
@@ -92,7 +93,7 @@ def _after(draft: Draft) -> None:
     draft.set(
         forecast=expected,
         findings=[
-            *_warnings(draft, expected, prepared.model),
+            *_warnings(draft, expected, prepared, plan),
             *_fetched_by_gpu_stages(draft, prepared.model),
             *draft.status.findings,
         ][:FINDINGS_LIMIT],

@@ -22,10 +22,11 @@ BYTES_PER_LOGIT: dict[Head, float] = {
 }
 FUSED_TILE_BYTES = 268_435_456
 """4,096 tokens x 32,768 entries of the vocabulary in bf16 (trl, trainer/utils.py)."""
-BYTES_PER_EVALUATED_LOGIT = 10
-"""Validation and likelihoods: bf16 (2), fp32 (4), log-softmax (4); runner, evaluation/likelihood.py."""
-EVALUATED_LOGITS_BYTES = 4 * 2**30
-"""Most that a batch of validation may take (the same file); one long row may take more."""
+CHUNK_BYTES = 512 * 2**20
+"""Most that the logits of validation, likelihoods and log-probabilities take: the head runs over the scored positions
+in chunks (runner, training/label_only.py)."""
+BYTES_PER_CHUNKED_LOGIT = 14
+"""By which the runner sizes a chunk (the same file)."""
 
 
 def head_bytes(shape: ModelShape, tokens: int, head: Head) -> float:
@@ -35,7 +36,10 @@ def head_bytes(shape: ModelShape, tokens: int, head: Head) -> float:
     return BYTES_PER_LOGIT[head] * tokens * shape.vocabulary
 
 
-def evaluated_logits_bytes(shape: ModelShape, rows: int, longest: int) -> float:
-    """Bytes of the largest batch of validation or likelihoods."""
-    per_token = float(BYTES_PER_EVALUATED_LOGIT * shape.vocabulary)
-    return min(max(EVALUATED_LOGITS_BYTES, per_token * longest), per_token * longest * max(1, min(rows, 16)))
+def evaluated_logits_bytes(shape: ModelShape, tokens: int) -> float:
+    """Bytes of head and loss of a batch of validation or likelihoods: the scored hidden states, and a chunk of logits.
+
+    At most all of the batch's tokens are scored.
+    """
+    logits = float(BYTES_PER_CHUNKED_LOGIT * shape.vocabulary)
+    return 2.0 * shape.hidden * tokens + min(max(CHUNK_BYTES, logits), logits * tokens)

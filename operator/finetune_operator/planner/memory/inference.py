@@ -78,11 +78,11 @@ def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdo
 
 
 def scoring_memory(setup: InferenceSetup) -> Breakdown:
-    """Peak of likelihoods: the logits of a batch."""
+    """Peak of likelihoods: a forward pass of the largest batch."""
     rows = _rows(setup)
     tokens = scored_tokens(rows, setup.longest_row)
     activations = element_factor(setup.quantisation) * _per_token(setup.shape) * tokens
-    head = evaluated_logits_bytes(setup.shape, rows, setup.longest_row)
+    head = evaluated_logits_bytes(setup.shape, tokens)
     return Breakdown({**_resident(setup), "head": head, "activations": activations})
 
 

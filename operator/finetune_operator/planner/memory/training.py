@@ -37,8 +37,8 @@ from finetune_operator.planner.shape import ModelShape
 
 REFERENCE_ROWS = 8
 """Answers of a batch whose log-probabilities are asked (runner, training/objectives/preference.py)."""
-REFERENCE_HEAD_BYTES = 512 * 2**20
-"""Of a chunk of its logits (runner, training/label_only.py)."""
+REFERENCE_TOKENS = 16_384
+"""Most tokens of such a batch, where it has several answers (the same file)."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
 def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Breakdown:
     """Peak of validation between steps: the step's activations are gone, the optimiser's states are not."""
     shape, parts = setup.shape, _between_steps(setup)
-    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * scored_tokens(max(1, min(rows, 16)), longest_row)
-    parts |= {"head": evaluated_logits_bytes(shape, rows, longest_row), "activations": wide}
+    tokens = scored_tokens(max(1, min(rows, 16)), longest_row)
+    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * tokens
+    parts |= {"head": evaluated_logits_bytes(shape, tokens), "activations": wide}
     return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
 
 
@@ -139,9 +140,9 @@ def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
     That is for the reference before step 1, for validation, and for kto's common point.
     """
     shape, parts = setup.shape, _between_steps(setup)
-    tokens = REFERENCE_ROWS * longest_row
+    tokens = min(REFERENCE_ROWS * longest_row, max(REFERENCE_TOKENS, longest_row))
     wide = element_factor(setup.quantisation) * 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
-    parts |= {"head": REFERENCE_HEAD_BYTES, "activations": wide * tokens}
+    parts |= {"head": evaluated_logits_bytes(shape, tokens), "activations": wide * tokens}
     return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
 
 

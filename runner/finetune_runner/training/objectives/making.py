@@ -12,6 +12,7 @@ from finetune_runner.data.shingles import text_hash
 from finetune_runner.evaluation.likelihood import Encoded
 from finetune_runner.text import encode_example, encode_row
 from finetune_runner.training.encoded_rows import EncodedRows, encode_shared
+from finetune_runner.training.loading import shards_weights
 from finetune_runner.training.objectives.base import Objective
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def make_objective(context: StageContext, tokenizer: Any, rows: Rows, device: to
     from finetune_runner.training.objectives.preference import ReferenceStore, Scorer
 
     spec, plan = context.task.spec, context.task.plan
-    name = spec.method.objective
+    name, lockstep = spec.method.objective, shards_weights(plan)
 
     def stop_here() -> None:
         # Pods of a gang that end alone would be told as failed.
@@ -53,13 +54,15 @@ def make_objective(context: StageContext, tokenizer: Any, rows: Rows, device: to
             found = encode_row(tokenizer, row.messages, spec.training.max_length, spec.data.loss)
             return [(found.input_ids, found.labels)]
 
-        return SupervisedFineTuning(encoded("train", learned), encoded("validation", learned), tokenizer.pad_token_id)
+        return SupervisedFineTuning(
+            encoded("train", learned), encoded("validation", learned), tokenizer.pad_token_id, lockstep=lockstep
+        )
 
     def encode(messages: Sequence[Message]) -> Encoded:
         return encode_example(tokenizer, messages, spec.training.max_length)
 
     autocast = device.type == "cuda" and plan is not None and plan.precision == "bf16"
-    scorer = Scorer(tokenizer.pad_token_id, device, autocast)
+    scorer = Scorer(tokenizer.pad_token_id, device, autocast, lockstep)
     store = ReferenceStore(context, training_digest(context.task))
     beta = spec.method.effective_beta
     if name == "dpo":

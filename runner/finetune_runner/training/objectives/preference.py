@@ -19,11 +19,12 @@ import torch
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
+from finetune_runner.evaluation.fitting import Fitting
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded
 from finetune_runner.training.adapter_precision import uncast
 from finetune_runner.training.encoded_rows import lengths_of
 from finetune_runner.training.label_only import label_losses
-from finetune_runner.training.objectives.base import Batch, Start
+from finetune_runner.training.objectives.base import Start
 from finetune_runner.training.objectives.sft import pad
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 8
+TOKENS_PER_BATCH = 16_384
+"""A longer answer is a batch of its own."""
 REFERENCE = "train/reference"
 LOG_PROBABILITIES = "log_probabilities"
 
@@ -61,6 +64,8 @@ class Scorer:
     device: torch.device
     autocast: bool = False
     """Whether a step computes in bf16 under autocast."""
+    lockstep: bool = True
+    """Whether the weights are spread over the processes (see `Share`)."""
 
     def score(
         self, model: Any, examples: Sequence[Encoded], world: World, on_batch: Callable[[int], None] | None = None
@@ -69,35 +74,39 @@ class Scorer:
 
         The model is in eval mode meanwhile. Every process makes the same number of forward passes: a sharded model
         needs all of them for each.
+
+        Raises StageError (GPU_OUT_OF_MEMORY) when not even one answer fits.
         """
         training = model.training
+        fitting = Fitting("asking for log-probabilities", splits=not self.lockstep)
         model.eval()
         found = torch.zeros(len(examples), dtype=torch.float64)
         batches = list(_batches(lengths_of(examples)))
         for start in range(0, len(batches), world.size):
             mine = start + world.rank
             indices = batches[min(mine, len(batches) - 1)]
-            batch = pad([examples[index] for index in indices], self.pad_token_id)
-            values = self._ask(model, batch)
-            if mine < len(batches):
-                found[indices] = values.double().cpu()
+            for part, values in fitting.parts(indices, lambda rows: self._ask(model, [examples[i] for i in rows])):
+                if mine < len(batches):
+                    found[part] = values
             if on_batch is not None:
                 on_batch(mine)
         model.train(training)
         return torch.tensor(world.sum(found.tolist(), self.device), dtype=torch.float64)
 
-    def _ask(self, model: Any, batch: Batch) -> torch.Tensor:
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+    def _ask(self, model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
+        inputs = {name: tensor.to(self.device) for name, tensor in pad(examples, self.pad_token_id).items()}
         precision = torch.autocast("cuda", torch.bfloat16) if self.autocast else contextlib.nullcontext()
         with torch.no_grad(), precision, uncast(model, active=self.autocast):
-            return sequence_log_probabilities(model, inputs["input_ids"], inputs["labels"])
+            return sequence_log_probabilities(model, inputs["input_ids"], inputs["labels"]).double().cpu()
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Fixed batches, longest first: the same rows always share a batch, so that repeats are bitwise equal."""
     ordered = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    for start in range(0, len(ordered), ROWS_PER_BATCH):
-        yield ordered[start : start + ROWS_PER_BATCH]
+    while ordered:
+        rows = max(1, min(ROWS_PER_BATCH, TOKENS_PER_BATCH // max(1, lengths[ordered[0]])))
+        yield ordered[:rows]
+        ordered = ordered[rows:]
 
 
 class ReferenceStore:

@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 
 class SupervisedFineTuning:
-    """Objective `sft` (objectives/base.py) over encoded rows."""
+    """Objective `sft` (objectives/base.py) over encoded rows.
 
-    def __init__(self, train: Sequence[Encoded], validation: Sequence[Encoded], pad_token_id: int) -> None:
+    `lockstep`: whether the weights are spread over the processes (see `Share`).
+    """
+
+    def __init__(
+        self, train: Sequence[Encoded], validation: Sequence[Encoded], pad_token_id: int, *, lockstep: bool = True
+    ) -> None:
         self._train = train
         self._validation = validation
         self._pad_token_id = pad_token_id
+        self._lockstep = lockstep
         self.lengths: Sequence[int] = lengths_of(train)
         # Nothing predicts the first token of an example.
         self.counts: Sequence[int] = array("q", (len(labels) - 1 - labels[1:].count(IGNORED) for _, labels in train))
@@ -48,7 +54,7 @@ class SupervisedFineTuning:
 
     def validation(self, model: Any, world: World, on_batch: Callable[[int], None]) -> Sums:
         """Summed negative log-likelihood in nats, and tokens, of this rank's batches."""
-        share = Share(world.rank, world.size, lockstep=True)
+        share = Share(world.rank, world.size, lockstep=self._lockstep)
         scores = score(model, self._validation, self._pad_token_id, on_batch, share=share)
         return Sums(float(scores[:, 0].sum()), float(scores[:, 1].sum()))
 

@@ -47,7 +47,7 @@ def engine(setup: Setup) -> Engine:
     import deepspeed
     import deepspeed.ops
     import torch
-    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters, Init
     from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
     from deepspeed.utils import (
         safe_get_full_optimizer_state,
@@ -56,8 +56,10 @@ def engine(setup: Setup) -> Engine:
     )
 
     from finetune_runner.training.objectives.base import Batch
+    from finetune_runner.training.one_copy import NodeCopy
     from finetune_runner.training.optimizer import new_optimizer, trainable
     from finetune_runner.training.strategies.base import Engine, InForward
+    from finetune_runner.training.strategies.fsdp import blocks, outside
 
     # A shared-memory all-reduce for CPUs, compiled at first use: gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -71,16 +73,28 @@ def engine(setup: Setup) -> Engine:
 
         def wrap(self, module: InForward) -> Any:
             setup = self.setup
+            config = deepspeed_config(setup.plan, setup.training.max_grad_norm)
+            if not whole_weights:
+                self._cut(module, config)
             self._inner, self._inner_schedule = new_optimizer(
                 self.model, setup.training, setup.horizon, setup.first_step
             )
             made, self._zero, _, _ = deepspeed.initialize(
                 model=module,
                 optimizer=self._inner,
-                config=deepspeed_config(setup.plan, setup.training.max_grad_norm),
+                config=config,
                 dist_init_required=False,
             )
             return made
+
+        def _cut(self, module: InForward, config: dict[str, Any]) -> None:
+            """Cut the weights into parts, one block after the other: the whole may not fit."""
+            copy, rest = NodeCopy(self.setup.world, self.setup.device), outside(module.model)
+            for _, _, block in blocks(module.model):
+                copy.hand_out(list(block.modules()))
+                Init(module=block, config_dict_or_path=config, dtype=torch.float32)
+            copy.hand_out(rest)
+            Init(module=module, config_dict_or_path=config, dtype=torch.float32)
 
         def make_optimizer(self) -> tuple[Any, Any]:
             return self._inner, self._inner_schedule

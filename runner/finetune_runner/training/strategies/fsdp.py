@@ -43,12 +43,19 @@ def blocks(model: Any) -> Iterator[tuple[Any, str, Any]]:
                 yield parent, name, child
 
 
+def outside(model: Any) -> list[Any]:
+    """The modules of a PEFT model that no decoder block holds: embedding, last norm, head, and what contains blocks."""
+    inside = {id(module) for _, _, block in blocks(model) for module in block.modules()}
+    return [module for module in model.modules() if id(module) not in inside]
+
+
 def _fsdp2(setup: Setup) -> Engine:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     from finetune_runner.training.objectives.base import Batch
+    from finetune_runner.training.one_copy import NodeCopy
     from finetune_runner.training.strategies.base import Engine, InForward
 
     class Sharded(Engine):
@@ -58,9 +65,11 @@ def _fsdp2(setup: Setup) -> Engine:
 
         def wrap(self, module: InForward) -> Any:
             mesh = init_device_mesh(self.setup.device.type, (self.setup.world.size,))
+            copy, rest = NodeCopy(self.setup.world, self.setup.device), outside(module.model)
             for _, _, block in blocks(module.model):
-                block.to(self.setup.device)  # one block after the other: the whole may not fit
+                copy.hand_out(list(block.modules()))  # one block after the other: the whole may not fit
                 fully_shard(block, mesh=mesh)
+            copy.hand_out(rest)
             fully_shard(module, mesh=mesh)
             return module.to(self.setup.device)
 
@@ -88,6 +97,7 @@ def _fsdp1(setup: Setup) -> Engine:
     from torch.distributed.fsdp import BackwardPrefetch, FullyShardedDataParallel
     from torch.distributed.fsdp._common_utils import FSDP_WRAPPED_MODULE
 
+    from finetune_runner.training.one_copy import NodeCopy
     from finetune_runner.training.optimizer import trainable
     from finetune_runner.training.strategies.base import Engine, InForward
 
@@ -98,16 +108,22 @@ def _fsdp1(setup: Setup) -> Engine:
 
         def wrap(self, module: InForward) -> Any:
             options: dict[str, Any] = {
-                "ignored_states": list(trainable(module.model).values()),
                 "device_id": self.setup.device if self.setup.device.type == "cuda" else torch.device("cpu"),
                 "backward_prefetch": BackwardPrefetch.BACKWARD_PRE,
                 "limit_all_gathers": True,
             }
+            copy, rest = NodeCopy(self.setup.world, self.setup.device), outside(module.model)
+
+            def cut(part: Any) -> Any:
+                whole = list(trainable(module.model).values())
+                return FullyShardedDataParallel(part, ignored_states=whole, **options)
+
             for parent, name, block in list(blocks(module.model)):
                 # Moved here, not by FSDP, which would leave the scales of 4-bit weights behind; one after the other.
-                block.to(self.setup.device)
-                setattr(parent, name, FullyShardedDataParallel(block, **options))
-            return FullyShardedDataParallel(module.to(self.setup.device), **options)
+                copy.hand_out(list(block.modules()))
+                setattr(parent, name, cut(block))
+            copy.hand_out(rest)
+            return cut(module.to(self.setup.device))
 
         def parameters(self) -> dict[str, torch.nn.Parameter]:
             return {name.replace(f"{FSDP_WRAPPED_MODULE}.", ""): p for name, p in trainable(self.model).items()}
