@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from finetune_api.job.forecast import Fit
+from finetune_api.job.forecast import Fit, Moment
 from finetune_api.job.training import Optimizer
 from finetune_api.stages import Offload
 from finetune_operator.planner.gpus import MethodType
@@ -87,8 +87,8 @@ class Demand:
         return "fp32" if self.full_precision else "none"
 
 
-def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
-    """Peak of the train stage: of a step, or of validation."""
+def train_moments(demand: Demand, micro_batch: int) -> Mapping[Moment, Breakdown]:
+    """Peaks of the train stage one after the other: a step, and what is done between steps."""
     setup = TrainingSetup(
         shape=demand.shape,
         quantisation=demand.quantisation,
@@ -107,15 +107,20 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
         checkpointing=demand.checkpointing,
         flash_attention=demand.flash_attention,
     )
+    moments: dict[Moment, Breakdown] = {"step": training_memory(setup)}
+    if demand.asks_reference:
+        moments["reference"] = reference_memory(setup, demand.longest_row)
+    else:
+        moments["validation"] = validation_memory(setup, demand.validation_rows, demand.longest_row)
     answered = min(demand.answered_rows, demand.validation_rows)
-    peaks = [
-        training_memory(setup),
-        reference_memory(setup, demand.longest_row)
-        if demand.asks_reference
-        else validation_memory(setup, demand.validation_rows, demand.longest_row),
-        answering_memory(setup, answered, demand.longest_row, demand.max_new_tokens),
-    ]
-    return max(peaks, key=lambda peak: peak.device_bytes)
+    if answered:
+        moments["answers"] = answering_memory(setup, answered, demand.longest_row, demand.max_new_tokens)
+    return moments
+
+
+def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
+    """Peak of the train stage: its largest moment."""
+    return max(train_moments(demand, micro_batch).values(), key=lambda peak: peak.device_bytes)
 
 
 def _inference(demand: Demand, *, adapted: bool) -> InferenceSetup:

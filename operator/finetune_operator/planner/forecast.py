@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, StageForecast
+from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, MomentForecast, StageForecast
 from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
@@ -22,6 +22,7 @@ from finetune_operator.planner.fit import (
     merge_breakdown,
     stage_memory,
     train_breakdown,
+    train_moments,
     worst_fit,
 )
 from finetune_operator.planner.gain import minimum_detectable_gain
@@ -152,7 +153,10 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
         available_gpu_memory_gib=resolved.pool_spec.gpu_memory_gib,
         host_memory_gib=_gib(host),
         disk_gib=_gib(disk),
-        stages=[_stage(name, breakdown, seconds.get(name)) for name, breakdown in memory.items()],
+        stages=[
+            _stage(name, breakdown, seconds.get(name), _moments(demand, plan) if name == "train" else [])
+            for name, breakdown in memory.items()
+        ],
         notes=_notes(case, memory, host, disk, known=bool(seconds)),
         **(known | timed),
     )
@@ -230,7 +234,19 @@ def _gib(size: float) -> float:
     return round(size / GIB, 1)
 
 
-def _stage(name: str, breakdown: Breakdown, seconds: Range | None) -> StageForecast:
+def _moments(demand: Demand, plan: TrainPlan) -> list[MomentForecast]:
+    return [
+        MomentForecast(
+            moment=moment,
+            tensors_gib=_gib(breakdown.allocated_bytes),
+            reserved_gpu_memory_gib=_gib(breakdown.reserved_bytes),
+            gpu_memory_gib=_gib(breakdown.device_bytes),
+        )
+        for moment, breakdown in train_moments(demand, plan.micro_batch_size).items()
+    ]
+
+
+def _stage(name: str, breakdown: Breakdown, seconds: Range | None, moments: list[MomentForecast]) -> StageForecast:
     return StageForecast.model_validate(
         {
             "stage": name,
@@ -239,6 +255,7 @@ def _stage(name: str, breakdown: Breakdown, seconds: Range | None) -> StageForec
             "components": [
                 MemoryShare(component=part, gib=round(size / GIB, 2)) for part, size in breakdown.components.items()
             ],
+            "moments": moments,
             "seconds_low": None if seconds is None else float(round(seconds[0])),
             "seconds_high": None if seconds is None else float(round(seconds[1])),
         }

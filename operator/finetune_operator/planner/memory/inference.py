@@ -15,6 +15,8 @@ GENERATED_ROWS = 16
 """Rows of a batch of answers (runner, evaluation/generation.py)."""
 GENERATED_TOKENS = 65_536
 """Most prompt tokens of such a batch (the same file)."""
+GENERATED_CACHE_BYTES = 4 * 2**30
+"""Most that keys and values of such a batch take in 16 bit (the same file); one long row may take more."""
 SCORED_TOKENS = 16_384
 """Most tokens of a batch of likelihoods (runner, evaluation/likelihood.py)."""
 
@@ -44,9 +46,11 @@ def _per_token(shape: ModelShape) -> float:
     return 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
 
 
-def generated_rows(rows: int, longest_prompt: int) -> int:
+def generated_rows(shape: ModelShape, rows: int, longest_prompt: int, max_new_tokens: int) -> int:
     """Rows of a batch of answers, where there are so many."""
-    return min(rows, max(1, min(GENERATED_ROWS, GENERATED_TOKENS // max(1, longest_prompt))))
+    cache = 4 * shape.layers * shape.key_value_width * (max(1, longest_prompt) + max_new_tokens)
+    most = min(GENERATED_ROWS, GENERATED_TOKENS // max(1, longest_prompt), GENERATED_CACHE_BYTES // cache)
+    return min(rows, max(1, most))
 
 
 def scored_tokens(rows: int, longest_row: int) -> int:
@@ -88,7 +92,8 @@ def scoring_memory(setup: InferenceSetup) -> Breakdown:
 
 def inference_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of answering and scoring, whichever is larger."""
-    peaks = (generating_memory(setup, max(1, generated_rows(setup.rows, setup.longest_prompt))), scoring_memory(setup))
+    rows = generated_rows(setup.shape, setup.rows, setup.longest_prompt, setup.max_new_tokens)
+    peaks = (generating_memory(setup, max(1, rows)), scoring_memory(setup))
     return max(peaks, key=lambda peak: peak.device_bytes)
 
 

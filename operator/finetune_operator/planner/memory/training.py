@@ -147,7 +147,8 @@ def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
 
 def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_new_tokens: int) -> Breakdown:
     """Peak of answering validation rows between steps: their keys and values beside the optimiser's states."""
-    shape, parts, batch = setup.shape, _between_steps(setup), generated_rows(rows, longest_prompt)
+    shape, parts = setup.shape, _between_steps(setup)
+    batch = generated_rows(shape, rows, longest_prompt, max_new_tokens)
     parts |= {
         "keyValueCache": cache_bytes(shape, batch, longest_prompt + max_new_tokens) if batch else 0.0,
         "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * batch * longest_prompt,
