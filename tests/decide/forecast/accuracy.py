@@ -29,6 +29,8 @@ class Row:
     group: str
     measured_gb: float
     forecast_gb: float
+    excused: str = ""
+    """Why a forecast that is too low by more than 5 % does not count: what the figure holds that no setting says."""
 
     @property
     def error(self) -> float:
@@ -41,6 +43,7 @@ def _quantity(breakdown: Breakdown, quantity: str) -> float:
         "allocated": breakdown.allocated_bytes,
         "reserved": breakdown.reserved_bytes,
         "device": breakdown.device_bytes,
+        "resident": sum(breakdown.allocated.get(part, 0.0) for part in ("weights", "adapter", "gradients", "optimiser")),
     }
     return sizes[quantity]
 
@@ -48,7 +51,16 @@ def _quantity(breakdown: Breakdown, quantity: str) -> float:
 def setup_of(row: dict[str, Any]) -> TrainingSetup:
     """The setup that a published row describes."""
     same = ("quantisation", "rank", "micro_batch", "dropout", "head", "adapter_bytes")
-    optional = ("unquantised_bytes", "residual_bytes", "strategy", "gpus", "checkpointing")
+    optional = (
+        "unquantised_bytes",
+        "residual_bytes",
+        "strategy",
+        "gpus",
+        "checkpointing",
+        "offload",
+        "stored_bytes",
+        "saves_frozen_inputs",
+    )
     return TrainingSetup(
         shape=known_shapes()[row["model"]],
         sequence_length=row["sequence"],
@@ -76,6 +88,15 @@ def breakdown_of(row: dict[str, Any]) -> Breakdown:
     )
 
 
+def _published() -> dict[str, list[dict[str, Any]]]:
+    return tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def left_out() -> dict[str, str]:
+    """Published figures that no row can be made of, each with why."""
+    return {item["figure"]: item["why"] for item in _published()["left_out"]}
+
+
 def rows() -> list[Row]:
     """All published rows with their forecasts."""
     return [
@@ -85,9 +106,10 @@ def rows() -> list[Row]:
             use=row["use"],
             group=row["group"],
             measured_gb=row["gb"],
-            forecast_gb=_quantity(breakdown_of(row), row["quantity"]) / GB,
+            forecast_gb=_quantity(breakdown_of(row), row["quantity"]) / GB + row.get("buffers_gb", 0.0),
+            excused=row.get("excused", ""),
         )
-        for row in tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["row"]
+        for row in _published()["row"]
     ]
 
 
