@@ -60,7 +60,7 @@ class StageForecast(Contract):
     ] = Field(default_factory=list)
     moments: Annotated[
         list[MomentForecast],
-        Field(description="Of stage train: its moments one after the other; the largest is gpuMemoryGib.", max_length=4),
+        Field(description="Of stage train: its moments, one after the other; the largest counts.", max_length=4),
     ] = Field(default_factory=list)
     seconds_low: Annotated[float | None, Field(description="Shortest likely duration.")] = None
     seconds_high: Annotated[float | None, Field(description="Longest likely duration.")] = None

@@ -208,7 +208,9 @@ def sharded_gpus(demand: Demand, offered: Offered) -> int | None:
         per_node = min(gpus, offered.gpus_per_node)
         if gpus > offered.most_gpus or gpus // per_node > offered.most_nodes:
             return None
-        spread = replace(demand, strategy=fsdp_of(demand.method), gpus=gpus, judging_gpus=per_node)
+        # Neither the strategy nor the offload of a job that asked for DeepSpeed is kept.
+        strategy = fsdp_of(demand.method)
+        spread = replace(demand, strategy=strategy, offload="none", gpus=gpus, judging_gpus=per_node)
         if worst_fit(stage_memory(spread, 1, merges=demand.serves_merged), offered.memory_gib) == "Fits":
             return gpus
     return None

@@ -20,13 +20,13 @@ from finetune_operator.planner.fit import (
     train_breakdown,
     worst_fit,
 )
+from finetune_operator.planner.flops import training_flops_per_token
 from finetune_operator.planner.forecast import demand_of, merged_form_fits
 from finetune_operator.planner.gpus import MethodType, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.shape import UnknownShapeError, shape_of
 from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
 from finetune_operator.planner.strategy import Choice, choose, cuts_optimizer, cuts_weights, memory_strategy
-from finetune_operator.planner.throughput import training_flops_per_token
 from finetune_operator.planner.workload import workload_of
 
 TRAIN_SHARE_OF_BUDGET = 0.7

@@ -16,8 +16,8 @@ TOKENS_PER_BATCH = 65_536
 """Most prompt tokens of a batch, padding counted: the prompts' one forward pass. Prompts of up to 4,096 tokens never
 meet it."""
 CACHE_BYTES_PER_BATCH = 4 * 2**30
-"""Most that keys and values of a batch may take in 16 bit. 16 rows of 2,560 tokens would take 21 GB on Llama-2-7B, whose
-heads share no keys: several times a training step of QLoRA, on GPUs that train it well."""
+"""Most that keys and values of a batch may take in 16 bit. 16 rows of 2,560 tokens would take 21 GB on Llama-2-7B,
+whose heads share no keys: several times a training step of QLoRA, on GPUs that train it well."""
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,12 @@ class Row:
 
 
 def _quantity(breakdown: Breakdown, quantity: str) -> float:
+    stays = ("weights", "adapter", "gradients", "optimiser")
     sizes = {
         "allocated": breakdown.allocated_bytes,
         "reserved": breakdown.reserved_bytes,
         "device": breakdown.device_bytes,
-        "resident": sum(breakdown.allocated.get(part, 0.0) for part in ("weights", "adapter", "gradients", "optimiser")),
+        "resident": sum(breakdown.allocated.get(part, 0.0) for part in stays),
     }
     return sizes[quantity]
 
