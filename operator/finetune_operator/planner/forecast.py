@@ -18,7 +18,6 @@ from finetune_operator.planner.fit import (
     Demand,
     Offered,
     fit,
-    largest_micro_batch,
     merge_breakdown,
     stage_memory,
     train_breakdown,
@@ -63,7 +62,11 @@ def demand_of(
         longest_prompt=prompt_tokens(spec, work, facts.context_length),
         max_new_tokens=spec.evaluation.max_new_tokens,
         validation_rows=work.validation_rows,
-        answered_rows=spec.training.answered_rows(spec.evaluation.max_new_tokens),
+        few_shot=spec.evaluation.few_shot or 0,
+        typical_row=work.typical_length,
+        prompt_room=max(1, facts.context_length - spec.evaluation.max_new_tokens) if facts.context_length else 0,
+        validation_samples=spec.training.validation_samples,
+        asked_micro_batch=spec.training.micro_batch_size,
         test_rows=work.test_rows,
         packed=packed,
         serves_merged=spec.output.served_as == "merged",
@@ -89,6 +92,13 @@ def _as_planned(demand: Demand, plan: TrainPlan) -> Demand:
         checkpointing=plan.gradient_checkpointing,
         flash_attention=plan.attention == "flash",
     )
+
+
+def _at_its_least(demand: Demand, spec: FineTuneJobSpec) -> Demand:
+    """The demand that advice starts from: a plan of its own recomputes activations again where it has to."""
+    if spec.training.gradient_checkpointing == "auto":
+        return replace(demand, checkpointing=True)
+    return demand
 
 
 def merged_form_fits(demand: Demand, facts: ModelFacts, resolved: Resolved) -> bool:
@@ -173,32 +183,38 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     demand = _as_planned(
         demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
     )
+    demand = _at_its_least(demand, spec)
     memory_gib = resolved.pool_spec.gpu_memory_gib
-    stages = stage_memory(demand, 1, merges=demand.serves_merged)
-    micro = spec.training.micro_batch_size
-    if micro is not None and worst_fit(stages, memory_gib) != "DoesNotFit":
-        return _too_many_examples(demand, micro, resolved)
+    micro = demand.least_micro_batch
+    fewer = [size for size in range(1, micro) if micro % size == 0 and _holds(demand, size, memory_gib)]
+    if fewer:
+        return _too_many_examples(demand, max(fewer), resolved)
+    stages = stage_memory(demand, micro, merges=demand.serves_merged)
     name, breakdown = max(stages.items(), key=lambda stage: stage[1].device_bytes)
     parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in list(breakdown.components.items())[:3])
     message = (
         f"does not fit: {name} with {plan.method} needs {breakdown.device_bytes / GIB:.1f} GiB on one GPU at "
-        f"micro-batch 1 ({parts}); a GPU of pool {resolved.pool} has {memory_gib:g} GiB"
+        f"micro-batch {micro} ({parts}); a GPU of pool {resolved.pool} has {memory_gib:g} GiB"
     )
     pool = resolved.pool_spec
-    offered = Offered(memory_gib, pool.gpus_per_node, pool.limits.max_gpus, pool.limits.max_nodes)
+    offered = Offered(
+        memory_gib, pool.gpus_per_node, pool.limits.max_gpus, pool.limits.max_nodes, spec.training.global_batch_size
+    )
     return message, what_would_fit(demand, offered, prepared.lengths.p95 or work.longest_row)
 
 
-def _too_many_examples(demand: Demand, micro: int, resolved: Resolved) -> tuple[str, str]:
+def _holds(demand: Demand, micro_batch: int, memory_gib: float) -> bool:
+    return worst_fit(stage_memory(demand, micro_batch, merges=demand.serves_merged), memory_gib) == "Fits"
+
+
+def _too_many_examples(demand: Demand, fewer: int, resolved: Resolved) -> tuple[str, str]:
     """The refusal of a job that would fit but for training.microBatchSize."""
-    memory_gib = resolved.pool_spec.gpu_memory_gib
+    micro = demand.least_micro_batch
     need = train_breakdown(demand, micro).device_bytes / GIB
-    largest = min(micro, largest_micro_batch(demand, memory_gib))
-    divisor = max(size for size in range(1, largest + 1) if micro % size == 0)
     return (
         f"does not fit: training.microBatchSize {micro} needs {need:.1f} GiB on one GPU; a GPU of pool {resolved.pool} "
-        f"has {memory_gib:g} GiB",
-        f"set training.microBatchSize: {divisor}, or leave it out: globalBatchSize stays what it is",
+        f"has {resolved.pool_spec.gpu_memory_gib:g} GiB",
+        f"set training.microBatchSize: {fewer}, or leave it out: globalBatchSize stays what it is",
     )
 
 
@@ -354,7 +370,7 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
 def _room(case: _Case) -> str:
     """The smallest edit after which nothing is tight, or what helps at least."""
     p95 = case.prepared.lengths.p95 or case.work.longest_row
-    edit = smallest_change(case.demand, case.resolved.pool_spec.gpu_memory_gib, p95)
+    edit = smallest_change(_at_its_least(case.demand, case.spec), case.resolved.pool_spec.gpu_memory_gib, p95)
     return edit or "a shorter training.maxLength"
 
 

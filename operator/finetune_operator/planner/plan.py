@@ -161,7 +161,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     if spec.method.type != "auto":
         method = spec.method.type
     elif demand is not None:
-        stages = stage_memory(demand, 1, merges=demand.serves_merged)
+        stages = stage_memory(demand, demand.least_micro_batch, merges=demand.serves_merged)
         method = "lora" if worst_fit(stages, memory_gib) == "Fits" else "qlora"
     else:
         method = _method_without_shape(prepared.model, memory_gib) if gpus else "lora"

@@ -76,17 +76,16 @@ def breakdown_of(row: dict[str, Any]) -> Breakdown:
     """The forecast of a published row: of training, or of answering."""
     if row.get("kind") != "inference":
         return training_memory(setup_of(row))
-    return generating_memory(
-        InferenceSetup(
-            shape=known_shapes()[row["model"]],
-            quantisation=row["quantisation"],
-            rows=row["rows"],
-            longest_prompt=1,
-            max_new_tokens=row["tokens"],
-            longest_row=1,
-            cache_copies=row.get("cache_copies", 1),
-        )
+    setup = InferenceSetup(
+        shape=known_shapes()[row["model"]],
+        quantisation=row["quantisation"],
+        rows=row["rows"],
+        longest_prompt=1,
+        max_new_tokens=row["tokens"],
+        longest_row=1,
+        cache_copies=row.get("cache_copies", 1),
     )
+    return generating_memory(setup, row["rows"] * (1 + row["tokens"]), row["rows"])
 
 
 def _published() -> dict[str, list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ from finetune_operator.planner.memory.dora import (
     dora_saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
-from finetune_operator.planner.memory.inference import generated_rows, scored_tokens
+from finetune_operator.planner.memory.inference import answered_tokens, scored_tokens
 from finetune_operator.planner.memory.sharding import (
     Strategy,
     adapter_shards,
@@ -161,10 +161,10 @@ def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
 def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_new_tokens: int) -> Breakdown:
     """Peak of answering validation rows between steps: their keys and values beside the optimiser's states."""
     shape, parts = setup.shape, _between_steps(setup)
-    batch = generated_rows(shape, rows, longest_prompt, max_new_tokens)
+    kept, passed = answered_tokens(shape, rows, longest_prompt, max_new_tokens)
     parts |= {
-        "keyValueCache": cache_bytes(shape, batch, longest_prompt + max_new_tokens) if batch else 0.0,
-        "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * batch * longest_prompt,
+        "keyValueCache": cache_bytes(shape, kept),
+        "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * passed,
     }
     outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
     return Breakdown({name: size for name, size in parts.items() if size > 0}, outside)
