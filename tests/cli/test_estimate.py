@@ -216,12 +216,14 @@ LONG = ["--rows", "500", "--tokens-per-row", "100000"]
             ["8-bit weights are not cut into parts"],
         ),
         (
-            {"training": {"microBatchSize": 16}},
+            {"training": {"microBatchSize": 64, "globalBatchSize": 64}},
             {"l4": L4},
             GIVEN,
             1,
-            ["training.microBatchSize 16 needs", "set training.microBatchSize: 2, or leave it out"],
+            ["training.microBatchSize 64 needs", "set training.microBatchSize: 16, or leave it out"],
         ),
+        # A micro-batch that is asked for recomputes rather than being refused.
+        ({"training": {"microBatchSize": 16}}, {"l4": L4}, GIVEN, 0, ["16 x 1", "recomputation"]),
         # Tight: the smallest edit that gives room
         (
             {"method": {"type": "qlora"}, "compute": {"gpusPerNode": 1}},

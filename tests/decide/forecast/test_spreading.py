@@ -97,7 +97,7 @@ def test_pods_of_one_gpu_cannot_spread_a_base() -> None:
     status = planned(prepared("Llama-3.1-70B", 1024), job, gpuMemoryGib=80, **offered).status
     assert status.reason == "DoesNotFit"
     assert status.message.startswith("does not fit: evaluate with lora needs")
-    assert "GPUs together are not enough either" in status.next_step
+    assert "GPUs of the pool together are not enough either" in status.next_step
 
 
 def test_vllm_spreads_over_every_gpu_by_itself() -> None:
