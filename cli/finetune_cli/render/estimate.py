@@ -91,6 +91,25 @@ def components_table(known: Forecast) -> Table:
     return table
 
 
+MOMENTS = {
+    "step": "a step",
+    "validation": "validation",
+    "reference": "asking the reference",
+    "answers": "answering validation rows",
+}
+
+
+def moments_line(known: Forecast) -> str:
+    """Training's moments in GiB; empty where memory is not forecast."""
+    moments = [moment for stage in known.stages for moment in stage.moments]
+    parts = [
+        f"{MOMENTS[m.moment]} {m.gpu_memory_gib:.1f} (tensors {m.tensors_gib:.1f}, reserved "
+        f"{m.reserved_gpu_memory_gib:.1f})"
+        for m in moments
+    ]
+    return f"train, moment by moment: {'; '.join(parts)}" if parts else ""
+
+
 def print_estimate(
     console: Console, facts: dict[str, str], estimates: Sequence[PoolEstimate], warnings: Sequence[str] = ()
 ) -> None:
@@ -108,6 +127,7 @@ def print_estimate(
         console.print(Text(f"{best.name}", style="bold"))
         if known.stages:
             console.print(components_table(known))
+            console.print(Text(moments_line(known)), soft_wrap=True)
             needs = f"host memory about {known.host_memory_gib:.0f} GiB, scratch disk about {known.disk_gib:.0f} GiB"
             console.print(needs)
         for note in known.notes:

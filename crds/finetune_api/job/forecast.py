@@ -9,6 +9,7 @@ from pydantic import Field
 from finetune_api.base import Contract
 
 ForecastStage = Literal["baseline", "train", "evaluate", "merge"]
+Moment = Literal["step", "validation", "reference", "answers"]
 Fit = Literal["Fits", "Tight", "DoesNotFit", "Unknown"]
 
 
@@ -26,6 +27,26 @@ class MemoryShare(Contract):
     gib: Annotated[float, Field(description="Its share in GiB.")]
 
 
+class MomentForecast(Contract):
+    """What training needs of one GPU at one of its moments."""
+
+    moment: Annotated[
+        Moment,
+        Field(
+            description="step: an optimiser step, what published figures of training measure; validation: the loss of "
+            "validation rows; reference: log-probabilities that dpo and kto ask for; answers: validation rows that are "
+            "answered."
+        ),
+    ]
+    tensors_gib: Annotated[float, Field(description="What tensors need: torch.cuda.max_memory_allocated, in GiB.")]
+    reserved_gpu_memory_gib: Annotated[
+        float, Field(description="What PyTorch reserves for them: torch.cuda.max_memory_reserved, in GiB.")
+    ]
+    gpu_memory_gib: Annotated[
+        float, Field(description="What the GPU must have: the CUDA context and NCCL's buffers included, in GiB.")
+    ]
+
+
 class StageForecast(Contract):
     """What one GPU stage needs. `merge` is the part of evaluate that loads the merged model."""
 
@@ -36,6 +57,10 @@ class StageForecast(Contract):
     ]
     components: Annotated[
         list[MemoryShare], Field(description="The parts of gpuMemoryGib, largest first.", max_length=16)
+    ] = Field(default_factory=list)
+    moments: Annotated[
+        list[MomentForecast],
+        Field(description="Of stage train: its moments, one after the other; the largest counts.", max_length=4),
     ] = Field(default_factory=list)
     seconds_low: Annotated[float | None, Field(description="Shortest likely duration.")] = None
     seconds_high: Annotated[float | None, Field(description="Longest likely duration.")] = None

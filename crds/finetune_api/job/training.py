@@ -12,6 +12,13 @@ ANSWER_TOKENS, FEWEST_ANSWERS, MOST_ANSWERS = 4096, 8, 64
 """What training.validationSamples is by default: by generated tokens of an evaluation, between so many rows."""
 
 
+def answered_rows(validation_samples: int | None, max_new_tokens: int) -> int:
+    """Validation rows that are answered at every evaluation: as asked, else fewer the longer an answer may be."""
+    if validation_samples is not None:
+        return validation_samples
+    return max(FEWEST_ANSWERS, min(MOST_ANSWERS, ANSWER_TOKENS // max_new_tokens))
+
+
 class EarlyStopping(Contract):
     """When to stop because validation no longer improves."""
 
@@ -213,9 +220,7 @@ class Training(Contract):
 
     def answered_rows(self, max_new_tokens: int) -> int:
         """Validation rows that are answered at every evaluation, where there are so many."""
-        if self.validation_samples is not None:
-            return self.validation_samples
-        return max(FEWEST_ANSWERS, min(MOST_ANSWERS, ANSWER_TOKENS // max_new_tokens))
+        return answered_rows(self.validation_samples, max_new_tokens)
 
     RULES = (
         Rule(

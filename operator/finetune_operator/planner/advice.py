@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from finetune_api.wording import agreeing
-from finetune_operator.planner.fit import Demand, Offered, fit, sharded_gpus, stage_memory
+from finetune_api.job.method import LARGEST_SERVED_RANK
+from finetune_operator.planner.fit import Demand, Offered, fit, fsdp_of, sharded_gpus, stage_memory
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.strategy import can_be_parts
 
@@ -30,9 +30,11 @@ class Change:
     demand: Demand
 
 
-def _shortened(demand: Demand, length: int) -> Demand:
-    prompt = max(1, demand.longest_prompt - (demand.longest_row - length))
-    return replace(demand, longest_row=length, longest_prompt=min(prompt, demand.longest_prompt))
+def _with_rows(demand: Demand, length: int, few_shot: int) -> Demand:
+    """The demand with rows of at most `length` and so many examples: prompts as workload.prompt_tokens has them."""
+    prompt = length + few_shot * min(demand.typical_row, length)
+    room = demand.prompt_room or prompt
+    return replace(demand, longest_row=length, few_shot=few_shot, longest_prompt=max(1, min(prompt, room)))
 
 
 def _lengths(demand: Demand) -> Iterator[int]:
@@ -42,13 +44,20 @@ def _lengths(demand: Demand) -> Iterator[int]:
         length = min(length - LENGTH_STEP, length * 3 // 4 // LENGTH_STEP * LENGTH_STEP)
 
 
+def _quantised(demand: Demand) -> Demand:
+    strategy = fsdp_of("qlora") if demand.strategy == fsdp_of("lora") else demand.strategy
+    return replace(demand, method="qlora", full_precision=False, strategy=strategy)
+
+
 def _edits(demand: Demand) -> list[Edit]:
     """Single edits that may help, those first that change the result least."""
     edits: list[Edit] = []
-    if demand.serves_merged:
+    if demand.least_micro_batch > 1:
+        edits.append(("training.microBatchSize: 1", lambda d: replace(d, asked_micro_batch=1)))
+    if demand.serves_merged and not demand.dora and demand.rank <= LARGEST_SERVED_RANK:
         edits.append(("output.servedAs: adapter", lambda d: replace(d, serves_merged=False)))
-    if demand.longest_prompt > demand.longest_row:
-        edits.append(("evaluation.fewShot: 0", lambda d: replace(d, longest_prompt=d.longest_row)))
+    if demand.few_shot:
+        edits.append(("evaluation.fewShot: 0", lambda d: _with_rows(d, d.longest_row, 0)))
     if demand.full_precision and demand.method == "lora":
         edits.append(("training.precision: bf16", lambda d: replace(d, full_precision=False)))
     if not demand.checkpointing:
@@ -58,7 +67,10 @@ def _edits(demand: Demand) -> list[Edit]:
     if demand.dora:
         edits.append(("method.useDora: false", lambda d: replace(d, dora=False)))
     if demand.method == "lora":
-        edits.append(("method.type: qlora", lambda d: replace(d, method="qlora")))
+        # qlora computes in bf16; the contract refuses it with fp32.
+        text = "method.type: qlora"
+        text = f"training.precision: bf16 and {text}" if demand.full_precision else text
+        edits.append((text, _quantised))
     if demand.max_new_tokens > SHORTEST_ANSWER:
         text = f"evaluation.maxNewTokens: {SHORTEST_ANSWER}"
         edits.append((text, lambda d: replace(d, max_new_tokens=SHORTEST_ANSWER)))
@@ -91,12 +103,12 @@ def _applied(demand: Demand, edits: Sequence[Edit], length: int | None = None) -
         demand = edit(demand)
     if length is not None:
         words.append(f"training.maxLength: {length}")
-        demand = _shortened(demand, length)
+        demand = _with_rows(demand, length, demand.few_shot)
     return Change(" and ".join(words), demand)
 
 
 def _fits(demand: Demand, memory_gib: float) -> bool:
-    stages = stage_memory(demand, 1, merges=demand.serves_merged)
+    stages = stage_memory(demand, demand.least_micro_batch, merges=demand.serves_merged)
     return all(fit(breakdown, memory_gib) == "Fits" for breakdown in stages.values())
 
 
@@ -105,27 +117,39 @@ def smallest_change(demand: Demand, memory_gib: float, p95_length: int) -> str |
     return next((c.text for c in _changes(demand, p95_length) if _fits(c.demand, memory_gib)), None)
 
 
-def card_size_gib(demand: Demand) -> float:
-    """Memory of the smallest usual GPU that the job fits as it is; past all of them, the need itself."""
-    for size in CARD_SIZES_GIB:
-        if _fits(demand, size):
-            return float(size)
-    need = max(part.device_bytes for part in stage_memory(demand, 1, merges=demand.serves_merged).values())
-    return float(math.ceil(need / GIB))
+def card_size_gib(demand: Demand) -> int | None:
+    """Memory of the smallest usual GPU that the job fits as it is; None where it fits none of them."""
+    return next((size for size in CARD_SIZES_GIB if _fits(demand, size)), None)
+
+
+def _need_gib(demand: Demand) -> int:
+    stages = stage_memory(demand, demand.least_micro_batch, merges=demand.serves_merged)
+    return math.ceil(max(part.device_bytes for part in stages.values()) / GIB)
+
+
+def _edit_or_size(edit: str | None, demand: Demand) -> str:
+    size = card_size_gib(demand)
+    if size is None:
+        too_large = f"no GPU is large enough, it needs {_need_gib(demand)} GiB"
+        none = f"no setting is enough and {too_large}: use a smaller model"
+        return f"set {edit}; as it is {too_large}" if edit else none
+    pool = f"a pool whose GPUs have {size} GiB"
+    return f"set {edit}, or use {pool}" if edit else f"no setting is enough: use a smaller model or {pool}"
 
 
 def what_would_fit(demand: Demand, offered: Offered, p95_length: int) -> str:
     """One sentence: the smallest edit, the smallest GPU, and how many GPUs, or why more of them do not help."""
     edit = smallest_change(demand, offered.memory_gib, p95_length)
-    size = f"a pool whose GPUs have {card_size_gib(demand):.0f} GiB"
-    options = f"set {edit}, or use {size}" if edit else f"no setting is enough: use a smaller model or {size}"
+    options = _edit_or_size(edit, demand)
     if not can_be_parts(demand):
         why = "8-bit weights" if demand.quantisation == "int8" else f"the states of {demand.optimizer}"
         return f"{options}; more GPUs do not help, {why} are not cut into parts: each trains with the whole model"
     gpus = sharded_gpus(demand, offered)
     if gpus is None:
-        all_of_them = agreeing(offered.most_gpus, f"[only GPU is|{offered.most_gpus} GPUs together are]")
-        return f"{options}; the pool's {all_of_them} not enough either"
+        most = max(offered.shares(demand.least_micro_batch), default=1)
+        if most == 1:
+            return options
+        return f"{options}; {most} GPUs of the pool together are not enough either"
     nodes = gpus // min(gpus, offered.gpus_per_node)
     where = f" on {nodes} nodes" if nodes > 1 else ""
     return f"{options}, or {gpus} GPUs{where} with compute.strategy: fsdp"

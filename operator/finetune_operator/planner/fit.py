@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from finetune_api.job.forecast import Fit
-from finetune_api.job.training import Optimizer
+from finetune_api.job.forecast import Fit, Moment
+from finetune_api.job.training import Optimizer, answered_rows
 from finetune_api.stages import Offload
 from finetune_operator.planner.gpus import MethodType
 from finetune_operator.planner.memory.adapter import adapter_parameters
@@ -41,6 +41,17 @@ class Offered:
     gpus_per_node: int
     most_gpus: int
     most_nodes: int
+    global_batch: int = 0
+    """Examples of a step, which all GPUs share evenly; 0: any number of GPUs will do."""
+
+    def shares(self, micro_batch: int) -> list[int]:
+        """Numbers of GPUs worth a look that the pool has and that share a step."""
+        found = []
+        for gpus in (2, 4, 8, 16, 32, 64):
+            nodes = gpus // min(gpus, self.gpus_per_node)
+            if gpus <= self.most_gpus and nodes <= self.most_nodes and self.global_batch % (gpus * micro_batch) == 0:
+                found.append(gpus)
+        return found
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,26 @@ class Demand:
     """Whether training asks for log-probabilities of answers: dpo and kto."""
     checkpointing: bool = True
     flash_attention: bool = False
-    answered_rows: int = 0
-    """Validation rows that are answered during training."""
+    few_shot: int = 0
+    """Examples before a prompt that is answered; longest_prompt has them."""
+    typical_row: int = 0
+    """Tokens of such an example."""
+    prompt_room: int = 0
+    """Most tokens of a prompt, by the model's context; 0: not known."""
+    validation_samples: int | None = 0
+    """Validation rows that are answered during training; None: by the length of an answer."""
+    asked_micro_batch: int | None = None
+    """training.microBatchSize."""
+
+    @property
+    def answered_rows(self) -> int:
+        """Validation rows that are answered at every evaluation."""
+        return min(answered_rows(self.validation_samples, self.max_new_tokens), self.validation_rows)
+
+    @property
+    def least_micro_batch(self) -> int:
+        """The micro-batch that has to fit: the one that is asked for, else 1."""
+        return self.asked_micro_batch or 1
 
     @property
     def quantisation(self) -> Quantisation:
@@ -87,8 +116,8 @@ class Demand:
         return "fp32" if self.full_precision else "none"
 
 
-def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
-    """Peak of the train stage: of a step, or of validation."""
+def train_moments(demand: Demand, micro_batch: int) -> Mapping[Moment, Breakdown]:
+    """Peaks of the train stage one after the other: a step, and what is done between steps."""
     setup = TrainingSetup(
         shape=demand.shape,
         quantisation=demand.quantisation,
@@ -107,15 +136,19 @@ def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
         checkpointing=demand.checkpointing,
         flash_attention=demand.flash_attention,
     )
-    answered = min(demand.answered_rows, demand.validation_rows)
-    peaks = [
-        training_memory(setup),
-        reference_memory(setup, demand.longest_row)
-        if demand.asks_reference
-        else validation_memory(setup, demand.validation_rows, demand.longest_row),
-        answering_memory(setup, answered, demand.longest_row, demand.max_new_tokens),
-    ]
-    return max(peaks, key=lambda peak: peak.device_bytes)
+    moments: dict[Moment, Breakdown] = {"step": training_memory(setup)}
+    if demand.asks_reference:
+        moments["reference"] = reference_memory(setup, demand.longest_row)
+    else:
+        moments["validation"] = validation_memory(setup, demand.validation_rows, demand.longest_row)
+    if demand.answered_rows:
+        moments["answers"] = answering_memory(setup, demand.answered_rows, demand.longest_row, demand.max_new_tokens)
+    return moments
+
+
+def train_breakdown(demand: Demand, micro_batch: int) -> Breakdown:
+    """Peak of the train stage: its largest moment."""
+    return max(train_moments(demand, micro_batch).values(), key=lambda peak: peak.device_bytes)
 
 
 def _inference(demand: Demand, *, adapted: bool) -> InferenceSetup:
@@ -199,11 +232,12 @@ def fsdp_of(method: MethodType) -> Strategy:
 
 def sharded_gpus(demand: Demand, offered: Offered) -> int | None:
     """Fewest GPUs with which every stage fits, training under FSDP; None when even all that are offered do not."""
-    for gpus in (2, 4, 8, 16, 32, 64):
+    for gpus in offered.shares(demand.least_micro_batch):
         per_node = min(gpus, offered.gpus_per_node)
-        if gpus > offered.most_gpus or gpus // per_node > offered.most_nodes:
-            return None
-        spread = replace(demand, strategy=fsdp_of(demand.method), gpus=gpus, judging_gpus=per_node)
-        if worst_fit(stage_memory(spread, 1, merges=demand.serves_merged), offered.memory_gib) == "Fits":
+        # Neither the strategy nor the offload of a job that asked for DeepSpeed is kept.
+        strategy = fsdp_of(demand.method)
+        spread = replace(demand, strategy=strategy, offload="none", gpus=gpus, judging_gpus=per_node)
+        stages = stage_memory(spread, demand.least_micro_batch, merges=demand.serves_merged)
+        if worst_fit(stages, offered.memory_gib) == "Fits":
             return gpus
     return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, StageForecast
+from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, MomentForecast, StageForecast
 from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
@@ -18,10 +18,10 @@ from finetune_operator.planner.fit import (
     Demand,
     Offered,
     fit,
-    largest_micro_batch,
     merge_breakdown,
     stage_memory,
     train_breakdown,
+    train_moments,
     worst_fit,
 )
 from finetune_operator.planner.gain import minimum_detectable_gain
@@ -63,7 +63,11 @@ def demand_of(
         longest_prompt=prompt_tokens(spec, work, facts.context_length),
         max_new_tokens=spec.evaluation.max_new_tokens,
         validation_rows=work.validation_rows,
-        answered_rows=spec.training.answered_rows(spec.evaluation.max_new_tokens),
+        few_shot=spec.evaluation.few_shot or 0,
+        typical_row=work.typical_length,
+        prompt_room=max(1, facts.context_length - spec.evaluation.max_new_tokens) if facts.context_length else 0,
+        validation_samples=spec.training.validation_samples,
+        asked_micro_batch=spec.training.micro_batch_size,
         test_rows=work.test_rows,
         packed=packed,
         serves_merged=spec.output.served_as == "merged",
@@ -89,6 +93,13 @@ def _as_planned(demand: Demand, plan: TrainPlan) -> Demand:
         checkpointing=plan.gradient_checkpointing,
         flash_attention=plan.attention == "flash",
     )
+
+
+def _at_its_least(demand: Demand, spec: FineTuneJobSpec) -> Demand:
+    """The demand that advice starts from: a plan of its own recomputes activations again where it has to."""
+    if spec.training.gradient_checkpointing == "auto":
+        return replace(demand, checkpointing=True)
+    return demand
 
 
 def merged_form_fits(demand: Demand, facts: ModelFacts, resolved: Resolved) -> bool:
@@ -161,7 +172,10 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
         available_gpu_memory_gib=resolved.pool_spec.gpu_memory_gib,
         host_memory_gib=_gib(host),
         disk_gib=_gib(disk),
-        stages=[_stage(name, breakdown, seconds.get(name)) for name, breakdown in memory.items()],
+        stages=[
+            _stage(name, breakdown, seconds.get(name), _moments(demand, plan) if name == "train" else [])
+            for name, breakdown in memory.items()
+        ],
         notes=_notes(case, memory, host, disk, known=bool(seconds)),
         **(known | timed),
     )
@@ -178,35 +192,41 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     demand = _as_planned(
         demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
     )
+    demand = _at_its_least(demand, spec)
     memory_gib = resolved.pool_spec.gpu_memory_gib
-    stages = stage_memory(demand, 1, merges=demand.serves_merged)
+    micro = demand.least_micro_batch
+    fewer = [size for size in range(1, micro) if micro % size == 0 and _holds(demand, size, memory_gib)]
+    if fewer:
+        return _too_many_examples(demand, max(fewer), resolved)
+    stages = stage_memory(demand, micro, merges=demand.serves_merged)
     host_limit = quantity_bytes(resolved.pool_spec.gpu_pod.memory)
     if worst_fit(stages, memory_gib) != "DoesNotFit" and not host_fits(demand, plan.gpus_per_node, host_limit):
         return host_refusal(demand, plan.gpus_per_node, resolved, forecast(spec, resolved, prepared, plan))
-    micro = spec.training.micro_batch_size
-    if micro is not None and worst_fit(stages, memory_gib) != "DoesNotFit":
-        return _too_many_examples(demand, micro, resolved)
     name, breakdown = max(stages.items(), key=lambda stage: stage[1].device_bytes)
     parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in list(breakdown.components.items())[:3])
     message = (
         f"does not fit: {name} with {plan.method} needs {breakdown.device_bytes / GIB:.1f} GiB on one GPU at "
-        f"micro-batch 1 ({parts}); a GPU of pool {resolved.pool} has {memory_gib:g} GiB"
+        f"micro-batch {micro} ({parts}); a GPU of pool {resolved.pool} has {memory_gib:g} GiB"
     )
     pool = resolved.pool_spec
-    offered = Offered(memory_gib, pool.gpus_per_node, pool.limits.max_gpus, pool.limits.max_nodes)
+    offered = Offered(
+        memory_gib, pool.gpus_per_node, pool.limits.max_gpus, pool.limits.max_nodes, spec.training.global_batch_size
+    )
     return message, what_would_fit(demand, offered, prepared.lengths.p95 or work.longest_row)
 
 
-def _too_many_examples(demand: Demand, micro: int, resolved: Resolved) -> tuple[str, str]:
+def _holds(demand: Demand, micro_batch: int, memory_gib: float) -> bool:
+    return worst_fit(stage_memory(demand, micro_batch, merges=demand.serves_merged), memory_gib) == "Fits"
+
+
+def _too_many_examples(demand: Demand, fewer: int, resolved: Resolved) -> tuple[str, str]:
     """The refusal of a job that would fit but for training.microBatchSize."""
-    memory_gib = resolved.pool_spec.gpu_memory_gib
+    micro = demand.least_micro_batch
     need = train_breakdown(demand, micro).device_bytes / GIB
-    largest = min(micro, largest_micro_batch(demand, memory_gib))
-    divisor = max(size for size in range(1, largest + 1) if micro % size == 0)
     return (
         f"does not fit: training.microBatchSize {micro} needs {need:.1f} GiB on one GPU; a GPU of pool {resolved.pool} "
-        f"has {memory_gib:g} GiB",
-        f"set training.microBatchSize: {divisor}, or leave it out: globalBatchSize stays what it is",
+        f"has {resolved.pool_spec.gpu_memory_gib:g} GiB",
+        f"set training.microBatchSize: {fewer}, or leave it out: globalBatchSize stays what it is",
     )
 
 
@@ -242,7 +262,19 @@ def _gib(size: float) -> float:
     return round(size / GIB, 1)
 
 
-def _stage(name: str, breakdown: Breakdown, seconds: Range | None) -> StageForecast:
+def _moments(demand: Demand, plan: TrainPlan) -> list[MomentForecast]:
+    return [
+        MomentForecast(
+            moment=moment,
+            tensors_gib=_gib(breakdown.allocated_bytes),
+            reserved_gpu_memory_gib=_gib(breakdown.reserved_bytes),
+            gpu_memory_gib=_gib(breakdown.device_bytes),
+        )
+        for moment, breakdown in train_moments(demand, plan.micro_batch_size).items()
+    ]
+
+
+def _stage(name: str, breakdown: Breakdown, seconds: Range | None, moments: list[MomentForecast]) -> StageForecast:
     return StageForecast.model_validate(
         {
             "stage": name,
@@ -251,6 +283,7 @@ def _stage(name: str, breakdown: Breakdown, seconds: Range | None) -> StageForec
             "components": [
                 MemoryShare(component=part, gib=round(size / GIB, 2)) for part, size in breakdown.components.items()
             ],
+            "moments": moments,
             "seconds_low": None if seconds is None else float(round(seconds[0])),
             "seconds_high": None if seconds is None else float(round(seconds[1])),
         }
@@ -346,7 +379,7 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
 def _room(case: _Case) -> str:
     """The smallest edit after which nothing is tight, or what helps at least."""
     p95 = case.prepared.lengths.p95 or case.work.longest_row
-    edit = smallest_change(case.demand, case.resolved.pool_spec.gpu_memory_gib, p95)
+    edit = smallest_change(_at_its_least(case.demand, case.spec), case.resolved.pool_spec.gpu_memory_gib, p95)
     return edit or "a shorter training.maxLength"
 
 

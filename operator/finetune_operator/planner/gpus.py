@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from finetune_api.gpupool import GPUPoolSpec
 from finetune_operator.planner.families import known_shapes
-from finetune_operator.planner.shape import ModelShape
+from finetune_operator.planner.flops import training_flops_per_token
 
 MethodType = Literal["lora", "qlora"]
 Range = tuple[float, float]
@@ -74,21 +74,28 @@ def observed_shares(gpu: str | None, method: MethodType) -> Range:
     shares: dict[str, list[float]] = {}
     for seen in _data()["observation"]:
         if seen["method"] == method:
-            shape = known_shapes()[seen["model"]]
-            used = seen["tokens_per_second"] * seen["flops_per_parameter"] * matrix_parameters(shape)
-            shares.setdefault(seen["gpu"], []).append(used / peaks[seen["gpu"]])
+            operations = training_flops_per_token(
+                known_shapes()[seen["model"]], seen["sequence"], checkpointing=seen["checkpointing"]
+            )
+            shares.setdefault(seen["gpu"], []).append(seen["tokens_per_second"] * operations / peaks[seen["gpu"]])
     found = shares.get(gpu or "") or [share for some in shares.values() for share in some]
     return min(found), max(found)
-
-
-def matrix_parameters(shape: ModelShape) -> int:
-    """Parameters that take part in matrix products: the blocks and the head, not the embedding."""
-    return shape.linear_parameters + shape.vocabulary * shape.hidden
 
 
 def saturation_tokens(method: MethodType) -> int:
     """Tokens of a forward pass from which on more of them are not faster per token."""
     return int(_data()["saturation_tokens"][method])
+
+
+def launch_seconds_per_block() -> float:
+    """Time that the kernels of a block take to be started, forward and backward, however few tokens there are."""
+    return float(_data()["launch_seconds_per_block"])
+
+
+def dequantisation_seconds_per_parameter() -> Range:
+    """Time of a forward and backward pass to restore a 4-bit weight, as often as it is needed."""
+    low, high = _data()["dequantisation_seconds_per_parameter"]
+    return float(low), float(high)
 
 
 def decode_seconds_per_block(method: MethodType) -> Range:

@@ -20,13 +20,13 @@ from finetune_operator.planner.fit import (
     train_breakdown,
     worst_fit,
 )
+from finetune_operator.planner.flops import training_flops_per_token
 from finetune_operator.planner.forecast import demand_of, merged_form_fits
 from finetune_operator.planner.gpus import MethodType, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.shape import UnknownShapeError, shape_of
 from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
 from finetune_operator.planner.strategy import Choice, choose, cuts_optimizer, cuts_weights, memory_strategy
-from finetune_operator.planner.throughput import training_flops_per_token
 from finetune_operator.planner.workload import workload_of
 
 TRAIN_SHARE_OF_BUDGET = 0.7
@@ -66,11 +66,27 @@ def _as_asked(
     choice = replace(choice, checkpointing=asked == "enabled")
     if demand is None:
         return choice
-    strategy = memory_strategy(choice.strategy, demand.method, choice.zero_stage)
-    spread = replace(
-        demand, strategy=strategy, gpus=processes, offload=choice.offload, checkpointing=choice.checkpointing
+    return replace(choice, largest_micro_batch=largest_micro_batch(_under(choice, demand, processes), memory_gib))
+
+
+def _under(choice: Choice, demand: Demand, processes: int) -> Demand:
+    """The demand of one GPU when training goes by a choice."""
+    return replace(
+        demand,
+        strategy=memory_strategy(choice.strategy, demand.method, choice.zero_stage),
+        gpus=processes,
+        offload=choice.offload,
+        checkpointing=choice.checkpointing,
     )
-    return replace(choice, largest_micro_batch=largest_micro_batch(spread, memory_gib))
+
+
+def _auto_method(spec: FineTuneJobSpec, demand: Demand, memory_gib: float, processes: int) -> MethodType:
+    """Lora when every stage fits with it: on one GPU, or as a strategy that the user names shares it out."""
+    if spec.compute.strategy in ("fsdp", "deepspeed"):
+        choice = _as_asked(choose(spec.compute, demand, memory_gib, processes), spec, demand, memory_gib, processes)
+        demand = _under(choice, demand, processes)
+    stages = stage_memory(demand, demand.least_micro_batch, merges=demand.serves_merged)
+    return "lora" if worst_fit(stages, memory_gib) == "Fits" else "qlora"
 
 
 def _refuse_optimizer(spec: FineTuneJobSpec, strategy: Strategy, method: MethodType) -> None:
@@ -161,8 +177,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     if spec.method.type != "auto":
         method = spec.method.type
     elif demand is not None:
-        stages = stage_memory(demand, 1, merges=demand.serves_merged)
-        method = "lora" if worst_fit(stages, memory_gib) == "Fits" else "qlora"
+        method = _auto_method(spec, demand, memory_gib, processes)
     else:
         method = _method_without_shape(prepared.model, memory_gib) if gpus else "lora"
 
@@ -175,13 +190,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     _refuse_optimizer(spec, choice.strategy, method)
     _refuse_8_bit(spec, choice, method)
     if demand is not None:
-        demand = replace(
-            demand,
-            strategy=memory_strategy(choice.strategy, method, choice.zero_stage),
-            gpus=processes,
-            offload=choice.offload,
-            checkpointing=choice.checkpointing,
-        )
+        demand = _under(choice, demand, processes)
     judging_gpus = _judging_gpus(spec, demand, prepared.model, method, resolved)
     if demand is not None:
         demand = replace(demand, judging_gpus=judging_gpus)

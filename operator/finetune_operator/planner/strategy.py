@@ -67,8 +67,9 @@ def _strategy(compute: Compute, demand: Demand | None, memory_gib: float, proces
     if processes == 1:
         return "single"
     if wanted == "auto" and demand is not None and can_be_parts(demand):
-        replica = train_breakdown(replace(demand, strategy="ddp", gpus=processes), 1)
-        parts = train_breakdown(replace(demand, strategy=fsdp_of(demand.method), gpus=processes), 1)
+        micro = demand.least_micro_batch
+        replica = train_breakdown(replace(demand, strategy="ddp", gpus=processes), micro)
+        parts = train_breakdown(replace(demand, strategy=fsdp_of(demand.method), gpus=processes), micro)
         if fit(replica, memory_gib) != "Fits" and fit(parts, memory_gib) == "Fits":
             return "fsdp"
     return "ddp"
@@ -94,8 +95,12 @@ def choose(compute: Compute, demand: Demand | None, memory_gib: float, processes
     if demand is None:
         return Choice(strategy, stage, offload)
     spread = replace(demand, strategy=memory_strategy(strategy, demand.method, stage), gpus=processes, offload=offload)
-    most = largest_micro_batch(spread, memory_gib)
     keeps = replace(spread, checkpointing=False)
+    asked = demand.asked_micro_batch
+    if asked is not None:
+        recomputes = fit(train_breakdown(keeps, asked), memory_gib) != "Fits"
+        return Choice(strategy, stage, offload, asked, checkpointing=recomputes)
+    most = largest_micro_batch(spread, memory_gib)
     without = largest_micro_batch(keeps, memory_gib)
     filled = without * demand.longest_row >= saturation_tokens(demand.method) or without >= most
     if filled and fit(train_breakdown(keeps, without), memory_gib) == "Fits":

@@ -100,7 +100,8 @@ def train_seconds(timing: Timing) -> Range:
 
 
 def _rows_of_a_batch(timing: Timing) -> int:
-    return max(1, generated_rows(GENERATED_ROWS, round(timing.work.mean_length)))
+    new = timing.spec.evaluation.max_new_tokens
+    return max(1, generated_rows(timing.shape, GENERATED_ROWS, round(timing.work.mean_length), new))
 
 
 def _answer_steps(timing: Timing, rows: int, processes: int) -> int:

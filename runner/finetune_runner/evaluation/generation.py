@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.job.evaluation import Generation
+from finetune_api.model_config import facts_of_config
 from finetune_runner.evaluation.fitting import Fitting
 from finetune_runner.evaluation.share import WHOLE, Batch, Share
 
 ROWS_PER_BATCH = 16
 """Part of the generation settings, not of the machine: batches of another size may round differently in bf16."""
 TOKENS_PER_BATCH = 65_536
-"""Most prompt tokens of a batch, padding counted: keys and values of 16 prompts of 131,072 tokens would take 275 GB on
-an 8B model. Prompts of up to 4,096 tokens never meet it."""
+"""Most prompt tokens of a batch, padding counted: the prompts' one forward pass. Prompts of up to 4,096 tokens never
+meet it."""
+CACHE_BYTES_PER_BATCH = 4 * 2**30
+"""Most that keys and values of a batch may take in 16 bit. 16 rows of 2,560 tokens would take 21 GB on Llama-2-7B,
+whose heads share no keys: several times a training step of QLoRA, on GPUs that train it well."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class GenerationSettings:
     end_token_ids: tuple[int, ...]
     pad_token_id: int
     context_length: int | None
+    cache_bytes_per_token: int = 0
+    """Keys and values of one token in 16 bit, all blocks; 0 where the configuration does not say."""
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -57,8 +63,21 @@ def settings_for(
         ends.append(end_of_turn)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return GenerationSettings(
-        max_new_tokens, tuple(ends), int(tokenizer.pad_token_id), limit, chosen.temperature, chosen.top_p, seed
+        max_new_tokens=max_new_tokens,
+        end_token_ids=tuple(ends),
+        pad_token_id=int(tokenizer.pad_token_id),
+        context_length=limit,
+        cache_bytes_per_token=_cache_bytes_per_token(model),
+        temperature=chosen.temperature,
+        top_p=chosen.top_p,
+        seed=seed,
     )
+
+
+def _cache_bytes_per_token(model: Any) -> int:
+    """The same in whatever precision it is asked: who shares a batch is part of the settings."""
+    facts = facts_of_config(model.config.get_text_config().to_dict(), parameters=0)
+    return 2 * 2 * facts.layers * facts.key_value_heads * facts.head_size
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:
@@ -76,12 +95,14 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return None
 
 
-def batches_of(lengths: Sequence[int]) -> list[Batch]:
+def batches_of(lengths: Sequence[int], max_new_tokens: int = 0, cache_bytes_per_token: int = 0) -> list[Batch]:
     """Fixed batches of prompts, longest first: the same rows always share a batch."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[Batch] = []
     while order:
-        rows = max(1, min(ROWS_PER_BATCH, TOKENS_PER_BATCH // max(1, lengths[order[0]])))
+        longest = max(1, lengths[order[0]])
+        cache = max(1, cache_bytes_per_token * (longest + max_new_tokens))
+        rows = max(1, min(ROWS_PER_BATCH, TOKENS_PER_BATCH // longest, CACHE_BYTES_PER_BATCH // cache))
         batches.append(order[:rows])
         order = order[rows:]
     return batches
@@ -147,7 +168,9 @@ def generate(
             found[index] = Answer(text, truncated=not ended)
         return found
 
-    for batch, counts in share.turns(batches_of([len(prompt) for prompt in prompts])):
+    lengths = [len(prompt) for prompt in prompts]
+    batches = batches_of(lengths, settings.max_new_tokens, settings.cache_bytes_per_token)
+    for batch, counts in share.turns(batches):
         for _, found in fitting.parts(batch, answered):
             if counts:
                 answers |= found

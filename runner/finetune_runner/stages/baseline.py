@@ -26,7 +26,7 @@ from finetune_runner.evaluation.compare import (
     values_of,
 )
 from finetune_runner.evaluation.engines import check_engine, engine_version
-from finetune_runner.evaluation.generation import ROWS_PER_BATCH, TOKENS_PER_BATCH
+from finetune_runner.evaluation.generation import CACHE_BYTES_PER_BATCH, ROWS_PER_BATCH, TOKENS_PER_BATCH
 from finetune_runner.evaluation.incumbent import check_incumbent
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
@@ -205,6 +205,7 @@ def _cache_uri(
         "maxLength": task.spec.training.max_length,
         "batch": ROWS_PER_BATCH,
         "batchTokens": TOKENS_PER_BATCH,
+        "batchCacheBytes": CACHE_BYTES_PER_BATCH,
         "engine": engine_version(task.spec.evaluation.engine),
         "generation": task.spec.evaluation.generation.to_wire(),
         "asksBase": _asks_base(context),

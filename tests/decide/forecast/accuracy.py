@@ -29,6 +29,8 @@ class Row:
     group: str
     measured_gb: float
     forecast_gb: float
+    excused: str = ""
+    """Why a forecast that is too low by more than 5 % does not count: what the figure holds that no setting says."""
 
     @property
     def error(self) -> float:
@@ -37,10 +39,12 @@ class Row:
 
 
 def _quantity(breakdown: Breakdown, quantity: str) -> float:
+    stays = ("weights", "adapter", "gradients", "optimiser")
     sizes = {
         "allocated": breakdown.allocated_bytes,
         "reserved": breakdown.reserved_bytes,
         "device": breakdown.device_bytes,
+        "resident": sum(breakdown.allocated.get(part, 0.0) for part in stays),
     }
     return sizes[quantity]
 
@@ -48,7 +52,16 @@ def _quantity(breakdown: Breakdown, quantity: str) -> float:
 def setup_of(row: dict[str, Any]) -> TrainingSetup:
     """The setup that a published row describes."""
     same = ("quantisation", "rank", "micro_batch", "dropout", "head", "adapter_bytes")
-    optional = ("unquantised_bytes", "residual_bytes", "strategy", "gpus", "checkpointing")
+    optional = (
+        "unquantised_bytes",
+        "residual_bytes",
+        "strategy",
+        "gpus",
+        "checkpointing",
+        "offload",
+        "stored_bytes",
+        "saves_frozen_inputs",
+    )
     return TrainingSetup(
         shape=known_shapes()[row["model"]],
         sequence_length=row["sequence"],
@@ -63,17 +76,25 @@ def breakdown_of(row: dict[str, Any]) -> Breakdown:
     """The forecast of a published row: of training, or of answering."""
     if row.get("kind") != "inference":
         return training_memory(setup_of(row))
-    return generating_memory(
-        InferenceSetup(
-            shape=known_shapes()[row["model"]],
-            quantisation=row["quantisation"],
-            rows=row["rows"],
-            longest_prompt=1,
-            max_new_tokens=row["tokens"],
-            longest_row=1,
-            cache_copies=row.get("cache_copies", 1),
-        )
+    setup = InferenceSetup(
+        shape=known_shapes()[row["model"]],
+        quantisation=row["quantisation"],
+        rows=row["rows"],
+        longest_prompt=1,
+        max_new_tokens=row["tokens"],
+        longest_row=1,
+        cache_copies=row.get("cache_copies", 1),
     )
+    return generating_memory(setup, row["rows"] * (1 + row["tokens"]), row["rows"])
+
+
+def _published() -> dict[str, list[dict[str, Any]]]:
+    return tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def left_out() -> dict[str, str]:
+    """Published figures that no row can be made of, each with why."""
+    return {item["figure"]: item["why"] for item in _published()["left_out"]}
 
 
 def rows() -> list[Row]:
@@ -85,9 +106,10 @@ def rows() -> list[Row]:
             use=row["use"],
             group=row["group"],
             measured_gb=row["gb"],
-            forecast_gb=_quantity(breakdown_of(row), row["quantity"]) / GB,
+            forecast_gb=_quantity(breakdown_of(row), row["quantity"]) / GB + row.get("buffers_gb", 0.0),
+            excused=row.get("excused", ""),
         )
-        for row in tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["row"]
+        for row in _published()["row"]
     ]
 
 

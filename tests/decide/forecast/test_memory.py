@@ -131,8 +131,23 @@ def test_the_runner_and_the_planner_speak_of_the_same_batches() -> None:
     assert likelihood.TOKENS_PER_BATCH == inference.SCORED_TOKENS
     assert generation.ROWS_PER_BATCH == likelihood.ROWS_PER_BATCH == inference.GENERATED_ROWS
     assert generation.TOKENS_PER_BATCH == inference.GENERATED_TOKENS
-    for length in (1, 4096, 4097, 40_000, 200_000):
-        assert len(generation.batches_of([length] * 20)[0]) == inference.generated_rows(20, length)
+    assert generation.CACHE_BYTES_PER_BATCH == inference.GENERATED_CACHE_BYTES
+    for name in ("Llama-3.1-8B", "Llama-2-7B", "Qwen2.5-0.5B"):
+        shape = known_shapes()[name]
+        cache = 4 * shape.layers * shape.key_value_width
+        for length in (1, 1000, 1793, 4096, 4097, 40_000, 200_000):
+            batch = generation.batches_of([length] * 20, 256, cache)[0]
+            assert len(batch) == inference.generated_rows(shape, 20, length, 256), (name, length)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "rows"),
+    [("Llama-3.1-8B", 1792, 16), ("Llama-3.1-8B", 1793, 15), ("Llama-2-7B", 1792, 4), ("Llama-2-7B", 100_000, 1)],
+)
+def test_a_batch_of_answers_keeps_within_the_cache_it_may_take(name: str, prompt: int, rows: int) -> None:
+    from finetune_operator.planner.memory import inference
+
+    assert inference.generated_rows(known_shapes()[name], 400, prompt, 256) == rows
 
 
 def test_the_runner_and_the_planner_speak_of_the_same_reference_passes() -> None:

@@ -46,7 +46,7 @@ def status_of(model: str, method: dict[str, Any], gpus: int, memory_gib: float, 
     ("model", "method", "gpus", "memory_gib", "spread"),
     [
         ("Llama-3.1-8B", {"type": "lora"}, 8, 80, 1),
-        ("Llama-3.1-70B", {"type": "lora"}, 8, 80, 4),
+        ("Llama-3.1-70B", {"type": "lora"}, 8, 80, 2),
         ("Llama-3.1-70B", {"type": "lora"}, 8, 141, 2),
         ("Llama-3.1-70B", {"type": "lora"}, 4, 141, 2),
         ("Llama-3.1-70B", {"type": "qlora"}, 8, 80, 1),
@@ -96,8 +96,8 @@ def test_pods_of_one_gpu_cannot_spread_a_base() -> None:
     offered = ROOMY | {"gpusPerNode": 1}
     status = planned(prepared("Llama-3.1-70B", 1024), job, gpuMemoryGib=80, **offered).status
     assert status.reason == "DoesNotFit"
-    assert status.message.startswith("does not fit: baseline with lora needs")
-    assert "GPUs together are not enough either" in status.next_step
+    assert status.message.startswith("does not fit: evaluate with lora needs")
+    assert "GPUs of the pool together are not enough either" in status.next_step
 
 
 def test_vllm_spreads_over_every_gpu_by_itself() -> None:

@@ -38,6 +38,14 @@ def saved_bytes_per_token(
     return base + inputs + 2 * rank * len(targets)
 
 
+def frozen_input_bytes_per_token(shape: ModelShape) -> float:
+    """Bytes that one block saves besides where frozen 4-bit layers keep their inputs: bitsandbytes before 0.43.2.
+
+    Its release notes: 10.1 GB for a 70B model at 1,024 tokens, which is 2 (4h + I) per token and block.
+    """
+    return 2.0 * (4 * shape.hidden + shape.feed_forward)
+
+
 def recomputation_factor(*, dropout: bool, adapter_bytes: int) -> float:
     """Peak while one block is computed again, as a multiple of what it saves.
 

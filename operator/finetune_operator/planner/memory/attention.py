@@ -15,10 +15,10 @@ def mask_bytes(micro_batch: int, sequence_length: int, *, packed: bool) -> float
     return 0.0 if micro_batch == 1 else MASK_BYTES * float(micro_batch * sequence_length**2)
 
 
-def cache_bytes(shape: ModelShape, rows: int, tokens: int, blocks: int | None = None) -> float:
-    """Keys and values of `rows` sequences of `tokens` in 16 bit, of all blocks or of so many.
+def cache_bytes(shape: ModelShape, tokens: float, blocks: int | None = None) -> float:
+    """Keys and values of tokens (of all sequences together) in 16 bit, of all blocks or of so many.
 
     A step makes one block's anew beside the old one.
     """
-    per_layer = 2.0 * 2 * shape.key_value_width * rows * tokens
+    per_layer = 2.0 * 2 * shape.key_value_width * tokens
     return per_layer * ((shape.layers if blocks is None else blocks) + 1)

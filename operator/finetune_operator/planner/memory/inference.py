@@ -15,6 +15,8 @@ GENERATED_ROWS = 16
 """Rows of a batch of answers (runner, evaluation/generation.py)."""
 GENERATED_TOKENS = 65_536
 """Most prompt tokens of such a batch (the same file)."""
+GENERATED_CACHE_BYTES = 4 * 2**30
+"""Most that keys and values of such a batch take in 16 bit (the same file); one long row may take more."""
 SCORED_TOKENS = 16_384
 """Most tokens of a batch of likelihoods (runner, evaluation/likelihood.py)."""
 
@@ -44,9 +46,28 @@ def _per_token(shape: ModelShape) -> float:
     return 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
 
 
-def generated_rows(rows: int, longest_prompt: int) -> int:
+def generated_rows(shape: ModelShape, rows: int, longest_prompt: int, max_new_tokens: int) -> int:
     """Rows of a batch of answers, where there are so many."""
-    return min(rows, max(1, min(GENERATED_ROWS, GENERATED_TOKENS // max(1, longest_prompt))))
+    cache = 4 * shape.layers * shape.key_value_width * (max(1, longest_prompt) + max_new_tokens)
+    most = min(GENERATED_ROWS, GENERATED_TOKENS // max(1, longest_prompt), GENERATED_CACHE_BYTES // cache)
+    return min(rows, max(1, most))
+
+
+def answered_tokens(shape: ModelShape, rows: int, longest_prompt: int, max_new_tokens: int) -> tuple[float, float]:
+    """Of the largest batch of answers: tokens whose keys and values are kept, and prompt tokens of one forward pass.
+
+    A little more than `generated_rows` of the longest prompt have: not rounded to rows, so that a longer prompt never
+    seems to need less.
+    """
+    rows = min(rows, GENERATED_ROWS)
+    if rows < 1:
+        return 0.0, 0.0
+    one = longest_prompt + max_new_tokens
+    within_cache = GENERATED_CACHE_BYTES / (4 * shape.layers * shape.key_value_width)
+    kept = max(one, min(rows * one, GENERATED_TOKENS + rows * max_new_tokens, within_cache))
+    return float(kept), float(
+        max(longest_prompt, min(rows * longest_prompt, GENERATED_TOKENS, kept * longest_prompt / one))
+    )
 
 
 def scored_tokens(rows: int, longest_row: int) -> int:
@@ -67,13 +88,11 @@ def _resident(setup: InferenceSetup) -> dict[str, float]:
     }
 
 
-def generating_memory(setup: InferenceSetup, rows: int | None = None) -> Breakdown:
-    """Peak of answering `rows` at a time: their keys and values, and the prompts' one forward pass."""
-    rows = setup.rows if rows is None else rows
+def generating_memory(setup: InferenceSetup, kept: float, passed: float) -> Breakdown:
+    """Peak of answering: keys and values of `kept` tokens, and one forward pass of `passed` prompt tokens."""
     wider = element_factor(setup.quantisation)
-    tokens, blocks = setup.longest_prompt + setup.max_new_tokens, blocks_on_a_gpu(setup.shape, setup.gpus)
-    cache = wider * setup.cache_copies * cache_bytes(setup.shape, rows, tokens, blocks)
-    activations = wider * _per_token(setup.shape) * rows * setup.longest_prompt
+    cache = wider * setup.cache_copies * cache_bytes(setup.shape, kept, blocks_on_a_gpu(setup.shape, setup.gpus))
+    activations = wider * _per_token(setup.shape) * passed
     return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations})
 
 
@@ -88,7 +107,8 @@ def scoring_memory(setup: InferenceSetup) -> Breakdown:
 
 def inference_memory(setup: InferenceSetup) -> Breakdown:
     """Peak of answering and scoring, whichever is larger."""
-    peaks = (generating_memory(setup, max(1, generated_rows(setup.rows, setup.longest_prompt))), scoring_memory(setup))
+    answered = answered_tokens(setup.shape, max(1, setup.rows), setup.longest_prompt, setup.max_new_tokens)
+    peaks = (generating_memory(setup, *answered), scoring_memory(setup))
     return max(peaks, key=lambda peak: peak.device_bytes)
 
 

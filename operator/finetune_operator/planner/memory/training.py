@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 from finetune_api.job.training import Optimizer
 from finetune_api.stages import Offload
-from finetune_operator.planner.memory.activations import checkpoint_bytes, recomputation_factor, saved_bytes_per_token
+from finetune_operator.planner.memory.activations import (
+    checkpoint_bytes,
+    frozen_input_bytes_per_token,
+    recomputation_factor,
+    saved_bytes_per_token,
+)
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
 from finetune_operator.planner.memory.attention import cache_bytes, mask_bytes
 from finetune_operator.planner.memory.breakdown import (
@@ -21,7 +26,7 @@ from finetune_operator.planner.memory.dora import (
     dora_saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
-from finetune_operator.planner.memory.inference import generated_rows, scored_tokens
+from finetune_operator.planner.memory.inference import answered_tokens, scored_tokens
 from finetune_operator.planner.memory.sharding import (
     Strategy,
     adapter_shards,
@@ -63,6 +68,11 @@ class TrainingSetup:
     """Bytes per parameter of embedding, head and norms."""
     residual_bytes: int = 2
     """Bytes per element of the residual stream."""
+    stored_bytes: int = 0
+    """Bytes per parameter between uses where they are more than is computed with, for published rows only: FSDP keeps
+    the parts as they were loaded, and PEFT's example loads fp32. 0: as the quantisation says."""
+    saves_frozen_inputs: bool = False
+    """Whether frozen 4-bit layers keep their inputs: bitsandbytes before 0.43.2, for published rows only."""
     head: Head = "fused"
     flash_attention: bool = False
     """Whether no mask is ever made (the published rows; the runner uses SDPA)."""
@@ -88,13 +98,16 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     saved = wider * saved_bytes_per_token(
         shape, setup.rank, targets, dropout=dropout, adapter_bytes=setup.adapter_bytes
     )
+    if setup.saves_frozen_inputs:
+        saved += frozen_input_bytes_per_token(shape)
     fixed = 0.0
     if setup.dora:
         saved += wider * dora_saved_bytes_per_token(shape, targets)
         fixed = wider * dora_saved_bytes_per_block(shape, setup.rank, targets)
     head = head_bytes(shape, setup.tokens, setup.head)
+    weights = weight_bytes(shape, setup.quantisation, setup.unquantised_bytes)
     parts = {
-        "weights": weight_bytes(shape, setup.quantisation, setup.unquantised_bytes) / weight_shards,
+        "weights": max(weights, float(setup.stored_bytes * shape.parameters)) / weight_shards,
         "adapter": adapter["adapter"] / adapter_shards(setup.strategy, setup.gpus),
         "gradients": adapter["gradients"] / gradient_shards,
         "optimiser": adapter["optimiser"] / optimiser_shards,
@@ -148,10 +161,11 @@ def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
 
 def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_new_tokens: int) -> Breakdown:
     """Peak of answering validation rows between steps: their keys and values beside the optimiser's states."""
-    shape, parts, batch = setup.shape, _between_steps(setup), generated_rows(rows, longest_prompt)
+    shape, parts = setup.shape, _between_steps(setup)
+    kept, passed = answered_tokens(shape, rows, longest_prompt, max_new_tokens)
     parts |= {
-        "keyValueCache": cache_bytes(shape, batch, longest_prompt + max_new_tokens) if batch else 0.0,
-        "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * batch * longest_prompt,
+        "keyValueCache": cache_bytes(shape, kept),
+        "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * passed,
     }
     outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
     return Breakdown({name: size for name, size in parts.items() if size > 0}, outside)

@@ -1,0 +1,21 @@
+"""Operations of a training step."""
+
+from __future__ import annotations
+
+from finetune_operator.planner.shape import ModelShape
+
+TRAINING_PASSES = 4
+"""2 forward and 2 for the gradient of the inputs, per parameter and token; frozen weights have no gradient."""
+RECOMPUTATION_PASSES = 2
+
+
+def matrix_parameters(shape: ModelShape) -> int:
+    """Parameters that take part in matrix products: the blocks and the head, not the embedding."""
+    return shape.linear_parameters + shape.vocabulary * shape.hidden
+
+
+def training_flops_per_token(shape: ModelShape, mean_length: float, *, checkpointing: bool) -> float:
+    """Operations per token: matrix products, and causal attention over half of the row's tokens before it."""
+    passes = TRAINING_PASSES + (RECOMPUTATION_PASSES if checkpointing else 0)
+    attention = 2 * shape.layers * shape.query_width * mean_length / 2
+    return passes * (matrix_parameters(shape) + attention)
