@@ -43,7 +43,7 @@ def test_version_whose_gate_failed_cannot_be_approved(workspace: Workspace) -> N
     result = workspace.cli("approve", "support-triage@v1")
 
     assert result.returncode == 2
-    assert "gate failed: f1 >= baseline" in result.stderr
+    assert "gate failed: f1 > baseline" in result.stderr
 
 
 def test_second_version_is_compared_with_the_approved_one(workspace: Workspace) -> None:

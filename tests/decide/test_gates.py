@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_api.job.evaluation import Evaluation, Gate
 from finetune_api.stages import Comparison
-from finetune_operator.decide.gates import default_gates, describe, gates_in_force, judge, judge_gate, overall
+from finetune_operator.decide.gates import default_gates, gates_in_force, judge, judge_gate, overall
 
 
 def gate(**wire: Any) -> Gate:
@@ -47,6 +47,13 @@ TABLE = [
     ({"metric": "f1", "over": "incumbent", "maximumRegression": "0.02"}, 0.8, 0.9, (-0.12, -0.08), "Failed"),
     ({"metric": "f1", "over": "incumbent", "maximumRegression": "0.02"}, 0.8, None, (0.7, 0.9), "Passed"),
     ({"metric": "rougeL", "over": "baseline", "minimumGain": 0.0}, 0.8, None, (0.7, 0.9), "Inconclusive"),
+    # A gain of 0 asks for any gain: who learned nothing has not beaten a baseline that knows nothing.
+    ({"metric": "rougeL", "over": "baseline", "minimumGain": 0.0}, 0.0, 0.0, (0.0, 0.0), "Failed"),
+    ({"metric": "f1", "over": "baseline", "minimumGain": 0.0}, 0.81, 0.8, (0.0, 0.02), "Inconclusive"),
+    ({"metric": "f1", "over": "baseline", "minimumGain": 0.0}, 0.81, 0.8, (0.001, 0.02), "Passed"),
+    ({"metric": "loss", "over": "base", "minimumGain": 0.0}, 1.9, 2.0, (-0.2, -0.001), "Passed"),
+    ({"metric": "loss", "over": "base", "minimumGain": 0.0}, 2.0, 2.0, (0.0, 0.0), "Failed"),
+    ({"metric": "f1", "over": "incumbent", "maximumRegression": "0"}, 0.8, 0.8, (0.0, 0.0), "Passed"),
 ]
 
 
@@ -102,8 +109,8 @@ def test_defaults_beat_the_baseline_and_watch_the_rest() -> None:
             "outOfDomain": {"source": "s3://shared/general.jsonl"},
         }
     )
-    assert [describe(g) for g in default_gates(evaluation)] == [
-        "f1 >= baseline + 0",
+    assert [g.in_words() for g in default_gates(evaluation)] == [
+        "f1 > baseline",
         "f1 >= incumbent - 5%",
         "schemaValid >= baseline - 0.02",
         "truncationRate <= baseline + 0.02",
@@ -117,4 +124,4 @@ def test_a_job_adds_to_the_policy_and_never_weakens_it() -> None:
     own = Evaluation.from_wire(
         {"task": {"type": "classification"}, "metrics": [{"name": "f1"}], "gates": [{"metric": "f1", "minimum": 0.1}]}
     )
-    assert [describe(g) for g in gates_in_force(own, policy)] == ["f1 >= 0.1", "f1 >= 0.9"]
+    assert [g.in_words() for g in gates_in_force(own, policy)] == ["f1 >= 0.1", "f1 >= 0.9"]

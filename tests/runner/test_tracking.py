@@ -74,7 +74,7 @@ def test_mlflow_has_one_run_over_attempts_and_stages(mlflow: MlflowServer, tmp_p
     second.log(4, {"train/loss": 0.4})
     assert second.close("Continues", PATIENT_S) == []
     third = open_tracking(tracked(tmp_path, tiny_model, tracking, stage="evaluate"), {})
-    third.tag({"finetune.dev/gate-1": "f1 minimum 0.5"})
+    third.tag({"finetune.dev/gate-1": "f1 >= 0.5"})
     third.log(4, {"test/f1": 0.9})
     assert third.close("Finished", PATIENT_S) == []
 
@@ -86,7 +86,7 @@ def test_mlflow_has_one_run_over_attempts_and_stages(mlflow: MlflowServer, tmp_p
     assert whole.curve("validation/loss") == [(3, 1.5)]
     assert whole.curve("test/f1") == [(4, 0.9)]
     assert whole.tags()["finetune.dev/run"] == "uid-1/1"
-    assert whole.tags()["finetune.dev/gate-1"] == "f1 minimum 0.5"
+    assert whole.tags()["finetune.dev/gate-1"] == "f1 >= 0.5"
     assert whole.params()["training.learningRate"] == "0.01"
     assert whole.params()["method.rank"] == "8"
     assert "validation/f1" not in {metric["key"] for metric in whole.run["data"]["metrics"]}
@@ -299,5 +299,5 @@ def test_final_numbers_are_metrics_and_the_evidence_of_gates(tmp_path: Path, tin
     assert values["gate_2/reference"] == 0.5
     assert "gate_1/reference" not in values
     tags = gate_tags(make_world(tmp_path, tiny_model).task("evaluate"))
-    assert tags["finetune.dev/gate-1"] == "f1 minimum 0.5"
-    assert tags["finetune.dev/gate-2"] == "f1 over baseline minimumGain 0.05"
+    assert tags["finetune.dev/gate-1"] == "f1 >= 0.5"
+    assert tags["finetune.dev/gate-2"] == "f1 >= baseline + 0.05"

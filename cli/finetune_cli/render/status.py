@@ -28,7 +28,6 @@ from finetune_cli.render.summary import metrics_table
 from finetune_cli.render.tables import STYLES, age
 from finetune_cli.render.training import forecast_table, training_facts
 from finetune_operator.decide.attempts import is_active
-from finetune_operator.decide.gates import describe
 
 BAR_WIDTH = 32
 STALE_S = 60
@@ -260,7 +259,7 @@ def gates(view: StatusView) -> Iterator[RenderableType]:
     if status.resolved is None or status.phase in FINISHED_PHASES:
         return
     for gate in status.resolved.gates:
-        yield _line(f"{describe(gate)}", ("  not judged yet", "dim"))
+        yield _line(gate.in_words(), ("  not judged yet", "dim"))
     gain = results.baseline.minimum_detectable_gain if results.baseline is not None else None
     if gain is not None:
         yield _line((f"this test split can tell a gain of {gain:.3f} from chance, and no smaller one", "dim"))

@@ -105,7 +105,12 @@ class Gate(Contract):
     minimum: Annotated[float | None, Field(description="Smallest value that passes.", ge=-1e9, le=1e9)] = None
     maximum: Annotated[float | None, Field(description="Largest value that passes.", ge=-1e9, le=1e9)] = None
     minimum_gain: Annotated[
-        float | None, Field(description="Smallest improvement over `over`, in the metric's unit.", ge=0, le=1e9)
+        float | None,
+        Field(
+            description="Smallest improvement over `over`, in the metric's unit. 0 asks for any: a tie does not pass.",
+            ge=0,
+            le=1e9,
+        ),
     ] = None
     maximum_regression: Annotated[
         str | None,
@@ -134,6 +139,20 @@ class Gate(Contract):
             field_path="over",
         ),
     )
+
+    def in_words(self) -> str:
+        """As status, report and trackers write it, for example `f1 >= baseline + 0.05`."""
+        if self.minimum is not None:
+            return f"{self.metric} >= {self.minimum:g}"
+        if self.maximum is not None:
+            return f"{self.metric} <= {self.maximum:g}"
+        lower = self.metric in LOWER_IS_BETTER
+        if self.minimum_gain == 0:
+            return f"{self.metric} {'<' if lower else '>'} {self.over}"
+        sign, side = ("<=", "-") if lower else (">=", "+")
+        if self.minimum_gain is not None:
+            return f"{self.metric} {sign} {self.over} {side} {self.minimum_gain:g}"
+        return f"{self.metric} {sign} {self.over} {'+' if lower else '-'} {self.maximum_regression}"
 
 
 class OutOfDomain(Contract):

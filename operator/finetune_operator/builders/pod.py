@@ -127,6 +127,8 @@ def pod_template(start: StartStage, progress: ProgressEndpoint | None = None) ->
                 "runAsUser": USER_ID,
                 "runAsGroup": USER_ID,
                 "fsGroup": USER_ID,
+                # The default walks through every file of a claim at every start: minutes on a cache of base models.
+                "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             **_placement(start),

@@ -41,26 +41,14 @@ def gates_in_force(evaluation: Evaluation, policy_gates: Sequence[Gate]) -> list
     return own + [gate for gate in policy_gates if gate not in own]
 
 
-def describe(gate: Gate) -> str:
-    """The gate in words, for example `f1 >= baseline + 0.05`."""
-    if gate.minimum is not None:
-        return f"{gate.metric} >= {gate.minimum:g}"
-    if gate.maximum is not None:
-        return f"{gate.metric} <= {gate.maximum:g}"
-    lower = gate.metric in LOWER_IS_BETTER
-    if gate.minimum_gain is not None:
-        return f"{gate.metric} {'<=' if lower else '>='} {gate.over} {'-' if lower else '+'} {gate.minimum_gain:g}"
-    return f"{gate.metric} {'<=' if lower else '>='} {gate.over} {'+' if lower else '-'} {gate.maximum_regression}"
-
-
 def _allowed_regression(text: str, reference: float) -> float:
     return float(text[:-1]) / 100 * abs(reference) if text.endswith("%") else float(text)
 
 
-def _judge(low: float, high: float, threshold: float) -> Verdict:
-    if low >= threshold:
+def _judge(low: float, high: float, threshold: float, *, tie_passes: bool) -> Verdict:
+    if low > threshold or (tie_passes and low == threshold):
         return "Passed"
-    return "Failed" if high < threshold else "Inconclusive"
+    return "Failed" if high < threshold or (not tie_passes and high == threshold) else "Inconclusive"
 
 
 def _rows_to_decide(rows: int, low: float, high: float, value: float, threshold: float) -> int | None:
@@ -73,7 +61,7 @@ def _rows_to_decide(rows: int, low: float, high: float, value: float, threshold:
 
 def judge_gate(gate: Gate, evidence: Comparison) -> GateResult:
     """The verdict on one gate. Intervals of comparing gates are of candidate minus reference."""
-    text = describe(gate)
+    text = gate.in_words()
     if gate.over is not None and evidence.reference is None:
         if gate.over == "incumbent":
             return GateResult(
@@ -98,7 +86,8 @@ def judge_gate(gate: Gate, evidence: Comparison) -> GateResult:
             threshold = gate.minimum_gain
         else:
             threshold = -_allowed_regression(gate.maximum_regression or "0", reference)
-    verdict = _judge(low, high, threshold)
+    # A gain of nothing is no gain: otherwise an adapter that learned nothing would beat a baseline that knows nothing.
+    verdict = _judge(low, high, threshold, tie_passes=gate.minimum_gain != 0)
     rows = _rows_to_decide(evidence.rows, low, high, value, threshold) if verdict == "Inconclusive" else None
     against = f" against {evidence.reference:.3g} ({evidence.reference_name})" if evidence.reference is not None else ""
     message = f"{evidence.candidate:.3g}{against}, 90 % interval {evidence.low:.3g} to {evidence.high:.3g}"
@@ -120,7 +109,7 @@ def judge(gates: Sequence[Gate], evidence: Sequence[Comparison]) -> list[GateRes
     """Verdicts in the order of the gates. A gate without evidence is inconclusive, never passed."""
     results = [judge_gate(gate, comparison) for gate, comparison in zip(gates, evidence, strict=False)]
     missing = [
-        GateResult(gate=describe(gate), verdict="Inconclusive", message="the evaluation reported no evidence")
+        GateResult(gate=gate.in_words(), verdict="Inconclusive", message="the evaluation reported no evidence")
         for gate in gates[len(evidence) :]
     ]
     return results + missing

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from finetune_api.job.evaluation import LOWER_IS_BETTER
+from finetune_api.job.evaluation import LOWER_IS_BETTER, Gate
 from finetune_runner.report.curve import loss_curve
 from finetune_runner.report.document import CLASSES_SHOWN, Document
 from finetune_runner.report.html import cell as _cell
@@ -81,12 +81,6 @@ def _metrics(document: Document) -> str:
     return _table(head, rows)
 
 
-def _condition(gate: Mapping[str, Any]) -> str:
-    conditions = {"minimum": ">=", "maximum": "<=", "minimumGain": "gain >=", "maximumRegression": "regression <="}
-    said = next(f"{sign} {gate[key]}" for key, sign in conditions.items() if key in gate)
-    return f"{gate['metric']} {said}" + (f" over {gate['over']}" if "over" in gate else "")
-
-
 def _gates(document: Document) -> str:
     if not document["gates"]:
         return '<p class="note">This run has no gates.</p>'
@@ -98,7 +92,7 @@ def _gates(document: Document) -> str:
         interval = f"{number(evidence['low'])} to {number(evidence['high'])}"
         rows.append(
             [
-                _cell(_condition(item["gate"])),
+                _cell(Gate.from_wire(item["gate"]).in_words()),
                 _cell(number(evidence["candidate"]), "n"),
                 _cell(against, "n"),
                 _cell(("difference " if reference is not None else "") + interval, "n"),

@@ -70,12 +70,5 @@ def judged_values(result: EvaluateResult) -> dict[str, float]:
 
 
 def gate_tags(task: StageTask) -> dict[str, str]:
-    """What each gate asks, in words, for example `f1 over baseline minimumGain 0.05`."""
-    found = {}
-    for number, gate in enumerate(task.gates, 1):
-        wire = gate.to_wire()
-        over = f" over {wire.pop('over')}" if "over" in wire else ""
-        metric = wire.pop("metric")
-        bound = " ".join(f"{name} {value}" for name, value in wire.items())
-        found[f"finetune.dev/gate-{number}"] = f"{metric}{over} {bound}"
-    return found
+    """What each gate asks, in words, for example `f1 >= baseline + 0.05`."""
+    return {f"finetune.dev/gate-{number}": gate.in_words() for number, gate in enumerate(task.gates, 1)}
