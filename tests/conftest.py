@@ -1,7 +1,9 @@
 """What every test shares: the limits of property tests, and which tests stay on one worker."""
 
+import functools
 import os
 import signal
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -22,6 +24,16 @@ ONE_WORKER = (
 
 They start in this order, before all others: what takes longest must not come last.
 """
+LONG = (
+    "tests/runner/test_rank_faults.py",
+    "tests/runner/test_strategies.py",
+    "tests/examples/",
+    "tests/runner/test_prepare_memory.py",
+    "tests/runner/test_chain.py",
+    "tests/runner/test_methods.py",
+    "tests/runner/",
+)
+"""Of the tests that any worker can take, these start first, in this order, for the same reason."""
 
 # No test may meet the cluster of the person who runs it by accident.
 os.environ.pop("KUBECONFIG", None)
@@ -35,8 +47,14 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("project")
 
 
+@functools.cache
+def shares_a_fixture(file: Path) -> bool:
+    """Whether tests of a file share what one of them makes; several workers would each make it anew."""
+    return 'scope="module"' in file.read_text(encoding="utf-8")
+
+
 class OneControlPlane(LoadScopeScheduling):
-    """Spread tests over the workers one by one, but keep those of each folder above together.
+    """Spread tests over the workers one by one, but keep together those of each folder above, and of such a file.
 
     xdist's own `loadgroup` does this by a marker, which has no effect with pytest 9.2 (it writes the group into an
     attribute that pytest no longer reads).
@@ -46,7 +64,10 @@ class OneControlPlane(LoadScopeScheduling):
         folder = next((folder for folder in ONE_WORKER if nodeid.startswith(folder)), None)
         if folder and UNDER_TEST in os.environ:
             return UNDER_TEST  # a cluster that was given is one for all of them: two operators would meet in it
-        return folder or nodeid
+        if folder:
+            return folder
+        file = nodeid.split("::")[0]
+        return file if shares_a_fixture(self.config.rootpath / file) else nodeid
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,8 +79,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort by the order above; within a folder nothing moves."""
 
     def place(item: pytest.Item) -> int:
-        fits = (number for number, folder in enumerate(ONE_WORKER) if item.nodeid.startswith(folder))
-        return next(fits, len(ONE_WORKER))
+        order = (*ONE_WORKER, *LONG)
+        return next((number for number, path in enumerate(order) if item.nodeid.startswith(path)), len(order))
 
     items.sort(key=place)
 

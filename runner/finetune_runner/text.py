@@ -31,20 +31,29 @@ def load_tokenizer(model_path: Path, chat_template: str = TOKENIZER) -> Any:
     """The tokenizer beside a model, with a padding token and the template that `model.chatTemplate` names.
 
     Raises StageError: MODEL_UNUSABLE when there is no tokenizer, INVALID_SPEC when it cannot spell the template.
+    """
+    tokenizer = load_plain_tokenizer(model_path)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    use_template(tokenizer, chat_template)
+    return tokenizer
 
-    AutoTokenizer imports torch. A tokenizer that is all in tokenizer.json needs neither: stage prepare starts in
-    seconds then.
+
+def load_plain_tokenizer(model_path: Path) -> Any:
+    """The tokenizer beside a model, as its files have it. Raises StageError (MODEL_UNUSABLE) when there is none.
+
+    AutoTokenizer imports torch. A tokenizer that is all in tokenizer.json needs neither: stages prepare and publish
+    start in seconds then.
     """
     try:
         config: dict[str, Any] = json.loads((model_path / "tokenizer_config.json").read_bytes())
         if config.get("tokenizer_class") in _GENERIC_CLASSES and (model_path / "tokenizer.json").is_file():
             from transformers import PreTrainedTokenizerFast
 
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model_path))
-        else:
-            from transformers import AutoTokenizer
+            return PreTrainedTokenizerFast.from_pretrained(str(model_path))
+        from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
     except (OSError, ValueError, AttributeError) as error:
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
@@ -52,10 +61,6 @@ def load_tokenizer(model_path: Path, chat_template: str = TOKENIZER) -> Any:
             "model.source needs tokenizer.json and tokenizer_config.json beside the weights",
             str(error)[:500],
         ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    use_template(tokenizer, chat_template)
-    return tokenizer
 
 
 class RenderError(ValueError):

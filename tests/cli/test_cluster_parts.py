@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,14 +16,9 @@ from finetune_api.adapter import Policy
 from finetune_api.adapterversion import AdapterVersionStatus, Decision
 from finetune_api.finetunejob import RETRY_ANNOTATION, FineTuneJob
 from finetune_api.stages import Progress
-from finetune_api.yaml_document import read_documents
 from finetune_cli.cluster.attempts import choose_attempt, choose_pod, what_is_left, why_waiting
 from finetune_cli.cluster.decisions import decision_patch
-from finetune_cli.cluster.follow import Patience
 from finetune_cli.cluster.objects import live_progress, read_as
-from finetune_cli.cluster.refusals import Refusal, explain, refusal_of
-from finetune_cli.cluster.refused_fields import parse_field, problems_of
-from finetune_cli.cluster.resources import ADAPTER_VERSIONS, FINETUNE_JOBS, JOBS
 from finetune_cli.cluster.waiting import is_over, judge_wait, parse_goal
 from finetune_cli.completion import completions
 from finetune_cli.decision_rules import eyes_line, refuse_own_approval
@@ -387,100 +381,6 @@ def test_times_of_events_of_every_generation() -> None:
     assert (told[0].count, told[0].at.hour) == (3, 10)
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "verb", "resource", "said", "fix"),
-    [
-        (
-            0,
-            {"message": "Connection refused"},
-            "get",
-            FINETUNE_JOBS,
-            "https://api does not answer: Connection refused",
-            "--context",
-        ),
-        (401, {}, "get", FINETUNE_JOBS, "does not accept your credentials", "log in"),
-        (
-            404,
-            {"details": {"kind": "finetunejobs", "name": "x"}},
-            "get",
-            FINETUNE_JOBS,
-            "there is no FineTuneJob x",
-            "list",
-        ),
-        (
-            404,
-            {"message": "page not found"},
-            "get",
-            FINETUNE_JOBS,
-            "the CRDs are not installed",
-            "Install the operator",
-        ),
-        (503, {"message": "starting"}, "get", FINETUNE_JOBS, "cannot answer now (503)", "Try again"),
-        (409, {"message": "changed"}, "patch", FINETUNE_JOBS, "was changed by somebody else", "repeat"),
-        (
-            403,
-            {"message": 'adapterversions "x" is forbidden: User "ada" cannot patch resource'},
-            "patch",
-            ADAPTER_VERSIONS,
-            "ada may not patch adapterversions.finetune.dev in namespace team-a",
-            "--clusterrole=finetune-approver --user=ada",
-        ),
-        (
-            403,
-            {
-                "message": "x is forbidden: ValidatingAdmissionPolicy 'finetune-adapterversions' with binding 'b' "
-                "denied request: ada may not decide here"
-            },
-            "patch",
-            ADAPTER_VERSIONS,
-            "refused by admission policy: ada may not decide here",
-            "",
-        ),
-        (
-            422,
-            {
-                "message": "x is forbidden: ValidatingAdmissionPolicy 'finetune-pool-limits' denied request: failed to "
-                "configure policy: failed to find resource referenced by paramKind"
-            },
-            "patch",
-            FINETUNE_JOBS,
-            "cannot judge FineTuneJob x yet: failed to configure policy",
-            "kubectl get crd",
-        ),
-        (403, {"message": 'User "ada" cannot'}, "list", JOBS, "ada may not list jobs.batch", "Ask for it."),
-    ],
-)
-def test_refusals_are_sentences_with_a_fix(
-    code: int, status: dict[str, Any], verb: str, resource: Any, said: str, fix: str
-) -> None:
-    refusal = refusal_of(code, json.dumps(status).encode())
-    error = explain(refusal, verb, resource, "team-a", "x", "https://api")
-    assert said in error.message
-    assert fix in error.fix
-
-
-def test_an_answer_that_is_no_status_is_its_own_message() -> None:
-    assert refusal_of(502, b"<html>Bad Gateway</html>").message == "<html>Bad Gateway</html>"
-
-
-def test_problems_of_the_server_have_the_lines_of_the_file() -> None:
-    [document] = read_documents(
-        "kind: FineTuneJob\nspec:\n  data:\n    train:\n    - source: s3://x\n  training: {epochs: 2}\n"
-    )
-    causes = [
-        {"field": "spec.training", "message": 'Invalid value: "object": spec.training cannot change; cancel it first'},
-        {"field": "spec.data.train[0].source", "message": 'Invalid value: "x": is bad'},
-    ]
-    problems = problems_of(Refusal(422, "Invalid", "", {"causes": causes}), document)
-    assert [(problem.line, problem.path) for problem in problems] == [
-        (5, "spec.data.train[0].source"),
-        (6, "spec.training"),
-    ]
-    assert problems[1].message == "is refused: spec.training cannot change"
-    assert problems[1].fix == "cancel it first"
-    assert parse_field("a.b[12].c") == ("a", "b", 12, "c")
-
-
 def test_a_decision_is_added_to_those_that_are_there_and_conflicts_when_they_change() -> None:
     version = passed()[0].versions[-1]
     version = version.model_copy(update={"metadata": version.metadata.model_copy(update={"resource_version": "7"})})
@@ -502,33 +402,6 @@ def test_four_eyes_are_told() -> None:
     with pytest.raises(CliError, match="does not count"):
         refuse_own_approval(authored, Policy(), parse_version_name("triage@v1"), "ada")
     refuse_own_approval(authored, Policy(), parse_version_name("triage@v1"), "abe")
-
-
-def test_patience_waits_longer_each_time_speaks_once_and_ends() -> None:
-    told: list[str] = []
-    pauses: list[float] = []
-    moment = 0.0
-
-    def pause(seconds: float) -> None:
-        nonlocal moment
-        pauses.append(seconds)
-        moment += seconds
-
-    patience = Patience(told.append, clock=lambda: moment, pause=pause, limit_s=20)
-    gone = Refusal(0, "", "refused")
-    patience.trouble(gone)
-    assert told == []
-    while moment <= 20:
-        patience.trouble(gone)
-    with pytest.raises(Refusal):
-        patience.trouble(gone)
-    assert pauses[:4] == [0.25, 0.5, 1.0, 2.0]
-    assert len(told) == 1
-    patience.fine()
-    assert told[1] == "the API server answers again"
-    patience.trouble(Refusal(403, "Forbidden", "roles are not read yet"))
-    with pytest.raises(Refusal):
-        Patience(told.append, clock=lambda: moment, pause=pause).trouble(Refusal(403, "Forbidden", "never was allowed"))
 
 
 def flags(**given: Any) -> Namespace:

@@ -53,7 +53,6 @@ def curve(world: World) -> list[dict[str, Any]]:
         ("kill", "ddp", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),
         ("kill-torchrun", "ddp", ExitCode.INTERNAL, "torchrun, which starts the ranks, was killed by SIGKILL"),
         ("hang", "ddp", ExitCode.HUNG, "rank 0 waited in vain"),
-        ("raise", "fsdp", ExitCode.DISK_FULL, "no space left for /scratch/x"),
         ("kill", "fsdp", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),
         ("hang", "fsdp", ExitCode.HUNG, "rank 0 waited in vain"),
         ("kill", "deepspeed", ExitCode.INTERNAL, "rank 1 was killed by SIGKILL"),

@@ -23,6 +23,7 @@ from finetune_runner.report.card import model_card
 from finetune_runner.report.manifest import version_manifest
 from finetune_runner.storage import Storage, join
 from finetune_runner.templates import use_template
+from finetune_runner.text import load_plain_tokenizer
 from finetune_runner.training.checkpoint import sha256_of
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,6 @@ def _publish(
 
 def _collect(context: StageContext, evaluated: EvaluateResult) -> Path:
     """All files of the version but README and manifest, in one local folder."""
-    from transformers import AutoTokenizer
-
     folder = context.scratch / "publish"
     model = fetch_model(context)
     if evaluated.served_as == "merged":
@@ -132,7 +131,7 @@ def _collect(context: StageContext, evaluated: EvaluateResult) -> Path:
     else:
         fetch_adapter(context, folder)
         _point_to_base(folder / ADAPTER_FILES[1], context.task, model.revision)
-        tokenizer = AutoTokenizer.from_pretrained(str(model.path), trust_remote_code=False)
+        tokenizer = load_plain_tokenizer(model.path)
         use_template(tokenizer, context.task.spec.model.chat_template)  # what was trained with is what is handed on
         tokenizer.save_pretrained(str(folder))
     for name in REPORTS:

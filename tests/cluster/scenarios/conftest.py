@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from kubernetes import client
@@ -11,6 +12,8 @@ from kubernetes import client
 from tests.cluster.harness.cluster import Cluster
 from tests.cluster.harness.kubelet import PodPlayer
 from tests.cluster.harness.operator_process import SERVICE_ACCOUNT, OperatorProcess
+from tests.cluster.harness.waiting import wait_for
+from tests.cluster.scenarios.command_line import PEOPLE, ROLES, People
 from tests.cluster.scenarios.story import NODE_LABEL, Scene
 
 NODE = "played"
@@ -61,3 +64,26 @@ def scene(bare_scene: Scene) -> Scene:
     """A namespace with a GPUPool of its name."""
     bare_scene.make_pool()
     return bare_scene
+
+
+@pytest.fixture
+def people(scene: Scene, tmp_path: Path) -> Iterator[People]:
+    """Who use the command line in the scene's namespace, with their roles in force."""
+    for user, role in ROLES.items():
+        scene.cluster.kubectl(
+            *("create", "rolebinding", user, "-n", scene.namespace, f"--clusterrole={role}", f"--user={user}")
+        )
+    made = People(scene, tmp_path)
+
+    def effective() -> bool:
+        check = ("auth", "can-i", "list", "finetunejobs.finetune.dev", "-n", scene.namespace)
+        return all(
+            scene.cluster.kubectl(*check, user=user, groups=PEOPLE, check=False).returncode == 0 for user in ROLES
+        )
+
+    wait_for(effective, 60, "the roles to be in force")
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

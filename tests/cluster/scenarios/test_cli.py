@@ -2,169 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import signal
 import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.cluster.harness.cluster import Cluster
-from tests.cluster.harness.controlplane import ControlPlane
-from tests.cluster.harness.log_server import LogServer
-from tests.cluster.harness.operator_process import OperatorProcess
 from tests.cluster.harness.waiting import wait_for
-from tests.cluster.scenarios.story import GROUP, VERSION, Scene, Story
+from tests.cluster.scenarios.command_line import (
+    DEADLINE_S,
+    PEOPLE,
+    PROGRAM,
+    People,
+    job_yaml,
+    operator,
+    story_of,
+    write,
+)
+from tests.cluster.scenarios.story import GROUP, VERSION, Scene
+
+__all__ = ["operator"]
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-PROGRAM = Path(sys.executable).with_name("kubectl-finetune")
-PEOPLE = ("system:authenticated",)
-ROLES = {"ada": "edit", "vera": "view", "abe": "finetune-approver", "amy": "finetune-approver"}
-"""Who the tests are: an author, a viewer, two approvers. Nobody has a right in another namespace."""
-DEADLINE_S = 90
-Result = subprocess.CompletedProcess[str]
-
-
-class People:
-    """Runs the command line as one person or another."""
-
-    def __init__(self, scene: Scene, folder: Path) -> None:
-        self.scene = scene
-        self.folder = folder
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self, user: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        kubeconfig = self.scene.cluster.kubeconfig(user, PEOPLE)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FINETUNE_", "KUBE"))}
-        process = subprocess.Popen(
-            [str(PROGRAM), *arguments],
-            cwd=self.folder,
-            env=inherited | {"KUBECONFIG": str(kubeconfig), "PYTHONUNBUFFERED": "1"} | environment,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self.started.append(process)
-        return process
-
-    def run(self, user: str, *arguments: str, **environment: str) -> Result:
-        """In the scene's namespace."""
-        return self.end(self.start(user, *arguments, "-n", self.scene.namespace, **environment))
-
-    def end(self, process: subprocess.Popen[str]) -> Result:
-        out, err = process.communicate(timeout=DEADLINE_S)
-        for text in (out, err):
-            assert "Traceback" not in text
-            assert "internal error" not in text
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    def ok(self, user: str, *arguments: str) -> str:
-        result = self.run(user, *arguments)
-        assert result.returncode == 0, result.stderr or result.stdout
-        return result.stdout
-
-    def refused(self, user: str, *arguments: str, code: int = 2) -> str:
-        result = self.run(user, *arguments)
-        assert result.returncode == code, result.stdout + result.stderr
-        return result.stderr
-
-
-@pytest.fixture(scope="module")
-def operator(installed: Cluster) -> Iterator[OperatorProcess]:
-    """Keeps leading while the API server is restarted."""
-    process = OperatorProcess(installed, name="operator-cli", extra=("--lease-seconds", "60"))
-    yield process.started().leading()
-    process.stop()
-
-
-@pytest.fixture
-def people(scene: Scene, tmp_path: Path) -> Iterator[People]:
-    for user, role in ROLES.items():
-        scene.cluster.kubectl(
-            *("create", "rolebinding", user, "-n", scene.namespace, f"--clusterrole={role}", f"--user={user}")
-        )
-    made = People(scene, tmp_path)
-
-    def effective() -> bool:
-        check = ("auth", "can-i", "list", "finetunejobs.finetune.dev", "-n", scene.namespace)
-        return all(
-            scene.cluster.kubectl(*check, user=user, groups=PEOPLE, check=False).returncode == 0 for user in ROLES
-        )
-
-    wait_for(effective, 60, "the roles to be in force")
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-def job_yaml(scene: Scene, name: str = "support", **spec: Any) -> str:
-    """A small job as its author writes it."""
-    manifest = {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": "FineTuneJob",
-        "metadata": {"name": name},
-        "spec": {
-            "model": {"source": "s3://models/llama"},
-            "data": {"train": [{"source": "s3://team-a/train.jsonl"}]},
-            "compute": {"pool": scene.pool},
-            "evaluation": {
-                "task": {"type": "classification"},
-                "metrics": [{"name": "f1"}],
-                "gates": [{"metric": "f1", "over": "baseline", "minimumGain": 0.05}],
-            },
-            "output": {"adapterRef": {"name": "triage"}},
-            **spec,
-        },
-    }
-    return yaml.safe_dump(manifest, sort_keys=False)
-
-
-def write(people: People, text: str) -> str:
-    (people.folder / "job.yaml").write_text(text)
-    return "job.yaml"
-
-
-def story_of(scene: Scene, name: str = "support") -> Story:
-    """The story of a job that somebody submitted."""
-    return Story(scene, name, scene.objects("finetunejobs")[name]["metadata"]["uid"], "triage", "")
-
-
-class Lines:
-    """Waits for a line that matches; reads in a thread, so that a silent process cannot hold the test."""
-
-    def __init__(self, process: subprocess.Popen[str], stream: str) -> None:
-        self._process = process
-        self._seen: list[str] = []
-        pipe = getattr(process, stream)
-        threading.Thread(target=lambda: self._seen.extend(iter(pipe.readline, "")), daemon=True).start()
-
-    def __call__(self, pattern: str) -> str:
-        def found() -> str:
-            return next((line for line in self._seen if re.search(pattern, line)), "")
-
-        def context() -> str:
-            return f"exit code {self._process.poll()}: {''.join(self._seen)}"
-
-        return wait_for(found, DEADLINE_S, f"a line {pattern!r}", context=context)
-
-    def count(self, text: str) -> int:
-        return sum(text in line for line in self._seen)
-
-
-def lines_of(process: subprocess.Popen[str], stream: str = "stdout") -> Lines:
-    """What a process writes from now on."""
-    return Lines(process, stream)
 
 
 def test_from_submit_to_an_approved_version(scene: Scene, people: People) -> None:
@@ -338,79 +198,6 @@ def test_suspend_resume_cancel_and_retry(scene: Scene, people: People) -> None:
     assert story.status()["run"] == 3
 
 
-def test_watch_ends_with_the_run_and_survives_the_api_server(scene: Scene, people: People) -> None:
-    if not isinstance(scene.cluster, ControlPlane):
-        pytest.skip("needs an API server that may be restarted")
-    people.ok("ada", "submit", write(people, job_yaml(scene)))
-    story = story_of(scene)
-    watch = people.start("vera", "watch", "support", "-n", scene.namespace)
-    line = lines_of(watch)
-    story.run("prepare")
-    line(r"^1/5 prepare started$")
-    scene.cluster.restart_apiserver()
-    story.end_well("prepare")
-    line(r"^1/5 prepare done .*800 train, 100 validation, 200 test rows")
-    story.play_from("baseline")
-    line(r"^5/5 publish done")
-    line(r"AwaitingApproval")
-    line(rf"kubectl finetune approve triage@v1 -n {scene.namespace}")
-    assert watch.wait(DEADLINE_S) == 0
-    assert watch.stderr.read() == ""
-
-
-def test_ctrl_c_ends_the_watching_and_not_the_job(scene: Scene, people: People) -> None:
-    people.ok("ada", "submit", write(people, job_yaml(scene)))
-    story = story_of(scene)
-    watch = people.start("vera", "watch", "support", "-n", scene.namespace)
-    story.run("prepare")
-    lines_of(watch)(r"prepare started")
-    watch.send_signal(signal.SIGINT)
-    assert watch.wait(DEADLINE_S) == 130
-    assert "support goes on" in watch.stderr.read()
-    assert story.status()["phase"] == "Preparing"
-
-
-def test_submit_and_watch_shows_live_progress(scene: Scene, people: People) -> None:
-    file = write(people, job_yaml(scene))
-    process = people.start("ada", "submit", file, "--watch", "-n", scene.namespace)
-    line = lines_of(process)
-    line("support created")
-    story = story_of(scene)
-    story.play("prepare")
-    line(r"^1/5 prepare done")
-    story.fail("baseline", 81)
-    line(r"^warning: InvalidData: baseline attempt 1")
-    line(r"^Failed: InvalidData")
-    assert process.wait(DEADLINE_S) == 1
-
-
-def test_logs_say_why_there_are_none(scene: Scene, people: People) -> None:
-    text = job_yaml(scene, compute={"pool": scene.pool, "nodes": 1}, ttlSecondsAfterFinished=0)
-    people.ok("ada", "submit", write(people, text))
-    story = story_of(scene)
-    story.wait_attempt("prepare")
-    pod = story.pods_of("prepare")[0]
-    scene.player.waiting(pod, "ImagePullBackOff", 'Back-off pulling image "runner:test"')
-    story.wait(lambda status: status.get("reason") == "ImagePull", "the cause")
-    told = people.refused("ada", "logs", "support", code=1)
-    assert "prepare attempt 1 has no log yet: ImagePull" in told
-    assert "runner:test" in told
-    assert "no rank 3" in people.refused("ada", "logs", "support", "--rank", "3")
-    assert "has not started train" in people.refused("ada", "logs", "support", "--stage", "train", code=1)
-    assert "no attempt 4" in people.refused("ada", "logs", "support", "--attempt", "4")
-
-    story.run("prepare")
-    scene.player.fail(story.pods_of_now()[0], 81, None, story.report_of_failure("prepare", 81))
-    story.wait_phase("Failed")
-    story.wait_children_gone()
-    told = people.refused("ada", "logs", "support", code=1)
-    assert "the log of prepare attempt 1 went with its pod" in told
-    assert "exit code 81" in told
-    assert "evidence  the line" in told
-    uid = story.object()["metadata"]["uid"]
-    assert f"s3://bucket/store/{scene.namespace}/triage/runs/{uid}/1/prepare/report.json" in told
-
-
 def test_what_the_api_server_refuses_is_shown_as_our_own_validation_shows_it(scene: Scene, people: People) -> None:
     text = job_yaml(scene)
     file = write(people, text.replace("model:", "modle:"))
@@ -486,51 +273,3 @@ def test_completion_offers_verbs_and_names(scene: Scene, people: People) -> None
     assert [line.split("\t")[0] for line in complete("sus")] == ["suspend", ":4"]
     assert complete("status", "-n", scene.namespace, "su") == ["support", ":4"]
     assert complete("status", "--context", "other", "su") == [":4"]
-
-
-def test_json_lines_of_a_watch_are_statuses(scene: Scene, people: People) -> None:
-    people.ok("ada", "submit", write(people, job_yaml(scene)))
-    story = story_of(scene)
-    watch = people.start("vera", "watch", "support", "-o", "json", "-n", scene.namespace)
-    story.fail("prepare", 81)
-    story.wait_phase("Failed")
-    result = people.end(watch)
-    assert result.returncode == 1
-    phases = [json.loads(line)["phase"] for line in result.stdout.splitlines()]
-    assert phases[-1] == "Failed"
-
-
-def test_logs_are_those_of_the_attempt_and_go_on_with_the_next_stage(
-    scene: Scene, people: People, node: str, tmp_path: Path
-) -> None:
-    if not isinstance(scene.cluster, ControlPlane):
-        pytest.skip("serves logs for nodes that are made by hand")
-    people.ok("ada", "submit", write(people, job_yaml(scene)))
-    story = story_of(scene)
-    with LogServer(scene.cluster, tmp_path) as kubelet:
-        kubelet.attach(node)
-        pod = story.run("prepare").metadata.name
-        kubelet.write(pod, "reading rows", "1451 rows", "ein Umlaut: ü")
-        assert people.ok("vera", "logs", "support") == "reading rows\n1451 rows\nein Umlaut: ü\n"
-        assert people.ok("vera", "logs", "support", "--stage", "prepare", "--tail", "1") == "ein Umlaut: ü\n"
-        assert re.match(r"\d{4}-.*Z reading rows\n", people.ok("vera", "logs", "support", "--timestamps"))
-
-        following = people.start("vera", "logs", "support", "-f", "-n", scene.namespace)
-        out, err = lines_of(following), lines_of(following, "stderr")
-        err(rf"==> prepare attempt 1, rank 0, pod {pod}")
-        out("1451 rows")
-        kubelet.write(pod, "written later")
-        out("written later")
-        scene.cluster.restart_apiserver()
-        kubelet.write(pod, "after the restart")
-        out("after the restart")
-        kubelet.end(pod)
-        story.end_well("prepare")
-        baseline = story.run("baseline").metadata.name
-        kubelet.write(baseline, "measuring")
-        err(rf"==> baseline attempt 1, rank 0, pod {baseline}")
-        out("measuring")
-        assert out.count("1451 rows") == out.count("written later") == 1
-        kubelet.end(baseline)
-        scene.player.fail(story.pods_of_now()[0], 81, None, story.report_of_failure("baseline", 81))
-        assert following.wait(DEADLINE_S) == 0
