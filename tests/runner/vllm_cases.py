@@ -31,7 +31,7 @@ CONTEXT = 512
 ROWS = tickets(24, 9)
 ADAPTERS: dict[str, Method] = {
     "rank 1": Method(rank=1),
-    "rank 12, two targets": Method(rank=12, target_modules=["q_proj", "down_proj"]),
+    "rank 12, two targets": Method(rank=12, target_modules="q_proj,down_proj"),
     "rank 16, rsLoRA": Method(rank=16, use_rslora=True),
 }
 SPEC = {
