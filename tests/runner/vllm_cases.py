@@ -6,10 +6,10 @@ All engines are in this one process (VLLM_ENABLE_V1_MULTIPROCESSING=0): each wou
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +31,8 @@ CONTEXT = 512
 ROWS = tickets(24, 9)
 ADAPTERS: dict[str, Method] = {
     "rank 1": Method(rank=1),
-    "rank 12, two targets": Method(rank=12, target_modules="q_proj,down_proj"),
-    "rank 16, rsLoRA": Method(rank=16, use_rslora=True),
+    "rank 12, rsLoRA, two targets": Method(rank=12, use_rslora=True, target_modules="q_proj,down_proj"),
+    "rank 16, targets of the architecture": Method(rank=16, target_modules="default"),
 }
 SPEC = {
     "evaluation": {"engine": "vllm"},
@@ -100,41 +100,43 @@ def penalised(model: Path, folder: Path) -> Path:
 
 
 def sampled(wanted: Request) -> dict[str, Any]:
-    """Answers of two runs with one seed, of another seed, and of one prompt asked twice in a run."""
-    wanted = replace(wanted, generation=Generation(temperature=1.0, top_p=0.9))
+    """Answers of two runs with one seed, where the first and the last prompt are the same; and a stop between them."""
+    wanted = replace(wanted, generation=Generation(temperature=1.0, top_p=0.9), seed=1)
     prompts = [encode_prompt(wanted.tokenizer, row.prompt) for row in ROWS[:6]]
     prompts.append(prompts[0])
-    runs = []
-    for seed in (1, 1, 2):
-        engine = open_engine("vllm", replace(wanted, seed=seed))
-        runs.append([engine.answer(prompts)[index].text for index in range(len(prompts))])
-        engine.close()
-    return {"runs": runs}
-
-
-def refusals(wanted: Request, folder: Path) -> dict[str, Any]:
-    """Words of what is refused, or stopped, while vLLM runs."""
-
-    def words(call: Callable[[], object]) -> list[str]:
-        try:
-            call()
-        except StageError as error:
-            return [error.exit_code.name, error.message, error.hint]
-        return []
+    engine = open_engine("vllm", wanted)
 
     def stop(_: int) -> None:
         raise interrupted()
 
-    engine = open_engine("vllm", wanted)
-    prompts = [encode_prompt(wanted.tokenizer, row.prompt) for row in ROWS]
-    facts = {
-        "too long": words(lambda: engine.score([([5] * (CONTEXT + 1), [5] * (CONTEXT + 1))])),
-        "stopped": words(lambda: engine.answer(prompts, stop)),
-    }
-    facts["after the stop"] = [engine.answer(prompts)[index].text for index in range(len(prompts))]
+    def texts() -> list[str]:
+        answers = engine.answer(prompts)
+        return [answers[index].text for index in range(len(prompts))]
+
+    facts = {"first": texts(), "stopped": words(lambda: engine.answer(prompts, stop)), "again": texts()}
+    facts["too long"] = words(lambda: engine.score([([5] * (CONTEXT + 1), [5] * (CONTEXT + 1))]))
     engine.close()
-    small = make_tiny_model(folder, heads=4, kv_heads=2)
-    facts["heads of 16"] = words(lambda: open_engine("vllm", replace(wanted, model_path=small)))
+    return facts
+
+
+def words(call: Callable[[], object]) -> list[str]:
+    """What a refusal says."""
+    try:
+        call()
+    except StageError as error:
+        return [error.exit_code.name, error.message, error.hint]
+    return []
+
+
+def unusable(wanted: Request, folder: Path) -> dict[str, Any]:
+    """What is heard of models that vLLM starts with and cannot compute, or does not start with."""
+    engine = open_engine("vllm", replace(wanted, model_path=make_tiny_model(folder / "heads of 16")))
+    facts = {"computes": words(lambda: engine.answer([[5, 6, 7]]))}
+    engine.close()
+    unknown = make_tiny_model(folder / "unknown", heads=2, kv_heads=1)
+    config = json.loads((unknown / "config.json").read_bytes())
+    (unknown / "config.json").write_text(json.dumps({**config, "architectures": ["NobodyForCausalLM"]}))
+    facts["starts"] = words(lambda: open_engine("vllm", replace(wanted, model_path=unknown)))
     return facts
 
 
@@ -156,7 +158,12 @@ def chain(folder: Path, model: Path, served: str, method: str = "lora") -> tuple
     version = folder / "store/team/triage/versions/v1"
     assert results.baseline is not None
     assert results.evaluate is not None
+    by_transformers = {**spec, "evaluation": {**evaluation, "engine": "transformers"}}
+    context = replace(world, spec=by_transformers).context("evaluate", results=results)
+    again = evaluate.run(context)[0].evaluate
+    assert again is not None
     return world, {
+        "by transformers": {"metrics": again.metrics, "other": again.other_form},
         "base": results.baseline.base,
         "metrics": results.evaluate.metrics,
         "other": results.evaluate.other_form,
@@ -214,22 +221,24 @@ def main() -> None:
     plan = make_world(folder / "world", model).plan
     in_bf16 = plan.model_copy(update={"precision": "bf16"})
     wanted = request(model, plan)
+    # Each start of vLLM collects garbage seven times.
+    gc.collect()
+    gc.freeze()
     facts: dict[str, Any] = {
         "base": both(wanted),
         "bf16": both(replace(wanted, plan=in_bf16)),
-        "nf4": both(replace(wanted, method="qlora", plan=in_bf16)),
-        "saved as it is": both(replace(wanted, method=None)),
-        "penalty": both(replace(wanted, model_path=penalised(model, folder / "penalised"))),
+        "saved as it is, penalty": both(
+            replace(wanted, method=None, model_path=penalised(model, folder / "penalised"))
+        ),
     }
     for name, method in ADAPTERS.items():
         adapter = random_adapter(model, method, folder / name)
         facts[name] = both(replace(wanted, adapter=adapter))
     facts["sampled"] = sampled(wanted)
-    facts["refusals"] = refusals(wanted, folder / "small heads")
+    facts["unusable"] = unusable(wanted, folder)
     world, facts["adapter chain"] = chain(folder / "adapter", model, "adapter")
     facts["served"] = served(world, model)
     _, facts["merged chain"] = chain(folder / "merged", model, "merged", "qlora")
-    facts["threads"] = [thread.name for thread in threading.enumerate()]
     print("FACTS " + json.dumps(facts), flush=True)
 
 

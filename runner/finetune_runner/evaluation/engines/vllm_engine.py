@@ -200,6 +200,18 @@ def _did_not_start(error: Exception) -> StageError:
     )
 
 
+def _stopped_working(error: Exception) -> StageError:
+    known = classify(error)
+    if known.exit_code != ExitCode.INTERNAL:
+        return known
+    return StageError(
+        ExitCode.INTERNAL,
+        f"evaluation.engine: vllm stopped while it worked: {error}"[:1000],
+        hint="its own processes say why in the pod's log; evaluation.engine: transformers goes without them",
+        evidence=known.evidence,
+    )
+
+
 def summed_likelihood(labels: Sequence[int], logprobs: Sequence[Mapping[int, Any] | None]) -> tuple[float, int]:
     """Negative log-likelihood in nats of the labelled tokens, and their number.
 
@@ -299,19 +311,24 @@ class VllmEngine:
         self._refuse_too_long(prompts)
         if not prompts:
             return []
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         engine = self._llm.llm_engine
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         ids = self._llm.enqueue(asked, list(parameters), lora_request=self._lora(), use_tqdm=False)
         finished: list[Any] = []
-        try:
-            while engine.has_unfinished_requests():
+        while engine.has_unfinished_requests():
+            try:
                 finished += [output for output in engine.step() if output.finished]
+            except (RuntimeError, EngineDeadError) as error:
+                raise _stopped_working(error) from error
+            try:
                 # After every step, and not only when a row is finished: who asks to stop waits for no long answer.
                 if on_batch is not None:
                     on_batch(len(finished))
-        except BaseException:
-            engine.abort_request(ids, internal=True)
-            raise
+            except StageError:
+                engine.abort_request(ids, internal=True)
+                raise
         return sorted(finished, key=lambda output: int(output.request_id))
 
     def _lora(self) -> Any:
