@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.cluster.harness.binaries import cache_root
 from tests.cluster.harness.process import LOOPBACK, Process, free_ports
 from tests.cluster.harness.waiting import wait_for
+from tests.runner.locked_home import locked_home
 
-LOCK = Path(__file__).parents[2] / "requirements" / "mlflow.lock"
 START_DEADLINE_S = 300
-
-
-def environment() -> Path:
-    """The folder of the server's environment, made from requirements/mlflow.lock when it is not there."""
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
-    folder = cache_root() / f"mlflow-{digest}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"mlflow-{digest}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").is_file():
-            uv = [sys.executable, "-m", "uv"]
-            caches = {"UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(cache_root() / "uv"))}
-            own = {**os.environ, **caches, "UV_PYTHON_DOWNLOADS": "never"}
-            subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True, env=own)
-            sync = [*uv, "pip", "sync", "--quiet", "--require-hashes", "--python", folder / "bin/python", LOCK]
-            subprocess.run(sync, check=True, env=own)
-            (folder / "complete").touch()
-    return folder
 
 
 class MlflowServer:
@@ -45,7 +22,7 @@ class MlflowServer:
     def __init__(self, folder: Path) -> None:
         (port,) = free_ports(1)
         self.url = f"http://{LOOPBACK}:{port}"
-        command: list[str | Path] = [environment() / "bin/python", "-m", "mlflow", "server", "--host", LOOPBACK]
+        command: list[str | Path] = [locked_home("mlflow") / "bin/python", "-m", "mlflow", "server", "--host", LOOPBACK]
         command += ["--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
         command += ["--default-artifact-root", str(folder / "artifacts")]
         telemetry = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}

@@ -157,9 +157,9 @@ def test_the_baseline_is_asked_again_when_answers_are_made_otherwise(tmp_path: P
 
 def test_vllm_is_refused_with_the_fix_where_it_is_not_installed(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(StageError, match=r"evaluation\.engine: vllm is not in this runner image") as refused:
-        check_engine("vllm")
+        check_engine("vllm", "lora")
     assert "engine: transformers" in refused.value.hint
-    check_engine("transformers")
+    check_engine("transformers", "qlora")
     base = make_world(tmp_path, tiny_model)
     spec = {**base.spec, "evaluation": {**base.spec["evaluation"], "engine": "vllm"}}
     world = World(tmp_path, tiny_model, spec, base.plan, base.prepare)

@@ -61,7 +61,7 @@ def tickets(count: int, seed: int) -> list[Row]:
     return list(rows.values())
 
 
-def make_tiny_model(folder: Path) -> Path:
+def make_tiny_model(folder: Path, *, heads: int = 4, kv_heads: int = 2) -> Path:
     """Write a random Llama (hidden 64, 2 layers) and its tokenizer; the same bytes every time."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -92,8 +92,8 @@ def make_tiny_model(folder: Path) -> Path:
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
             max_position_embeddings=512,
             initializer_range=0.1,
             tie_word_embeddings=True,

@@ -62,7 +62,7 @@ def run(context: StageContext) -> StageResults:
         StageError: INVALID_DATA when test is empty or no answer of it holds a label at labelPath.
     """
     task, spec = context.task, context.task.spec
-    check_engine(spec.evaluation.engine)
+    check_engine(spec.evaluation.engine, method_of(task))
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     settings = settings_for_rows(context, test)
     check_incumbent(context, test, out_of_domain)

@@ -68,7 +68,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
         StageError: INVALID_SPEC without the results of baseline and train, INVALID_DATA when stored files were changed.
     """
     task = context.task
-    check_engine(task.spec.evaluation.engine)
+    check_engine(task.spec.evaluation.engine, method_of(task))
     if task.results.baseline is None or task.results.train is None:
         raise StageError(ExitCode.INVALID_SPEC, "the evaluate stage needs the results of baseline and train")
     splits = Splits(load_split(context, "test"), load_split(context, "out_of_domain"))

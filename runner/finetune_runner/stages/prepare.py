@@ -96,7 +96,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     Data that an earlier run of the adapter prepared in the same way are taken over instead.
     """
     task = context.task
-    check_engine(task.spec.evaluation.engine)
+    check_engine(task.spec.evaluation.engine, method_of(task))
     if task.spec.evaluation.task.schema_ is not None:  # also where data.checks.answers is ignore: evaluation needs it
         schema_validator(task.spec.evaluation.task.schema_)
     probe_conditional_writes(context.storage, join(task.run_uri, "prepare"))

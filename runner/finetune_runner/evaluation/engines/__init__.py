@@ -6,7 +6,6 @@ One engine for everything that is compared: kernels of another round otherwise, 
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.job.evaluation import Evaluation
@@ -28,9 +27,12 @@ def open_engine(name: str, request: Request) -> Engine:
     return engine
 
 
-def check_engine(name: str) -> None:
-    """Refuse an engine that this image lacks, without importing it. Raises StageError (INVALID_SPEC) with the fix."""
-    _module(name).check()  # type: ignore[attr-defined]
+def check_engine(name: str, method: MethodType) -> None:
+    """Refuse an engine that this image lacks, or that lacks what a base of this precision needs, without importing it.
+
+    Raises StageError (INVALID_SPEC) with the fix.
+    """
+    _module(name).check(method)  # type: ignore[attr-defined]
 
 
 def check_served(name: str, method: MethodType | None, rank: int | None) -> None:
@@ -49,7 +51,8 @@ def check_served(name: str, method: MethodType | None, rank: int | None) -> None
 
 def engine_version(name: str) -> str:
     """Name and version, for example `transformers 5.23.0`: part of what a stored answer belongs to."""
-    return f"{name} {version(name)}"
+    found: str = _module(name).installed_version()  # type: ignore[attr-defined]
+    return found
 
 
 def generation_facts(evaluation: Evaluation) -> dict[str, Any]:

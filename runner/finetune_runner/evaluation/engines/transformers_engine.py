@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
     from finetune_runner.training.loading import MethodType
 
 
-def check() -> None:
+def check(method: MethodType | None) -> None:
     """It is part of every image."""
+    del method
+
+
+def installed_version() -> str:
+    """Name and version."""
+    return f"transformers {version('transformers')}"
 
 
 def check_served(method: MethodType | None, rank: int | None) -> None:
