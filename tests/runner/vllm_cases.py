@@ -207,9 +207,7 @@ def served(world: World, model: Path) -> dict[str, Any]:
         "rows": len(rows),
         "other template": template != load_tokenizer(model).chat_template,
         "same tokens": sum(list(item.prompt_token_ids) == prompt for item, prompt in zip(found, prompts, strict=True)),
-        "same answers": sum(
-            item.outputs[0].text == recorded[row["id"]] for item, row in zip(found, rows, strict=True)
-        ),
+        "same answers": sum(item.outputs[0].text == recorded[row["id"]] for item, row in zip(found, rows, strict=True)),
     }
 
 
