@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.job.evaluation import Generation
+from finetune_runner.evaluation.said import said_by
 from finetune_runner.evaluation.share import WHOLE, Batch, Share
+from finetune_runner.text import answer_frame, enders
 
 ROWS_PER_BATCH = 16
 """Part of the generation settings, not of the machine: batches of another size may round differently in bf16."""
@@ -18,7 +20,7 @@ an 8B model. Prompts of up to 4,096 tokens never meet it."""
 
 @dataclass(frozen=True)
 class Answer:
-    """Generated text without special tokens, and whether it was cut at the limit."""
+    """Generated text without special tokens and reasoning, and whether it was cut at the limit."""
 
     text: str
     truncated: bool
@@ -36,6 +38,8 @@ class GenerationSettings:
     top_p: float = 1.0
     seed: int = 0
     """Of sampling; each batch has a stream of its own, a function of this and of its place."""
+    opening_ids: tuple[int, ...] = ()
+    """What the template writes before the text of an answer."""
 
 
 def settings_for(
@@ -51,28 +55,21 @@ def settings_for(
     for token in [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]:
         if token is not None and token not in ends:
             ends.append(int(token))
-    end_of_turn = _end_of_turn(tokenizer)
+    frame = answer_frame(tokenizer)
+    end_of_turn = next((token for token in frame.closing_ids if token in enders(tokenizer)), None)
     if end_of_turn is not None and end_of_turn not in ends:
         ends.append(end_of_turn)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return GenerationSettings(
-        max_new_tokens, tuple(ends), int(tokenizer.pad_token_id), limit, chosen.temperature, chosen.top_p, seed
+        max_new_tokens,
+        tuple(ends),
+        int(tokenizer.pad_token_id),
+        limit,
+        chosen.temperature,
+        chosen.top_p,
+        seed,
+        tuple(frame.opening_ids),
     )
-
-
-def _end_of_turn(tokenizer: Any) -> int | None:
-    """The special token that the template puts right behind an answer, when it does."""
-    from finetune_runner.text import encode_example
-
-    ids, labels = encode_example(
-        tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], 1_000_000
-    )
-    scored = [token for token, label in zip(ids, labels, strict=True) if label != -100]
-    special = set(tokenizer.all_special_ids)
-    for token in scored:
-        if token in special:
-            return int(token)
-    return None
 
 
 def batches_of(lengths: Sequence[int]) -> list[Batch]:
@@ -137,9 +134,8 @@ def generate(
                 continue
             ended = bool(stops[row].any())
             length = int(stops[row].int().argmax()) if ended else output.shape[1]
-            answers[index] = Answer(
-                tokenizer.decode(output[row, :length], skip_special_tokens=True), truncated=not ended
-            )
+            text = said_by(tokenizer, output[row, :length].tolist(), settings.opening_ids)
+            answers[index] = Answer(text, truncated=not ended)
         done += len(batch)
         if on_batch is not None:
             on_batch(done)

@@ -21,6 +21,7 @@ from finetune_runner.errors import StageError
 from finetune_runner.evaluation.engines.base import OnBatch, Request
 from finetune_runner.evaluation.generation import Answer, GenerationSettings, cut_prompts, settings_for
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded
+from finetune_runner.evaluation.said import said_by
 
 if TYPE_CHECKING:
     from finetune_runner.training.loading import MethodType
@@ -136,10 +137,12 @@ class VllmEngine:
         found = self._llm.generate(asked, parameters, lora_request=self._lora(), use_tqdm=False)
         if on_batch is not None:
             on_batch(len(found))
-        return {
-            index: Answer(item.outputs[0].text, truncated=item.outputs[0].finish_reason == "length")
-            for index, item in enumerate(found)
-        }
+        return {index: self._answer(item.outputs[0]) for index, item in enumerate(found)}
+
+    def _answer(self, output: Any) -> Answer:
+        ids = [token for token in output.token_ids if token not in self._settings.end_token_ids]
+        text = said_by(self._request.tokenizer, ids, self._settings.opening_ids)
+        return Answer(text, truncated=output.finish_reason == "length")
 
     def score(self, examples: Sequence[Encoded], on_batch: OnBatch = None) -> NDArray[np.float64]:
         """Likelihoods of all examples."""
