@@ -361,7 +361,8 @@ def _group(record: Record, path: str | None) -> str:
     value = value_at(record.value, path)
     if value is None or isinstance(value, dict | list):
         raise RowError(f"has no value at data.groupBy {path}", "add it to every row, or leave data.groupBy out")
-    text = str(value)
+    # A column with gaps holds its whole numbers as 1.0: the same group as 1 in another file.
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_GROUP_DIGITS] if text else ""
 
 
