@@ -232,8 +232,8 @@ def answer_spans(tokenizer: Any, messages: Sequence[Message], *, every: bool = T
     prompt = render_chat(tokenizer, messages[:-1], add_generation_prompt=True)
     written = _written_answer(tokenizer, messages, full, prompt)
     prompt_ids, answer_ids = encode_text(tokenizer, prompt), encode_text(tokenizer, written)
-    enders = _enders(tokenizer)
-    end = _end_of(answer_ids, enders)
+    ending = enders(tokenizer)
+    end = _end_of(tokenizer, answer_ids, ending, messages[-1]["content"])
     if end:
         answer_ids, rest_ids = answer_ids[:end], answer_ids[end:]
     else:
@@ -241,7 +241,7 @@ def answer_spans(tokenizer: Any, messages: Sequence[Message], *, every: bool = T
     earlier: list[tuple[int, int]] = []
     turns = [n for n, m in enumerate(messages[:-1]) if m["role"] == "assistant"] if every else []
     for turn in turns:
-        span = _earlier_span(tokenizer, messages, turn, full, prompt_ids, enders)
+        span = _earlier_span(tokenizer, messages, turn, full, prompt_ids, ending)
         if span is not None:
             earlier.append(span)
     return AnswerSpans(
@@ -254,13 +254,33 @@ def answer_spans(tokenizer: Any, messages: Sequence[Message], *, every: bool = T
     )
 
 
+@dataclass(frozen=True)
+class AnswerFrame:
+    """What a template writes around the text of an answer, behind what the answer is generated from."""
+
+    opening_ids: list[int]
+    """For example an empty thought, or the name of a channel."""
+    closing_ids: list[int]
+
+
+def answer_frame(tokenizer: Any) -> AnswerFrame:
+    """The frame of an answer without reasoning. Raises RenderError and StageError as `answer_spans`."""
+    messages: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _STAND_IN}]
+    prompt = render_chat(tokenizer, messages[:-1], add_generation_prompt=True)
+    written = _written_answer(tokenizer, messages, render_chat(tokenizer, messages), prompt)
+    before, found, after = written.partition(_STAND_IN)
+    if not found:
+        return AnswerFrame([], [])
+    return AnswerFrame(encode_text(tokenizer, before) if before.strip() else [], encode_text(tokenizer, after))
+
+
 def _earlier_span(
     tokenizer: Any,
     messages: Sequence[Message],
     turn: int,
     full: str,
     prompt_ids: list[int],
-    enders: set[int],
+    ending: set[int],
 ) -> tuple[int, int] | None:
     """Tokens of an earlier answer within the last prompt, when they follow what the answer is generated from."""
     try:
@@ -268,14 +288,15 @@ def _earlier_span(
         until = render_chat(tokenizer, messages[: turn + 1])
     except RenderError:
         return None
-    if not (until.startswith(before) and full.startswith(until)):
+    if not (until.startswith(before) and full.startswith(before)):
         return None
     before_ids, until_ids = encode_text(tokenizer, before), encode_text(tokenizer, until)
     start = len(before_ids)
-    if prompt_ids[:start] != before_ids or prompt_ids[: len(until_ids)] != until_ids:
-        return None  # tokens that merge across the boundary
-    end = _end_of(until_ids[start:], enders)
-    return (start, start + end) if end else None
+    # What some templates write behind the end of the last message only (Phi-3: <|endoftext|>) is not missed here.
+    end = start + _end_of(tokenizer, until_ids[start:], ending, messages[turn]["content"], first=True)
+    if end == start or prompt_ids[:end] != until_ids[:end]:
+        return None  # written otherwise, or tokens that merge across the boundary
+    return start, end
 
 
 def _written_answer(tokenizer: Any, messages: Sequence[Message], full: str, prompt: str) -> str:
@@ -318,17 +339,28 @@ def _text_start(tokenizer: Any) -> list[int]:
     return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 
 
-def _enders(tokenizer: Any) -> set[int]:
+def enders(tokenizer: Any) -> set[int]:
     """Tokens that may end an answer: special ones, and those added to the vocabulary such as <|im_end|>."""
     return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
 
-def _end_of(answer_ids: Sequence[int], enders: set[int]) -> int:
-    """Length of an answer with the token that ends it, among its last three; 0 when nothing ends it."""
+def _end_of(tokenizer: Any, answer_ids: Sequence[int], ending: set[int], content: str, *, first: bool = False) -> int:
+    """Length of an answer with the token that ends it, among its last three; 0 when nothing ends it.
+
+    Behind the end there is nothing but white space. A token of the content (`</think>`, `</tool_call>`) ends nothing.
+    `first`: of several ends the first one.
+    """
+    found = 0
     for position in range(len(answer_ids) - 1, max(len(answer_ids) - 4, -1), -1):
-        if answer_ids[position] in enders:
-            return position + 1
-    return 0
+        token = answer_ids[position]
+        if token not in ending:
+            if str(tokenizer.decode([token])).strip():
+                break
+        elif list(answer_ids).count(token) > content.count(str(tokenizer.convert_ids_to_tokens(token))):
+            found = position + 1
+            if not first:
+                break
+    return found
 
 
 def _labels(spans: AnswerSpans) -> list[int]:

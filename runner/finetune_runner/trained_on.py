@@ -56,7 +56,12 @@ def trained_on(
     def keep(row: Row, origin: str) -> None:
         positions.setdefault(row.content_key, origin)
 
-    asked = Wanted("rows", f"file://{rows.absolute()}", columns=columns or Columns())
+    asked = Wanted(
+        "rows",
+        f"file://{rows.absolute()}",
+        columns=columns or Columns(),
+        columns_hint="rename the columns, or say --columns prompt=NAME,completion=NAME",
+    )
     loaded = load(context, fetch(context, asked, context.scratch), keep)
     storage, root = context.storage, context.task.storage.uri
     found: list[dict[str, Any]] = []

@@ -92,6 +92,24 @@ def test_lines_are_counted_from_the_top_of_the_file(load_file: Any) -> None:
             "correct or remove",
             id="Parquet with text that is not UTF-8",
         ),
+        pytest.param(
+            "a.jsonl.gz", gzip.compress(gzip.compress(b"{}")), "is gzipped twice", "unpack it once", id="gzip²"
+        ),
+        *(
+            pytest.param(name, start + b"\n" * 40, says, fix, id=f"{says} as {name}")
+            for name in ("a.jsonl", "a.json", "a.csv", "a.parquet")
+            for start, says, fix in (
+                (
+                    b"version https://git-lfs.github.com/spec/v1\noid x",
+                    "is a pointer of Git LFS",
+                    "git lfs pull",
+                ),
+                (b"<!DOCTYPE html><html>", "is a web page", "download the file itself"),
+                (b"PK\x03\x04\x14", "is a ZIP archive", "unpack it"),
+                (b"\x28\xb5\x2f\xfd\x04", "is compressed with zstd", "use gzip"),
+            )
+        ),
+        pytest.param("a.csv", parquet({"prompt": ["p"]}), "is a Parquet file", "name it .parquet", id="Parquet as CSV"),
         pytest.param("a.jsonl.gz", gzip.compress(b""), "has no rows", "give it rows", id="gzip of nothing"),
         pytest.param("a.jsonl.gz", b"", "has no rows", "give it rows", id="gzip without a byte"),
         pytest.param(
@@ -115,6 +133,12 @@ def test_what_cannot_be_read_is_named(load_file: Any, name: str, content: bytes,
 @pytest.mark.parametrize("text", ["{}", '{"a": 1}', "é", "", "a", '{"a": "\u4e2d\u6587"}', "a\x00b\x00"])
 def test_utf_8_is_not_taken_for_a_wide_encoding(text: str) -> None:
     assert wide_encoding(text.encode()) == ("UTF-16" if text == "a\x00b\x00" else "")
+
+
+def test_files_that_were_put_behind_each_other_keep_their_byte_order_marks(load_file: Any) -> None:
+    one = b"\xef\xbb\xbf" + lines(exchange("p", "c"))
+    assert messages_of(load_file("a.jsonl", one + one)) == [["user: p", "assistant: c"]] * 2
+    assert messages_of(load_file("b.jsonl.gz", gzip.compress(one) * 2)) == [["user: p", "assistant: c"]] * 2
 
 
 def test_a_file_without_a_header_is_not_quoted(load_file: Any) -> None:

@@ -319,6 +319,7 @@ def test_rows_whose_columns_have_other_names_are_looked_up(
     path = versions.write("asked.jsonl", rows).removeprefix("file://")
     arguments = ["lineage", path, "--storage", f"file://{versions.folder}/store"]
     assert finetune(arguments) == 2
+    assert "--columns prompt=NAME" in capfd.readouterr().err
     assert finetune([*arguments, "--columns", "prompt=question,completion=the answer"]) == 0
     assert capfd.readouterr().out.startswith("team/triage@v1  ")
 

@@ -94,6 +94,12 @@ def test_spellings_that_mean_the_same(load_file: Any, messages: list[Any], read:
             "data.loss",
             id="an answer that is not to be learned (axolotl)",
         ),
+        *(
+            pytest.param(
+                [USER, {**ASSISTANT, key: "2 + 2"}], f"`messages[1]` has {key}, which is not read", "<think>", id=key
+            )
+            for key in ("reasoning_content", "reasoning", "thinking")
+        ),
     ],
 )
 def test_what_is_not_trained_is_refused(load_file: Any, messages: list[Any], says: str, fix: str) -> None:
@@ -103,6 +109,25 @@ def test_what_is_not_trained_is_refused(load_file: Any, messages: list[Any], say
     with pytest.raises(StageError) as caught:
         load_file("a.jsonl", lines({"messages": messages}))
     assert fix in caught.value.hint
+
+
+def test_empty_reasoning_and_reasoning_of_the_user_are_nothing(load_file: Any) -> None:
+    messages = [{**USER, "reasoning": "x"}, {**ASSISTANT, "reasoning_content": None, "thinking": ""}]
+    assert messages_of(load_file("a.jsonl", lines({"messages": messages}))) == [["user: Hi", "assistant: Hello"]]
+
+
+@pytest.mark.parametrize(
+    ("tools", "refused"),
+    [([{"name": "f"}], True), ('[{"name": "f"}]', True), ([], False), ("[]", False), (None, False), ("hammer", False)],
+)
+def test_rows_that_offer_tools_are_refused(load_file: Any, tools: Any, refused: bool) -> None:
+    content = lines({"messages": [USER, ASSISTANT], "tools": tools})
+    if refused:
+        with pytest.raises(StageError, match=r"a\.jsonl line 1: `tools` lists tools"):
+            load_file("a.jsonl", content)
+    else:
+        assert len(load_file("a.jsonl", content).examples) == 1
+    assert len(load_file("b.jsonl", lines({**exchange("p", "c"), "tools": tools})).examples) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 from finetune_runner.data.records import BadRow
 
 UTF8_HINT = "save the file as UTF-8"
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
@@ -19,6 +19,18 @@ _ROW_PER_LINE = "end each row with a line end; shorten or remove one that is so 
 _LOOKED_AT = 32
 LONGEST_ROW = 16 << 20
 """Most bytes of a line or of a row, characters of a value: more than any model reads, far less than a pod's memory."""
+_OTHERS = {
+    b"version https://git-lfs": ("is a pointer of Git LFS, not the file itself", "fetch the file with git lfs pull"),
+    b"<!DOCTYPE": ("is a web page (HTML)", "download the file itself; a page may ask to log in first"),
+    b"<!doctype": ("is a web page (HTML)", "download the file itself; a page may ask to log in first"),
+    b"<html": ("is a web page (HTML)", "download the file itself; a page may ask to log in first"),
+    b"PAR1": ("is a Parquet file", "name it .parquet"),
+    b"PK\x03\x04": ("is a ZIP archive", "unpack it; single files may be gzipped (.gz)"),
+    b"\x28\xb5\x2f\xfd": ("is compressed with zstd", "unpack it, or use gzip (.gz)"),
+    b"BZh": ("is compressed with bzip2", "unpack it, or use gzip (.gz)"),
+    _GZIP: ("is gzipped twice", "unpack it once"),
+}
+"""Beginnings of files that are named like data; of a CSV none of them is a likely header."""
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 """What reading a broken gzip file raises."""
 
@@ -52,7 +64,10 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[int, bytes | BadRow]]:
                     if wide := wide_encoding(raw):
                         yield 1, BadRow(name, "", f"is {wide}", UTF8_HINT)
                         return
-                    line = raw.removeprefix(_BOM)
+                    if other := other_kind(raw):
+                        yield 1, BadRow(name, "", *other)
+                        return
+                    line = raw.removeprefix(BOM)
                 yield number, line.rstrip(b"\r\n")
     except DAMAGED as error:
         yield number + 1, damaged(name, number, error)
@@ -62,6 +77,11 @@ def too_long(name: str, position: str, hint: str, *, last: bool = True) -> BadRo
     """A row longer than LONGEST_ROW; `last` where the file cannot be read behind it, such as one line of everything."""
     behind = "; nothing behind it is read" if last else ""
     return BadRow(name, position, f"is longer than {LONGEST_ROW >> 20} MiB{behind}", hint)
+
+
+def other_kind(start: bytes) -> tuple[str, str] | None:
+    """What a file is that holds no rows as text, by how it begins, and what to do; None = nothing that is known."""
+    return next((said for begins, said in _OTHERS.items() if start.startswith(begins)), None)
 
 
 def wide_encoding(start: bytes) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from finetune_runner.data.bytes_in import open_bytes, wide_encoding
+from finetune_runner.data.bytes_in import open_bytes, other_kind, wide_encoding
 from finetune_runner.data.records import RowError
 
 _CHUNK_BYTES = 1 << 20
-_SHORTEST_MARK = 4
-"""Bytes that tell the encoding."""
+_SHORTEST_MARK = 32
+"""Bytes that tell the encoding, and what the file is."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LOOKAHEAD = 3
 """Characters behind a value that may still belong to it: a number goes on with `e+7`."""
@@ -42,6 +42,15 @@ class NotUtf8(Exception):
         self.line = line
 
 
+class OtherKind(Exception):
+    """The file holds no text, by how it begins."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
 class TooLong(Exception):
     """A value is longer than may be."""
 
@@ -49,7 +58,7 @@ class TooLong(Exception):
 class JsonStream:
     """The characters of a file and a place among them.
 
-    Besides the errors below every method raises NotUtf8, and what a damaged gzip file raises (bytes_in.DAMAGED).
+    Besides the errors below every method raises NotUtf8, OtherKind, and what a damaged gzip file raises (DAMAGED).
 
     Args:
         path: of the file, gzipped or not, with a BOM or none.
@@ -144,6 +153,8 @@ class JsonStream:
         data = self._stream.read(size if self._begun else max(size, _SHORTEST_MARK))
         if not self._begun and (wide := wide_encoding(data)):
             raise NotUtf8(f"is {wide}", 0)
+        if not self._begun and (other := other_kind(data)):
+            raise OtherKind(*other)
         self._ended = not data
         try:
             text = self._utf8.decode(data, final=self._ended)

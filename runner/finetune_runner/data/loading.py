@@ -88,6 +88,8 @@ class Wanted:
     """Whether answers with a label are judged by it, whatever way it says true or false (objective kto)."""
     drop_empty_answers: bool = False
     """Whether rows whose answer has no text are left out, rather than refused."""
+    columns_hint: str = ""
+    """What to do about columns that no format knows, where it is not the spec that names them."""
 
 
 @dataclass(frozen=True)
@@ -282,13 +284,21 @@ def choose_format(records: Sequence[Record], wanted: Wanted, bad: BadRows) -> tu
         raise StageError(
             ExitCode.INVALID_DATA,
             f"{wanted.place} ({wanted.source}): {records[0].origin} has columns {columns}, which is none of: {shapes}",
-            "rename the columns (a CSV begins with a line of their names), or map them, for example columns: "
-            "{prompt: question, completion: answer}"
-            if wanted.place.startswith("data.train")
-            else "rename the columns, or name them as in data.train",
+            _columns_hint(wanted),
         )
     like = f"{scores[best]} of the first {counted(len(records), '[row has|rows have]')} {formats[best].SHAPE}"
     return formats[best], f"format {best}: {like}; columns: {columns}"
+
+
+def _columns_hint(wanted: Wanted) -> str:
+    if wanted.columns_hint:
+        return wanted.columns_hint
+    if wanted.place.startswith("data.train"):
+        return (
+            "rename the columns (a CSV begins with a line of their names), or map them, for example columns: "
+            "{prompt: question, completion: answer}"
+        )
+    return "rename the columns, or name them as in data.train"
 
 
 def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> DataFiles:
@@ -361,7 +371,8 @@ def _group(record: Record, path: str | None) -> str:
     value = value_at(record.value, path)
     if value is None or isinstance(value, dict | list):
         raise RowError(f"has no value at data.groupBy {path}", "add it to every row, or leave data.groupBy out")
-    text = str(value)
+    # A column with gaps holds its whole numbers as 1.0: the same group as 1 in another file.
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_GROUP_DIGITS] if text else ""
 
 

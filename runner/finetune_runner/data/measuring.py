@@ -12,6 +12,7 @@ from finetune_runner.data.checking import Found, Remark
 from finetune_runner.data.records import BadRow, BadRows
 from finetune_runner.data.rewriting import texts_of
 from finetune_runner.data.row_store import Example, Length
+from finetune_runner.errors import StageError
 from finetune_runner.text import Encoded, Loss, RenderError, encode_row
 
 _NOT_RENDERED = Length(0, 0)
@@ -62,6 +63,12 @@ class Measured:
                     "use only roles that the model's template knows, in its order, or set model.chatTemplate",
                 )
             )
+            return _NOT_RENDERED
+        except StageError as error:  # the template itself was found to be usable: it is this row that it cannot write
+            hint = (
+                "leave reasoning out of these answers, join answers in a row, or set model.chatTemplate to another one"
+            )
+            self._bad.add(BadRow(example.origin, "", error.message, hint))
             return _NOT_RENDERED
         if example.split in _TRAINED:
             if encoded.earlier_left_out:

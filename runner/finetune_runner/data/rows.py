@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
+from finetune_runner.reasoning import without_reasoning
+
 Message = dict[str, str]
 """`{"role": "system" | "user" | "assistant", "content": text}`."""
 
@@ -63,6 +65,11 @@ class Row:
     def answer(self) -> str:
         """The assistant's answer."""
         return self.messages[-1]["content"]
+
+    @property
+    def said(self) -> str:
+        """The answer without the reasoning before it: what is judged."""
+        return without_reasoning(self.answer)
 
     @property
     def content_key(self) -> str:

@@ -22,6 +22,8 @@ _ROLES = {
 }
 _TOOLS = frozenset(["tool", "function", "ipython", "function_call", "function_response", "tool_call", "observation"])
 _TOOL_FIX = "remove the row, or write the call and what it gave as text"
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Keys for what comes before an answer (DeepSeek and Qwen, OpenRouter, gpt-oss)."""
 
 
 def is_turns(value: object) -> bool:
@@ -92,6 +94,7 @@ def _message(item: object, what: str, *, last: bool) -> Message:
         raise RowError(f"{what} has no content (has {column_names(item)})", EXAMPLE)
     if role == "assistant":
         _check_learned(item, what)
+        _check_reasoning(item, what)
     content = _joined(item[key], f"{what}.{key}")
     if last and role == "assistant" and (content is None or (isinstance(content, str) and not content.strip())):
         raise NoAnswerError(f"{what}.{key}", content)
@@ -119,6 +122,17 @@ def _check_learned(item: dict[str, Any], what: str) -> None:
             raise RowError(
                 f"{what} has {key} {off}, which is not read: the answer would be learned",
                 "split the conversation so that each row ends with an answer to learn, and set data.loss: completion",
+            )
+
+
+def _check_reasoning(item: dict[str, Any], what: str) -> None:
+    """Raise RowError for reasoning beside the answer: without a word it would not be learned."""
+    for key in _REASONING:
+        if item.get(key):
+            raise RowError(
+                f"{what} has {key}, which is not read",
+                'write it into the content, as "<think>...</think>" before the answer, or remove it to learn from '
+                "answers alone",
             )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 from finetune_api.job.evaluation import Generation
 from finetune_api.model_config import facts_of_config
 from finetune_runner.evaluation.fitting import Fitting
+from finetune_runner.evaluation.said import said_by
 from finetune_runner.evaluation.share import WHOLE, Batch, Share
+from finetune_runner.text import answer_frame, enders
 
 ROWS_PER_BATCH = 16
 """Part of the generation settings, not of the machine: batches of another size may round differently in bf16."""
@@ -23,7 +25,7 @@ whose heads share no keys: several times a training step of QLoRA, on GPUs that 
 
 @dataclass(frozen=True)
 class Answer:
-    """Generated text without special tokens, and whether it was cut at the limit."""
+    """Generated text without special tokens and reasoning, and whether it was cut at the limit."""
 
     text: str
     truncated: bool
@@ -43,6 +45,8 @@ class GenerationSettings:
     top_p: float = 1.0
     seed: int = 0
     """Of sampling; each batch has a stream of its own, a function of this and of its place."""
+    opening_ids: tuple[int, ...] = ()
+    """What the template writes before the text of an answer."""
 
 
 def settings_for(
@@ -58,7 +62,8 @@ def settings_for(
     for token in [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]:
         if token is not None and token not in ends:
             ends.append(int(token))
-    end_of_turn = _end_of_turn(tokenizer)
+    frame = answer_frame(tokenizer)
+    end_of_turn = next((token for token in frame.closing_ids if token in enders(tokenizer)), None)
     if end_of_turn is not None and end_of_turn not in ends:
         ends.append(end_of_turn)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -71,6 +76,7 @@ def settings_for(
         temperature=chosen.temperature,
         top_p=chosen.top_p,
         seed=seed,
+        opening_ids=tuple(frame.opening_ids),
     )
 
 
@@ -78,21 +84,6 @@ def _cache_bytes_per_token(model: Any) -> int:
     """The same in whatever precision it is asked: who shares a batch is part of the settings."""
     facts = facts_of_config(model.config.get_text_config().to_dict(), parameters=0)
     return 2 * 2 * facts.layers * facts.key_value_heads * facts.head_size
-
-
-def _end_of_turn(tokenizer: Any) -> int | None:
-    """The special token that the template puts right behind an answer, when it does."""
-    from finetune_runner.text import encode_example
-
-    ids, labels = encode_example(
-        tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], 1_000_000
-    )
-    scored = [token for token, label in zip(ids, labels, strict=True) if label != -100]
-    special = set(tokenizer.all_special_ids)
-    for token in scored:
-        if token in special:
-            return int(token)
-    return None
 
 
 def batches_of(lengths: Sequence[int], max_new_tokens: int = 0, cache_bytes_per_token: int = 0) -> list[Batch]:
@@ -164,7 +155,7 @@ def generate(
         for row, index in enumerate(batch):
             ended = bool(stops[row].any())
             length = int(stops[row].int().argmax()) if ended else output.shape[1]
-            text = tokenizer.decode(output[row, :length], skip_special_tokens=True)
+            text = said_by(tokenizer, output[row, :length].tolist(), settings.opening_ids)
             found[index] = Answer(text, truncated=not ended)
         return found
 

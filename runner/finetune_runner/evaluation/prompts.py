@@ -53,7 +53,7 @@ def choose_examples(train: Iterable[Row], count: int, seed: int, label_path: str
         return heapq.nsmallest(count, train, key=rank)
     by_label: dict[str, list[tuple[str, int, Row]]] = {}
     for number, row in enumerate(train):
-        label = label_of(row.answer, label_path) or ""
+        label = label_of(row.said, label_path) or ""
         firsts = by_label.setdefault(label, [])
         insort(firsts, (rank(row), number, row))
         del firsts[count:]
@@ -69,8 +69,8 @@ def majority_answer(train: Collection[Row], label_path: str | None) -> str:
 
     Four passes over train; in memory are 8 bytes per row.
     """
-    top = _most_frequent(lambda: (label for row in train if (label := label_of(row.answer, label_path)) is not None))
-    return _most_frequent(lambda: (row.answer for row in train if label_of(row.answer, label_path) == top)) or ""
+    top = _most_frequent(lambda: (label for row in train if (label := label_of(row.said, label_path)) is not None))
+    return _most_frequent(lambda: (row.said for row in train if label_of(row.said, label_path) == top)) or ""
 
 
 def _most_frequent(texts: Callable[[], Iterable[str]]) -> str | None:

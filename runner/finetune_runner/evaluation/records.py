@@ -52,7 +52,7 @@ def unpack_systems(data: bytes, rows: Mapping[str, Sequence[Row]]) -> dict[str, 
             row = split[len(outcomes)]
             if record["id"] != row.id:
                 raise ValueError(f"outputs of {name} belong to other rows")
-            outcomes.append(from_record(record, row.answer))
+            outcomes.append(from_record(record, row.said))
     except (KeyError, TypeError, IndexError, OSError, EOFError) as error:
         raise ValueError(f"stored outputs cannot be read: {error!r}") from error
     for name, outcomes in found.items():

@@ -46,9 +46,9 @@ class Examinee:
         encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         answers = self.engine.answer(encoded, self._watch(phase, len(rows)))
         return [
-            Outcome(row.id, row.answer, text=answers[index].text, truncated=answers[index].truncated)
+            Outcome(row.id, row.said, text=answers[index].text, truncated=answers[index].truncated)
             if index in answers
-            else Outcome(row.id, row.answer)
+            else Outcome(row.id, row.said)
             for index, row in enumerate(rows)
         ]
 
@@ -60,7 +60,7 @@ class Examinee:
         ]
         scores = self.engine.score(examples, self._watch(phase, len(rows)))
         return [
-            Outcome(row.id, row.answer, nll=float(nll), tokens=int(tokens))
+            Outcome(row.id, row.said, nll=float(nll), tokens=int(tokens))
             for row, (nll, tokens) in zip(rows, scores, strict=True)
         ]
 

@@ -96,7 +96,7 @@ def review_rows(test: Sequence[Row], systems: Field, samples: int, seed: int) ->
         {
             "id": test[index].id,
             "prompt": [dict(message) for message in test[index].prompt],
-            "expected": test[index].answer,
+            "expected": test[index].said,
             "baseline": best.test[index].text if best is not None else None,
             "tuned": systems.candidate.test[index].text,
         }

@@ -49,7 +49,7 @@ PROMPTED = "prompted"
 FEW_SHOT = "fewShot"
 MAJORITY = "majority"
 OUTPUTS = "baseline/outputs.jsonl.gz"
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 UNLIMITED = 1 << 30
 
 Prompts = dict[str, list[list[Message]]]
@@ -113,13 +113,13 @@ def settings_for_rows(context: StageContext, test: Sequence[Row]) -> Settings:
         raise StageError(
             ExitCode.INVALID_DATA, "the test split is empty", hint="raise data.test.fraction or give data.test.source"
         )
-    classes = classes_of([row.answer for row in test], evaluation.task.label_path)
+    classes = classes_of([row.said for row in test], evaluation.task.label_path)
     if evaluation.task.type == "classification" and not classes:
         raise StageError(
             ExitCode.INVALID_DATA,
             f"no answer of the test split has a label at {evaluation.task.label_path or 'its whole text'}",
             hint="evaluation.task.labelPath must name a field of the answers, for example $.category",
-            evidence=f"row {test[0].id}: {test[0].answer[:200]}",
+            evidence=f"row {test[0].id}: {test[0].said[:200]}",
         )
     return Settings.of(evaluation, classes)
 
@@ -137,7 +137,7 @@ def systems_of(
     if evaluation.task.type == "classification" or measures_match:
         with spooled(context, "train") as train:
             answer = majority_answer(train, evaluation.task.label_path)
-        baselines[MAJORITY] = System(MAJORITY, [Outcome(row.id, row.answer, text=answer) for row in test])
+        baselines[MAJORITY] = System(MAJORITY, [Outcome(row.id, row.said, text=answer) for row in test])
     return base, baselines
 
 
@@ -210,7 +210,7 @@ def _cache_uri(
         "generation": task.spec.evaluation.generation.to_wire(),
         "asksBase": _asks_base(context),
         "prompts": prompts,
-        "answers": [row.answer for row in test],
+        "answers": [row.said for row in test],
         "outOfDomain": [row.id for row in out_of_domain],
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

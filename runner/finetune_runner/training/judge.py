@@ -52,7 +52,7 @@ class Judge:
         self._rows = chosen(askable, count, self._seed)
         self._prompts = [encode_prompt(tokenizer, prompt) for prompt in own_prompts(tokenizer, self._rows)]
         self._tokenizer, self._world = tokenizer, world
-        classes = classes_of([row.answer for row in self._rows], spec.evaluation.task.label_path)
+        classes = classes_of([row.said for row in self._rows], spec.evaluation.task.label_path)
         self._settings = Settings.of(spec.evaluation, classes)
         names = dict.fromkeys([*(m.name for m in spec.evaluation.metrics), *ALWAYS])
         self._metrics = [metric(name) for name in names if metric(name).needs == "answers"]
@@ -70,7 +70,7 @@ class Judge:
         share = Share(self._world.rank, self._world.size, lockstep)
         answers = generate(model, self._prompts, self._tokenizer, settings, lambda _: alive(), share)
         return [
-            Outcome(self._rows[i].id, self._rows[i].answer, answers[i].text, answers[i].truncated)
+            Outcome(self._rows[i].id, self._rows[i].said, answers[i].text, answers[i].truncated)
             for i in sorted(answers)
         ]
 

@@ -35,7 +35,7 @@ def check(given: Given) -> list[Remark]:
     task = given.spec.evaluation.task
     classes = Classes()
     for example in given.rows(*TASK_SPLITS):
-        classes.add(label_of(example.row.answer, task), example.origin)
+        classes.add(label_of(example.row.said, task), example.origin)
     counts, rows = classes.counts, classes.rows
     if not rows:
         return []

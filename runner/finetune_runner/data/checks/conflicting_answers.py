@@ -34,7 +34,7 @@ def check(given: Given) -> list[Remark]:
         for example in given.rows(*TASK_SPLITS):
             if example.row.kind != "exchange":
                 continue
-            groups.add(normal_form(input_text(example.row)), example.number, example.row.answer.strip())
+            groups.add(normal_form(input_text(example.row)), example.number, example.row.said.strip())
         for group in groups.several(tags=True):
             inputs += 1
             rows += group.rows

@@ -74,7 +74,7 @@ def check(given: Given) -> list[Remark]:
     for example in given.rows(*TASK_SPLITS):
         lengths[max(len(input_text(example.row)), 1)] += 1
         if task.type == "classification" and len(labels) <= _LABELS_MOST:
-            labels[label_of(example.row.answer, task)] += 1
+            labels[label_of(example.row.said, task)] += 1
     if not lengths:
         return []
     rows = lengths.total()
@@ -87,7 +87,7 @@ def check(given: Given) -> list[Remark]:
             found.add(example, "(short)")
         elif length > longest:
             found.add(example, "(long)")
-        elif rare and label_of(example.row.answer, task) in rare:
+        elif rare and label_of(example.row.said, task) in rare:
             found.add(example, "(rare class)")
     share = found.rows / rows
     message = (

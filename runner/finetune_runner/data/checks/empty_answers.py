@@ -36,14 +36,14 @@ def check(given: Given) -> list[Remark]:
     found, rows = Found(), 0
     for example in given.rows(*TASK_SPLITS):
         rows += 1
-        if says_nothing(example.row.answer):
+        if says_nothing(example.row.said):
             found.add(example)
     classes = given.spec.evaluation.task.type == "classification"
     if classes and found.rows > _LABELS_TO_SPARE * rows:
         return []
     if given.mode == "fix":
         for example in given.rows(*TASK_SPLITS):
-            if says_nothing(example.row.answer):
+            if says_nothing(example.row.said):
                 given.drop(example)
     return judged(
         "emptyAnswers",

@@ -54,7 +54,7 @@ def check(given: Given) -> list[Remark]:
     """Report or drop answers that begin like a refusal. Raises StageError (INVALID_DATA) in mode fail."""
     found = Found()
     for example in given.rows(*TASK_SPLITS):
-        if refuses(example.row.answer):
+        if refuses(example.row.said):
             found.add(example)
             if given.mode == "fix":
                 given.drop(example)

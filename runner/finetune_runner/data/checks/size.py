@@ -53,7 +53,7 @@ def check(given: Given) -> list[Remark]:
     labels: set[str] = set()
     if task.type == "classification":
         for example in given.rows("train"):
-            labels.add(label_of(example.row.answer, task))
+            labels.add(label_of(example.row.said, task))
             if len(labels) > _CLASSES_MOST:
                 break
     rows = given.count("train")

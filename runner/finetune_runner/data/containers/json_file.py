@@ -12,7 +12,7 @@ from pathlib import Path
 from finetune_runner.data.bytes_in import DAMAGED, LONGEST_ROW, UTF8_HINT, damaged, too_long
 from finetune_runner.data.containers import jsonl
 from finetune_runner.data.json_keys import unique_keys
-from finetune_runner.data.json_stream import JsonStream, NotJson, NotUtf8, TooLong
+from finetune_runner.data.json_stream import JsonStream, NotJson, NotUtf8, OtherKind, TooLong
 from finetune_runner.data.records import BadRow, Record, RowError
 
 EXTENSIONS = (".json",)
@@ -39,6 +39,8 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
             yield BadRow(name, f"line {error.line}", f"not JSON: {error.message} at column {error.column}", _HINT)
         except TooLong:
             yield too_long(name, "", _SHORTER)
+        except OtherKind as error:
+            yield BadRow(name, "", error.message, error.hint)
         except NotUtf8 as error:
             where = f"line {error.line}" if error.line else ""
             yield BadRow(name, where, error.message, UTF8_HINT)

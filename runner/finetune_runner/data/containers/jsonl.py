@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune_runner.data.bytes_in import UTF8_HINT, lines_of, what_is_wrong_with
+from finetune_runner.data.bytes_in import BOM, UTF8_HINT, lines_of, what_is_wrong_with
 from finetune_runner.data.json_keys import unique_keys
 from finetune_runner.data.records import BadRow, Record, RowError
 
@@ -26,7 +26,8 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
 def parse_line(line: bytes, name: str, position: str) -> Record | BadRow:
     """One line as a row."""
     try:
-        value: Any = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys)
+        # Behind the first line a BOM is that of a file that another one was put in front of.
+        value: Any = json.loads(line.removeprefix(BOM).decode("utf-8"), object_pairs_hook=unique_keys)
     except RowError as error:
         return BadRow(name, position, error.message, error.hint)
     except UnicodeDecodeError as error:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune_runner.data.bytes_in import LONGEST_ROW, is_gzip, too_long
+from finetune_runner.data.bytes_in import LONGEST_ROW, is_gzip, other_kind, too_long
 from finetune_runner.data.records import BadRow, Record
 
 EXTENSIONS = (".parquet",)
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 64
 """Also where a row group is small on the disk: a dictionary has a text once that many rows have."""
+_LOOKED_AT = 32
 _SHORTER = "shorten or remove the row"
 
 
@@ -23,6 +24,11 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
 
     if is_gzip(path):
         yield BadRow(name, "", "is gzipped; a Parquet file is compressed within", "unpack it with gunzip")
+        return
+    with path.open("rb") as stream:
+        other = other_kind(stream.read(_LOOKED_AT))
+    if other is not None and "Parquet" not in other[0]:
+        yield BadRow(name, "", *other)
         return
     number = 0
     try:

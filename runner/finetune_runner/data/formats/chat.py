@@ -22,6 +22,13 @@ def _column(value: dict[str, Any], columns: Columns) -> str:
     return "conversations" if "messages" not in value and "conversations" in value else "messages"
 
 
+def _lists_tools(tools: object) -> bool:
+    """Whether a row offers the model tools: as a list, or as JSON text of one."""
+    return (isinstance(tools, list) and bool(tools)) or (
+        isinstance(tools, str) and tools.lstrip().startswith("[") and tools.strip(" \t\r\n[]") != ""
+    )
+
+
 def matches(value: dict[str, Any], columns: Columns) -> bool:
     """Whether a row looks like this format."""
     return _column(value, columns) in value
@@ -32,6 +39,8 @@ def parse(value: dict[str, Any], columns: Columns) -> list[Message]:
     column = _column(value, columns)
     if column not in value:
         raise RowError(f"has no `{column}` (has {column_names(value)})", EXAMPLE)
+    if _lists_tools(value.get("tools")):
+        raise RowError("`tools` lists tools, which this version does not train", "remove the row, or its `tools`")
     messages = turns(value[column], column)
     system = optional_field(value, columns.system or "system")
     if system.strip() and messages[0]["role"] != "system":

@@ -63,5 +63,6 @@ def generation_facts(evaluation: Evaluation) -> dict[str, Any]:
         "temperature": chosen.temperature,
         "topP": chosen.top_p,
         "maxNewTokens": evaluation.max_new_tokens,
+        "reasoning": "not judged",
         "engine": engine_version(evaluation.engine),
     }

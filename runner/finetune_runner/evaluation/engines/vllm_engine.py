@@ -24,6 +24,7 @@ from finetune_runner.errors import StageError, classify
 from finetune_runner.evaluation.engines.base import OnBatch, Request
 from finetune_runner.evaluation.generation import Answer, GenerationSettings, cut_prompts, settings_for
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded
+from finetune_runner.evaluation.said import said_by
 
 if TYPE_CHECKING:
     from finetune_runner.training.loading import MethodType
@@ -277,7 +278,7 @@ class VllmEngine:
     def _answer(self, tokens: list[int]) -> Answer:
         ends = set(self._settings.end_token_ids)
         length = next((at for at, token in enumerate(tokens) if token in ends), None)
-        text = self._request.tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        text = said_by(self._request.tokenizer, tokens[:length], self._settings.opening_ids)
         return Answer(text, truncated=length is None)
 
     def score(self, examples: Sequence[Encoded], on_batch: OnBatch = None) -> NDArray[np.float64]:
