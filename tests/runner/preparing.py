@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from finetune_api.stages import Finding, PrepareResult
+from finetune_api.stages import Finding, JobIdentity, PrepareResult
 from finetune_runner.context import StageContext
 from finetune_runner.data.prepared import SPLITS, load_split
 from finetune_runner.data.rows import Row
@@ -53,3 +54,21 @@ def said(findings: list[Finding], check: str) -> Finding:
 
 def splits_of(context: StageContext) -> dict[str, list[Row]]:
     return {name: load_split(context, name) for name in SPLITS}
+
+
+def numbered_run(
+    world: PrepareWorld, data: dict[str, Any], number: int = 1, **spec: Any
+) -> tuple[PrepareResult, list[Finding], StageContext]:
+    """Stage prepare of a job's run of this number."""
+    task = world.task(data, **spec)
+    job = JobIdentity(namespace="team", name="job", uid="uid-1", run=number)
+    context = world.open(task.model_copy(update={"job": job}))
+    context.fence.claim()
+    results, findings = prepare.run(context)
+    assert results.prepare is not None
+    return results.prepare, findings, context
+
+
+def document(context: StageContext, name: str) -> Any:
+    """A document that prepare wrote, from JSON."""
+    return json.loads(context.storage.read_bytes(join(context.task.run_uri, "prepare", name)))
