@@ -10,6 +10,7 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.data.checking import run_checks
 from finetune_runner.data.checks import (
+    duplicates,
     leaks,
     lengths,
     near_duplicates,
@@ -236,3 +237,23 @@ def test_examples_that_are_too_long(overlong: str, left: int, says: str) -> None
     assert counts == {"train": left}
     assert "warning: 1 row whose answer does not fit into training.maxLength 16, dropped: train row 4" in said(remarks)
     assert says in said(remarks)
+
+
+@pytest.mark.parametrize(
+    ("pool", "says", "fix"),
+    [
+        (rows("a") * 30, "the checks dropped 29 rows, such as duplicates", "add rows"),
+        ([row("the same", f"{n}") for n in range(30)], "30 of 30 rows are near-duplicates of each other", "vary the"),
+        (rows(*"abc"), "", "add rows"),
+    ],
+)
+def test_too_few_rows_are_told_with_what_took_them(pool: list[Row], says: str, fix: str) -> None:
+    wanted = spec({"minimumRows": 30})
+    with store_of({"pool": pool}) as store, NearDuplicates(store) as near:
+        run(duplicates, store, wanted)
+        split_pool(store, near, wanted)
+        with pytest.raises(StageError) as caught:
+            run(sizes, store, wanted, near)
+    assert says in caught.value.message
+    assert caught.value.message.endswith("train rows") is (says == "")
+    assert caught.value.hint.startswith(fix)

@@ -70,6 +70,14 @@ def test_ids_count_with_the_right_check_digit_only(text: str, kind: str | None) 
             '{"<EMAIL_ADDRESS>": ["\\"x\\" \\ud800 <EMAIL_ADDRESS>"]}',
         ),
         ('{"a": "\\u0061", "n": [0.015625, 12e2, true]}', '{"a": "\\u0061", "n": [0.015625, 12e2, true]}'),
+        (
+            '{"a.b@example.com": 1, "c.d@example.com" : {"e@example.com": "f@example.com"}}',
+            '{"<EMAIL_ADDRESS>": 1, "<EMAIL_ADDRESS> 2" : {"<EMAIL_ADDRESS> 3": "<EMAIL_ADDRESS>"}}',
+        ),
+        (
+            '[{"a.b@example.com": 1}, {"c.d@example.com": 2}]',
+            '[{"<EMAIL_ADDRESS>": 1}, {"<EMAIL_ADDRESS>": 2}]',
+        ),
         ('{"mail": a.b@example.com}', '{"mail": <EMAIL_ADDRESS>}'),  # no JSON before either
     ],
 )

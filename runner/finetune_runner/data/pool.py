@@ -63,10 +63,10 @@ def split_pool(store: RowStore, near: NearDuplicates, spec: FineTuneJobSpec) -> 
         )
     remarks = []
     if largest > max(_LARGE_CLUSTER_SHARE * rows, 1):
-        message = (
-            f"{largest} of {rows} rows are near-duplicates of each other (or one group) and stay in one split; "
-            "the splits may miss their shares: vary the rows, or set data.groupBy"
-        )
+        grouped = spec.data.group_by is not None
+        what = "one group" if grouped else "near-duplicates of each other (or one group)"
+        fix = "group by something finer" if grouped else "vary the rows, or set data.groupBy"
+        message = f"{largest} of {rows} rows are {what} and stay in one split; the splits may miss their shares: {fix}"
         remarks.append(Remark("clusters", "warning", message, largest))
     lineage = {
         "seed": seed,

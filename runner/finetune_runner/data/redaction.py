@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 
 from finetune_runner.data.personal_data import Span, personal_data
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?')
 """Texts and numbers of a JSON document; nothing else there has a quote or a digit."""
+_MARK = re.compile(r"<[A-Z_]+>")
+_COLON = re.compile(r"\s*:")
 
 
 def personal_kinds(text: str) -> list[str]:
@@ -39,7 +42,32 @@ def _marked(text: str) -> tuple[str, list[str]]:
 
     if not _is_json(text):
         return marked(text), kinds
-    return _TOKEN.sub(lambda token: _token(token[0], marked, kinds), text), kinds
+    done = _TOKEN.sub(lambda token: _token(token[0], marked, kinds), text)
+    return (_numbered(done) if kinds and _has_a_key_twice(done) and not _has_a_key_twice(text) else done), kinds
+
+
+def _has_a_key_twice(text: str) -> bool:
+    found = False
+
+    def pairs(of: list[tuple[str, object]]) -> None:
+        nonlocal found
+        found = found or len({key for key, _ in of}) < len(of)
+
+    json.loads(text, object_pairs_hook=pairs)
+    return found
+
+
+def _numbered(text: str) -> str:
+    """The JSON with a number behind each further mark of a kind that is a key: of two equal keys readers lose one."""
+    seen: Counter[str] = Counter()
+
+    def key(token: re.Match[str]) -> str:
+        if not (token[0].startswith('"') and _MARK.search(token[0]) and _COLON.match(text, token.end())):
+            return token[0]
+        seen[token[0]] += 1
+        return token[0] if seen[token[0]] == 1 else f'{token[0][:-1]} {seen[token[0]]}"'
+
+    return _TOKEN.sub(key, text)
 
 
 def _token(token: str, marked: Callable[[str], str], kinds: list[str]) -> str:

@@ -21,7 +21,7 @@ def mode(spec: FineTuneJobSpec) -> Mode:
 
 def check(given: Given) -> list[Remark]:
     """Report a small test split. Raises StageError (INVALID_DATA) for too few train rows or an empty split."""
-    rows = enough_rows(given)
+    rows = enough_rows(given, *_why_so_few(given))
     if rows["test"] < _TEST_ROWS_WANTED:
         message = (
             f"test has {counted(rows['test'], 'row')}; below {_TEST_ROWS_WANTED} only large differences can be told "
@@ -29,6 +29,26 @@ def check(given: Given) -> list[Remark]:
         )
         return [Remark("sizes", "warning", message, rows["test"])]
     return []
+
+
+_DROPPED = "SELECT count(*) FROM rows WHERE split IS NULL AND came_from NOT IN ('replay', 'out_of_domain')"
+_LARGEST_CLUSTER = """
+SELECT count(*) FROM rows WHERE split IN ('train', 'validation', 'test') AND cluster IS NOT NULL
+GROUP BY cluster ORDER BY 1 DESC LIMIT 1
+"""
+
+
+def _why_so_few(given: Given) -> tuple[str, str]:
+    """What took rows or keeps them in one split, and how to change that; empty when nothing did."""
+    database = given.store.database
+    (dropped,) = database.execute(_DROPPED).fetchone()
+    (largest,) = database.execute(_LARGEST_CLUSTER).fetchone() or (0,)
+    rows = sum(given.count(split) for split in ("train", "validation", "test"))
+    why = [f"the checks dropped {counted(dropped, 'row')}, such as duplicates"] if dropped else []
+    if not largest > 1 or 2 * largest <= rows:
+        return "; ".join(why), ""
+    why.append(f"{largest} of {rows} rows are near-duplicates of each other (or one group) and stay in one split")
+    return "; ".join(why), "vary the rows, or group by something finer"
 
 
 def enough_rows(given: Given, removed: str = "", keep: str = "") -> dict[str, int]:
