@@ -140,8 +140,8 @@ def _form(tensor: torch.Tensor) -> Form:
     return tuple(tensor.shape), tensor.dtype
 
 
-def _four_bit(module: torch.nn.Module, data: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+def _four_bit(module: Any, data: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
     """The 4-bit weight of a module from its bytes and bitsandbytes' state."""
-    from bitsandbytes.nn import Params4bit
+    from bitsandbytes.nn.modules import Params4bit
 
     return Params4bit.from_prequantized(data, state, device=data.device, module=module)
