@@ -392,6 +392,13 @@ class Progress(Contract):
         _Finite | None,
         Field(description="Seconds until the stage's steps are done, at the present pace.", ge=0, le=_COUNT_LIMIT),
     ] = None
+    seconds_per_step: Annotated[
+        _Finite | None, Field(description="Median of the newest optimiser steps, in seconds.", ge=0, le=_COUNT_LIMIT)
+    ] = None
+    tokens_per_second: Annotated[
+        _Finite | None,
+        Field(description="Training throughput of the newest steps, padding not counted.", ge=0, le=_COUNT_LIMIT),
+    ] = None
     loss: Annotated[_Finite | None, Field(description="Training loss of the last step.")] = None
     validation_loss: Annotated[_Finite | None, Field(description="Token-weighted loss of the last validation.")] = None
     validation_metrics: Annotated[

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from finetune_api.common import SecretRef
 from finetune_api.stages import PHASE_LIMIT, Progress, StageTask
@@ -77,6 +78,8 @@ class StageContext:
     stop: threading.Event
     commits: dict[tuple[str, str], str] = field(default_factory=dict)
     """Commits that this stage has resolved, by repository and revision: each is asked for once."""
+    told: dict[Literal["percent"], float] = field(default_factory=dict)
+    """How far the stage was when it last said so: what counts nothing does not take it back."""
 
     def check_stop(self) -> None:
         """Raise StageError (INTERRUPTED) when the process was asked to stop."""
@@ -94,7 +97,8 @@ class StageContext:
     ) -> None:
         """Say how far the stage is, for stages that count something other than optimiser steps."""
         if percent is None:
-            percent = min(100.0, round(100 * done / total, 1)) if total else 0.0
+            percent = min(100.0, round(100 * done / total, 1)) if total else self.told.get("percent", 0.0)
+        self.told["percent"] = percent
         self.progress(
             Progress(
                 stage=self.task.stage,

@@ -104,7 +104,9 @@ def _memory(context: StageContext) -> DigestMemory:
 
 def _cache(context: StageContext) -> ModelCache:
     def report(phase: str, *, percent: float, eta_seconds: float | None) -> None:
-        context.report_progress(phase, percent=percent, eta_seconds=eta_seconds)
+        # Where the model is asked afterwards, its download is no measure of the stage; the phase says how far it is.
+        of_stage = percent if context.task.stage == "prepare" else None
+        context.report_progress(phase, percent=of_stage, eta_seconds=eta_seconds)
 
     def wait(seconds: float) -> None:
         context.stop.wait(seconds)

@@ -60,6 +60,8 @@ def training() -> tuple[World, Progress]:
         total_steps=170,
         percent=42,
         eta_seconds=830,
+        seconds_per_step=8.4,
+        tokens_per_second=3210.0,
         loss=0.237,
         validation_loss=0.105,
         updated_at=made.now - timedelta(seconds=5),

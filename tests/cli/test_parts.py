@@ -25,7 +25,7 @@ from finetune_cli.local.state import open_state
 from finetune_cli.main import main, verb_files
 from finetune_cli.options import parse_version_name
 from finetune_cli.render.progress import LiveView, PlainView
-from finetune_cli.render.stages import duration, parameters_text, size
+from finetune_cli.render.stages import duration, parameters_text, progress_words, size
 from finetune_cli.render.summary import exit_code, metrics_table
 from finetune_cli.render.tables import age
 from tests.cli.conftest import JOB
@@ -175,6 +175,19 @@ def running(percent: float) -> tuple[FineTuneJobStatus, Progress]:
     stage = StageStatus(name="train", attempt=1, state="Running", job_name="x")
     progress = Progress(stage="train", step=int(percent), total_steps=100, percent=percent, eta_seconds=75, loss=0.5)
     return FineTuneJobStatus(run=1, phase="Training", stages=[stage]), progress
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ({"seconds_per_step": 2.345, "tokens_per_second": 12345.6}, "  2.3 s/step  12,346 tokens/s  "),
+        ({"seconds_per_step": 0.04, "tokens_per_second": 900.0}, "  25.0 steps/s  900 tokens/s  "),
+        ({"seconds_per_step": 0.0, "tokens_per_second": 0.0}, "left  loss"),
+        ({}, "left  loss"),
+    ],
+)
+def test_progress_tells_how_fast_training_goes(rates: dict[str, float], words: str) -> None:
+    assert words in progress_words(running(10)[1].model_copy(update=rates))
 
 
 def test_plain_view_has_one_line_per_change() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         timeout=900,
         check=False,
     )
+    shutil.rmtree(model)  # pytest would keep it
     lines = [line for line in done.stdout.splitlines() if line.startswith("FACTS ")]
     assert lines, done.stderr[-3000:]
     return {"parameters": parameters, **json.loads(lines[0].removeprefix("FACTS "))}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_api.stages import EvaluateResult, PublishResult, StageResults
+from finetune_api.stages import EvaluateResult, Progress, PublishResult, StageResults
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.incumbent import check_incumbent
 from finetune_runner.stages import baseline, evaluate, publish, train
@@ -24,6 +24,8 @@ class Published:
 
     world: World
     results: StageResults
+    said: dict[str, list[Progress]] = field(default_factory=dict)
+    """Live progress by stage."""
 
     @property
     def folder(self) -> Path:
@@ -48,11 +50,13 @@ class Published:
 
 def publish_all(world: World, **changes: Any) -> Published:
     results = StageResults(prepare=world.prepare)
+    said: dict[str, list[Progress]] = {}
     for stage, module in (("baseline", baseline), ("train", train), ("evaluate", evaluate), ("publish", publish)):
-        outcome = module.run(world.context(stage, results=results, **changes))
+        task = world.task(stage, results=results, **changes)
+        outcome = module.run(world.open(task, said.setdefault(stage, [])))
         found = outcome[0] if isinstance(outcome, tuple) else outcome
         results = results.model_copy(update={stage: getattr(found, stage)})
-    return Published(world, results)
+    return Published(world, results, said)
 
 
 def make_published(folder: Path, model: Path, method: str, form: str) -> Published:
@@ -63,6 +67,24 @@ def make_published(folder: Path, model: Path, method: str, form: str) -> Publish
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Published:
     return make_published(tmp_path_factory.mktemp("lora"), tiny_model, "lora", "adapter")
+
+
+def _percent_grows(said: list[Progress]) -> bool:
+    percent = [progress.percent for progress in said]
+    return percent == sorted(percent)
+
+
+@pytest.mark.parametrize("published", ["lora", "merged"])
+def test_percent_of_a_stage_grows_over_its_phases(published: str, request: pytest.FixtureRequest) -> None:
+    found: Published = request.getfixturevalue(published)
+    for stage in ("baseline", "train", "evaluate"):
+        said = found.said[stage]
+        assert len({progress.phase for progress in said}) > 2
+        assert _percent_grows(said), [(progress.phase, progress.percent) for progress in said]
+    assert found.said["baseline"][-1].percent == 100
+    assert found.said["evaluate"][-1].percent == 95, "what is left writes the report"
+    training = [progress for progress in found.said["train"] if progress.step]
+    assert all(progress.seconds_per_step and progress.tokens_per_second for progress in training)
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +212,11 @@ def test_an_incumbent_without_stored_outputs_is_asked(lora: Published) -> None:
     outputs.unlink()
     task = lora.world.task("evaluate", results=lora.results)
     task = type(task).from_wire({**task.to_wire(), "incumbent": {"version": "v1", "uri": lora.version.uri}})
-    found = evaluate.run(lora.world.open(task))[0].evaluate
+    said: list[Progress] = []
+    found = evaluate.run(lora.world.open(task, said))[0].evaluate
     assert found is not None
+    assert _percent_grows(said)
+    assert {progress.percent for progress in said if progress.phase.startswith("v1")} > {95.0}
     assert found.comparisons[2].reference == found.comparisons[2].candidate
     assert outputs.read_bytes() == kept, "the same adapter gives the same answers"
 

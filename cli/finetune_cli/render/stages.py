@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from finetune_api.job.status import FineTuneJobStatus, StageStatus
 from finetune_api.stages import STAGES, Progress, Stage, StageResults
 from finetune_api.wording import counted
@@ -112,13 +114,23 @@ def stage_position(stage: Stage) -> str:
     return f"{STAGES.index(stage) + 1}/{len(STAGES)}"
 
 
+def _rates(progress: Progress) -> Iterator[str]:
+    """How fast training goes, where it is known."""
+    if progress.seconds_per_step:
+        slow = progress.seconds_per_step >= 1
+        yield f"{progress.seconds_per_step:.1f} s/step" if slow else f"{1 / progress.seconds_per_step:.1f} steps/s"
+    if progress.tokens_per_second:
+        yield f"{progress.tokens_per_second:,.0f} tokens/s"
+
+
 def progress_words(progress: Progress) -> str:
-    """Step, time left and losses of a running stage."""
+    """Step, time left, pace and losses of a running stage."""
     parts = [progress.phase] if progress.phase else []
     if progress.total_steps:
         parts.append(f"{progress.step}/{progress.total_steps}")
     if progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
+    parts += _rates(progress)
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
     if progress.validation_loss is not None:

@@ -16,6 +16,7 @@ from finetune_runner.evaluation.compare import System
 from finetune_runner.evaluation.engines import check_served, generation_facts
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.parallel import Measured, measure
+from finetune_runner.evaluation.phases import ANSWERS, LIKELIHOODS, Phases, spans_of_evaluate
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, unpack_systems
 from finetune_runner.evaluation.share import Share
 from finetune_runner.evaluation.systems import open_examinee, own_prompts
@@ -93,7 +94,10 @@ def ask_incumbent(context: StageContext, share: Share) -> Measured:
     assert incumbent is not None  # noqa: S101 - the caller has looked
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     manifest = read_manifest(context.storage, incumbent.uri)
-    context.report_progress(f"loading {incumbent.version}")
+    _, span = spans_of_evaluate(context.task, merges=False)
+    each = (ANSWERS, LIKELIHOODS, LIKELIHOODS) if out_of_domain else (ANSWERS, LIKELIHOODS)
+    phases = Phases(context, each, span)
+    phases.loading(f"loading {incumbent.version}")
     folder = _folder(context)
     tokenizer = load_tokenizer(folder)
     as_adapter = manifest["servedAs"] != "merged"
@@ -101,6 +105,7 @@ def ask_incumbent(context: StageContext, share: Share) -> Measured:
         context,
         tokenizer,
         share,
+        phases,
         model_path=base_of(context, manifest).path if as_adapter else folder,
         method=method_of_weights(manifest["base"]["weights"]) if as_adapter else None,
         adapter=folder if as_adapter else None,

@@ -13,6 +13,7 @@ from finetune_api.stages import TrainPlan
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
+from finetune_runner.evaluation.phases import MERGED_AT
 from finetune_runner.training.checkpoint import sha256_of
 from finetune_runner.training.device import release_memory
 from finetune_runner.training.loading import ADAPTER_FILE, MethodType, base_dtype, load_base, merged
@@ -53,7 +54,7 @@ def make_merged(
 
     def on_tensor(done: int, total: int) -> None:
         context.check_stop()
-        context.report_progress("merging", done, total)
+        context.report_progress("merging", done, total, percent=round(MERGED_AT * done / max(1, total), 1))
 
     try:
         if method == "qlora-8bit":

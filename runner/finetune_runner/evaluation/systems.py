@@ -11,6 +11,7 @@ from finetune_runner.context import StageContext
 from finetune_runner.data.rows import Message, Row
 from finetune_runner.evaluation.engines import Engine, Request, open_engine
 from finetune_runner.evaluation.outcomes import Outcome
+from finetune_runner.evaluation.phases import Phases
 from finetune_runner.evaluation.prompts import folded
 from finetune_runner.evaluation.share import Share
 from finetune_runner.text import RenderError, encode_example, encode_prompt
@@ -40,6 +41,8 @@ class Examinee:
     max_length: int
     processes: int = 1
     """That share the rows: live progress counts this one's part."""
+    phases: Phases | None = None
+    """Of the stage that this model's questions are a part of."""
 
     def ask(self, rows: Sequence[Row], prompts: Sequence[Prompt], phase: str) -> list[Outcome]:
         """Generated answers to the prompts, one per row."""
@@ -71,19 +74,15 @@ class Examinee:
         return [replace(a, nll=b.nll, tokens=b.tokens) for a, b in zip(asked, likely, strict=True)]
 
     def _watch(self, phase: str, rows: int) -> Callable[[int], None]:
-        total = -(-rows // self.processes)
-
-        def on_batch(done: int) -> None:
-            self.context.check_stop()
-            self.context.report_progress(phase, min(done, total), total)
-
-        return on_batch
+        phases = self.phases or Phases(self.context, [1.0])
+        return phases.begin(phase, -(-rows // self.processes))
 
 
 def open_examinee(
     context: StageContext,
     tokenizer: Any,
     share: Share,
+    phases: Phases,
     *,
     model_path: Path,
     method: MethodType | None,
@@ -95,6 +94,7 @@ def open_examinee(
         context: of the stage.
         tokenizer: of the model.
         share: of the rows.
+        phases: of the stage, for live progress.
         model_path: the base, or the merged model.
         method: precision of the base; None: the weights as they were saved.
         adapter: on the base; None without one.
@@ -115,7 +115,7 @@ def open_examinee(
         share=share,
     )
     engine = open_engine(spec.evaluation.engine, request)
-    return Examinee(context, engine, tokenizer, spec.training.max_length, share.size)
+    return Examinee(context, engine, tokenizer, spec.training.max_length, share.size, phases)
 
 
 def own_prompts(tokenizer: Any, rows: Sequence[Row]) -> list[list[Message]]:

@@ -32,6 +32,7 @@ from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.metrics.f1 import classes_of
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.parallel import Measured, measure
+from finetune_runner.evaluation.phases import ANSWERS, LIKELIHOODS, Phases
 from finetune_runner.evaluation.prompts import choose_examples, majority_answer, with_examples, with_system
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, pack_systems, unpack_systems
 from finetune_runner.evaluation.share import Share
@@ -238,11 +239,16 @@ def ask_base(context: StageContext, share: Share) -> Measured:
     context.report_progress("loading the model")
     model_path = fetch_model(context).path
     tokenizer = load_tokenizer(model_path, spec.model.chat_template)
-    examinee = open_examinee(context, tokenizer, share, model_path=model_path, method=method_of(task), adapter=None)
+    prompts, asks_base = _prompts(context, tokenizer, test), _asks_base(context)
+    weights = [w for name in prompts for w in ((ANSWERS, LIKELIHOODS) if name != BASE or asks_base else (LIKELIHOODS,))]
+    phases = Phases(context, [*weights, LIKELIHOODS] if out_of_domain else weights)
+    examinee = open_examinee(
+        context, tokenizer, share, phases, model_path=model_path, method=method_of(task), adapter=None
+    )
     whole = replace(examinee, max_length=_context_length(context))
     found = Measured()
-    for name, conversations in _prompts(context, tokenizer, test).items():
-        if name == BASE and not _asks_base(context):
+    for name, conversations in prompts.items():
+        if name == BASE and not asks_base:
             found.outcomes[name] = examinee.score(test, conversations, "base: likelihoods")
         else:
             found.outcomes[name] = (examinee if name == BASE else whole).examine(test, conversations, name)

@@ -30,6 +30,7 @@ from finetune_runner.evaluation.incumbent import incumbent_system
 from finetune_runner.evaluation.metrics import Settings
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.parallel import Measured, measure
+from finetune_runner.evaluation.phases import ANSWERS, COMPARED_AT, LIKELIHOODS, Phases, spans_of_evaluate
 from finetune_runner.evaluation.records import OUT_OF_DOMAIN_SUFFIX, pack_systems, to_jsonl, unpack_systems
 from finetune_runner.evaluation.serving import Form, fetch_adapter, make_merged
 from finetune_runner.evaluation.share import Share
@@ -83,7 +84,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     candidate = System("tuned", forms[served], forms.get(served + OUT_OF_DOMAIN_SUFFIX, []))
     incumbent = incumbent_system(context, splits.test, splits.out_of_domain)
 
-    context.report_progress("comparing")
+    context.report_progress("comparing", percent=COMPARED_AT)
     names = [*measured_names(task.spec.evaluation, task.gates), OUT_OF_DOMAIN_LOSS]
     systems = Field(candidate, baselines, task.results.baseline.best, base, incumbent)
     comparisons = [_comparison(gate_index, systems, settings, context) for gate_index in range(len(task.gates))]
@@ -178,16 +179,21 @@ def examine_forms(context: StageContext, share: Share) -> Measured:
     task, spec = context.task, context.task.spec
     test, out_of_domain = load_split(context, "test"), load_split(context, "out_of_domain")
     deterministic(spec.training.seed)
-    context.report_progress("loading the model")
+    forms = _forms(task)
+    span, _ = spans_of_evaluate(task, merges="merged" in forms)
+    each = (ANSWERS, LIKELIHOODS, LIKELIHOODS) if out_of_domain else (ANSWERS, LIKELIHOODS)
+    phases = Phases(context, [*each] * len(forms), span)
+    phases.loading("loading the model")
     model_path = fetch_model(context).path
     tokenizer = load_tokenizer(model_path, spec.model.chat_template)
     found = Measured()
-    for form in _forms(task):
+    for form in forms:
         as_adapter = form == "adapter"
         examinee = open_examinee(
             context,
             tokenizer,
             share,
+            phases,
             model_path=model_path if as_adapter else _merged_folder(context),
             method=method_of(task) if as_adapter else None,
             adapter=_adapter_folder(context) if as_adapter else None,

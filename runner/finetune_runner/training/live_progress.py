@@ -28,6 +28,8 @@ def say(session: Session, phase: str) -> None:
             total_steps=total,
             percent=min(100.0, round(100 * step / total, 1)),
             eta_seconds=remaining_s(step, total, plan.eval_steps, session.pace.step_s, state.validation_s),
+            seconds_per_step=session.pace.step_s,
+            tokens_per_second=session.pace.newest_tokens_per_second,
             loss=_finite(state.recent_losses[-1]) if state.recent_losses else None,
             validation_loss=None if newest is None else _finite(newest.validation_loss),
             validation_metrics={} if newest is None else dict(newest.measures),
