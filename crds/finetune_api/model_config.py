@@ -7,6 +7,9 @@ from typing import Any
 
 from finetune_api.stages import ModelFacts
 
+LARGEST = 100_000_000
+"""No width, count or length of a model is near it."""
+
 
 def facts_of_config(
     config: Mapping[str, Any], *, parameters: int, file_bytes: int = 0, tied_embeddings: bool | None = None
@@ -25,7 +28,10 @@ def facts_of_config(
     Raises:
         ValueError, TypeError: a value is not what it should be.
     """
-    text = {**config, **(config.get("text_config") or {})}
+    inner = config.get("text_config") or {}
+    if not isinstance(inner, Mapping):
+        raise TypeError("text_config is not an object")
+    text = {**config, **inner}
     hidden = _whole(text, "hidden_size", "n_embd", "d_model")
     heads = _whole(text, "num_attention_heads", "n_head", "num_heads")
     if tied_embeddings is None:
@@ -50,4 +56,14 @@ def facts_of_config(
 
 
 def _whole(config: Mapping[str, Any], *names: str) -> int:
-    return next((int(config[name]) for name in names if config.get(name)), 0)
+    """The first that is there, 0 when none is. Raises ValueError naming a field that is no such number."""
+    name = next((name for name in names if config.get(name)), None)
+    if name is None:
+        return 0
+    try:
+        value = int(config[name])
+    except (TypeError, ValueError, OverflowError):
+        value = -1
+    if not 0 <= value <= LARGEST:
+        raise ValueError(f"{name} is {str(config[name])[:40]!r}, not a whole number up to {LARGEST:,}")
+    return value

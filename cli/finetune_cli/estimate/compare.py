@@ -61,7 +61,9 @@ def estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool) -> PoolEs
     compute = spec.compute.model_copy(update={"pool": pool.metadata.name})
     if pool.spec.price is None:
         compute = compute.model_copy(update={"max_cost": None})
-    spec = spec.model_copy(update={"output": output, "compute": compute})
+    # Neither needs what only a cluster has: a version to start from takes no memory of its own.
+    method = spec.method.model_copy(update={"warm_start_from": None})
+    spec = spec.model_copy(update={"output": output, "compute": compute, "method": method})
     outcome = resolve(Observed(job=job.model_copy(update={"spec": spec}), pools=(pool,), allow_file_sources=True))
     if isinstance(outcome, Refusal):
         return PoolEstimate(pool, why_not=outcome.message, remedy=outcome.next_step)

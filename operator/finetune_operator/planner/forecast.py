@@ -12,7 +12,7 @@ from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
 from finetune_operator.planner.advice import smallest_change, what_would_fit
-from finetune_operator.planner.cost import cost
+from finetune_operator.planner.cost import budget_notes, cost
 from finetune_operator.planner.disk import disk_bytes, host_bytes, pinned_bytes, quantity_bytes
 from finetune_operator.planner.fit import (
     Demand,
@@ -37,6 +37,7 @@ from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
 from finetune_operator.planner.workload import SEQUENCES, Workload, prompt_tokens, workload_of
 
 NOTE_LIMIT = 512
+MOST_NOTES = 8
 MASTER_AND_GRADIENT_BYTES = 8
 """Of DeepSpeed's fp32 copy of a parameter of the adapter, and of its gradient."""
 
@@ -148,7 +149,8 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
     try:
         shape = shape_of(prepared.model)
     except UnknownShapeError as error:
-        return Forecast(fit="Unknown", notes=[f"no forecast of memory and time: {error}"[:NOTE_LIMIT]], **known)
+        notes = [f"no forecast of memory and time: {error}"[:NOTE_LIMIT], *_least_weights(prepared.model)]
+        return Forecast(fit="Unknown", notes=notes, **known)
     processes = plan.nodes * plan.gpus_per_node
     demand = _as_planned(
         demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
@@ -167,9 +169,17 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
             _stage(name, breakdown, seconds.get(name), _moments(demand, plan) if name == "train" else [])
             for name, breakdown in memory.items()
         ],
-        notes=_notes(case, memory, host, disk, known=bool(seconds)),
+        notes=_notes(case, memory, host, disk, seconds, timed)[:MOST_NOTES],
         **(known | timed),
     )
+
+
+def _least_weights(facts: ModelFacts) -> list[str]:
+    """What is sure of a model without a known shape: its weights."""
+    if facts.parameters <= 0:
+        return []
+    whole, quantised = (facts.parameters * size for size in (BYTES_PER_PARAMETER["none"], BYTES_PER_PARAMETER["nf4"]))
+    return [f"its weights alone take {_gib(whole):g} GiB in 16 bit, about {_gib(quantised):g} GiB in 4 bit"]
 
 
 def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, plan: TrainPlan) -> tuple[str, str]:
@@ -335,7 +345,14 @@ def _disk(case: _Case) -> float:
     return disk_bytes(case.shape, files, rank, targets, merges=case.merges, cached=cached, row_tokens=tokens)
 
 
-def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: float, *, known: bool) -> list[str]:
+def _notes(
+    case: _Case,
+    memory: Mapping[str, Breakdown],
+    host: float,
+    disk: float,
+    seconds: Mapping[str, Range],
+    timed: Mapping[str, Any],
+) -> list[str]:
     """What a reader should know, most important first."""
     pool, plan = case.resolved.pool_spec, case.plan
     notes = []
@@ -354,6 +371,8 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         )
     if disk > quantity_bytes(pool.scratch_size):
         notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")
+    costs = (timed["cost_low"], timed["cost_high"]) if "cost_low" in timed else None
+    notes += budget_notes(case.spec.compute, seconds, costs, timed.get("currency", ""))
     if plan.judging_gpus > 1 and case.spec.evaluation.engine == "transformers":
         notes.append(
             f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod: it does not fit on one"
@@ -362,7 +381,7 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         need = merge_breakdown(case.demand).device_bytes
         notes.append(f"only the adapter is judged: the merged form in 16 bit needs {_gib(need)} GiB on one GPU")
     notes.append(_recommendation(case))
-    if not known:
+    if not seconds:
         notes.append("times and cost are not forecast: set gpuModel in the pool, for example A100-80")
     return notes
 
