@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, MomentForecast, StageForecast
+from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, Moment, MomentForecast, StageForecast
 from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
@@ -83,10 +83,12 @@ def demand_of(
     )
 
 
-def _as_planned(demand: Demand, plan: TrainPlan) -> Demand:
-    """The demand under the plan's strategy."""
+def planned_demand(spec: FineTuneJobSpec, prepared: PrepareResult, plan: TrainPlan) -> Demand:
+    """What a planned job asks of one GPU. Raises UnknownShapeError when the model's shape is not known."""
+    work, processes = workload_of(spec, prepared), plan.nodes * plan.gpus_per_node
+    shape = shape_of(prepared.model)
     return replace(
-        demand,
+        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing),
         strategy=memory_strategy_of(plan),
         offload=plan.offload,
         judging_gpus=plan.judging_gpus,
@@ -147,15 +149,11 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
     if not plan.gpus_per_node:
         return Forecast(fit="Unknown", notes=["a pool without GPUs: memory and time are not forecast"], **known)
     try:
-        shape = shape_of(prepared.model)
+        demand = planned_demand(spec, prepared, plan)
     except UnknownShapeError as error:
         notes = [f"no forecast of memory and time: {error}"[:NOTE_LIMIT], *_least_weights(prepared.model)]
         return Forecast(fit="Unknown", notes=notes, **known)
-    processes = plan.nodes * plan.gpus_per_node
-    demand = _as_planned(
-        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
-    )
-    case = _Case(spec, resolved, prepared, plan, shape, work, demand)
+    case = _Case(spec, resolved, prepared, plan, demand.shape, work, demand)
     memory = stage_memory(demand, plan.micro_batch_size, merges=case.merges)
     seconds, timed = _timing(case)
     host, disk = _host(case), _disk(case)
@@ -188,12 +186,7 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     Raises UnknownShapeError when the model's shape is not known: then nothing is refused.
     """
     work = workload_of(spec, prepared)
-    shape = shape_of(prepared.model)
-    processes = plan.nodes * plan.gpus_per_node
-    demand = _as_planned(
-        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
-    )
-    demand = _at_its_least(demand, spec)
+    demand = _at_its_least(planned_demand(spec, prepared, plan), spec)
     memory_gib = resolved.pool_spec.gpu_memory_gib
     micro = demand.least_micro_batch
     fewer = [size for size in range(1, micro) if micro % size == 0 and _holds(demand, size, memory_gib)]
@@ -260,16 +253,18 @@ def _gib(size: float) -> float:
     return round(size / GIB, 1)
 
 
+def moment_forecast(moment: Moment, breakdown: Breakdown) -> MomentForecast:
+    """A moment of training as the contract has it."""
+    return MomentForecast(
+        moment=moment,
+        tensors_gib=_gib(breakdown.allocated_bytes),
+        reserved_gpu_memory_gib=_gib(breakdown.reserved_bytes),
+        gpu_memory_gib=_gib(breakdown.device_bytes),
+    )
+
+
 def _moments(demand: Demand, plan: TrainPlan) -> list[MomentForecast]:
-    return [
-        MomentForecast(
-            moment=moment,
-            tensors_gib=_gib(breakdown.allocated_bytes),
-            reserved_gpu_memory_gib=_gib(breakdown.reserved_bytes),
-            gpu_memory_gib=_gib(breakdown.device_bytes),
-        )
-        for moment, breakdown in train_moments(demand, plan.micro_batch_size).items()
-    ]
+    return [moment_forecast(name, part) for name, part in train_moments(demand, plan.micro_batch_size).items()]
 
 
 def _stage(name: str, breakdown: Breakdown, seconds: Range | None, moments: list[MomentForecast]) -> StageForecast:
