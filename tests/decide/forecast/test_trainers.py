@@ -51,7 +51,7 @@ def test_full_logits_and_kept_inputs_cost_memory() -> None:
     own = train_moments(DEMAND, 4)["step"].allocated_bytes
     full, fused = (other_step(DEMAND, 4, known_trainers()[name]).allocated_bytes for name in ("hf-trainer", "liger"))
     assert full > own + 5e9
-    assert fused == pytest.approx(own, rel=0.1)
+    assert fused == pytest.approx(own, rel=0.15)
     whole = replace(DEMAND, checkpointing=False)
     kept, not_kept = (other_step(whole, 1, known_trainers()[name]) for name in ("litgpt", "hf-trainer"))
     # bitsandbytes' release notes: 2 (4h + I) per token and block.
