@@ -66,7 +66,7 @@ def test_the_cheapest_pool_that_fits_is_taken_apart(tmp_path: Path, capsys: pyte
     assert "cheapest that fits: large with qlora" in shown
     assert "small: does not fit: " in shown
     assert "what would fit: " in shown
-    for component in ("weights", "activations", "recomputation", "head", "fragmentation", "context"):
+    for component in ("weights", "activations", "recomputation", "fragmentation", "context"):
         assert component in shown
     assert "5,000 rows of about 600 tokens (as given)" in shown
     assert "EUR" in shown

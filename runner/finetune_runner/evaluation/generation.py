@@ -36,8 +36,6 @@ class GenerationSettings:
     end_token_ids: tuple[int, ...]
     pad_token_id: int
     context_length: int | None
-    cache_bytes_per_token: int = 0
-    """Keys and values of one token in 16 bit, all blocks; 0 where the configuration does not say."""
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -62,21 +60,8 @@ def settings_for(
         ends.append(end_of_turn)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return GenerationSettings(
-        max_new_tokens=max_new_tokens,
-        end_token_ids=tuple(ends),
-        pad_token_id=int(tokenizer.pad_token_id),
-        context_length=limit,
-        cache_bytes_per_token=_cache_bytes_per_token(model),
-        temperature=chosen.temperature,
-        top_p=chosen.top_p,
-        seed=seed,
+        max_new_tokens, tuple(ends), int(tokenizer.pad_token_id), limit, chosen.temperature, chosen.top_p, seed
     )
-
-
-def _cache_bytes_per_token(model: Any) -> int:
-    """The same in whatever precision it is asked: who shares a batch is part of the settings."""
-    facts = facts_of_config(model.config.get_text_config().to_dict(), parameters=0)
-    return 2 * 2 * facts.layers * facts.key_value_heads * facts.head_size
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:
@@ -94,13 +79,22 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return None
 
 
-def batches_of(lengths: Sequence[int], max_new_tokens: int = 0, cache_bytes_per_token: int = 0) -> list[Batch]:
+def cache_bytes_per_token(model: Any) -> int:
+    """Keys and values of one token, all blocks; 0 where the configuration does not say.
+
+    In 16 bit whatever the model is in: who shares a batch does not depend on the machine.
+    """
+    facts = facts_of_config(model.config.get_text_config().to_dict(), parameters=0)
+    return 2 * 2 * facts.layers * facts.key_value_heads * facts.head_size
+
+
+def batches_of(lengths: Sequence[int], max_new_tokens: int = 0, token_bytes: int = 0) -> list[Batch]:
     """Fixed batches of prompts, longest first: the same rows always share a batch."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[Batch] = []
     while order:
         longest = max(1, lengths[order[0]])
-        cache = max(1, cache_bytes_per_token * (longest + max_new_tokens))
+        cache = max(1, token_bytes * (longest + max_new_tokens))
         rows = max(1, min(ROWS_PER_BATCH, TOKENS_PER_BATCH // longest, CACHE_BYTES_PER_BATCH // cache))
         batches.append(order[:rows])
         order = order[rows:]
@@ -136,7 +130,7 @@ def generate(
     answers: dict[int, Answer] = {}
     done = 0
     lengths = [len(prompt) for prompt in prompts]
-    batches = batches_of(lengths, settings.max_new_tokens, settings.cache_bytes_per_token)
+    batches = batches_of(lengths, settings.max_new_tokens, cache_bytes_per_token(model))
     for batch, counts in share.turns(batches):
         width = max(len(prompts[index]) for index in batch)
         ids = torch.full((len(batch), width), settings.pad_token_id, dtype=torch.long)
