@@ -171,6 +171,7 @@ def test_a_mixture_of_experts_is_not_guessed(tmp_path: Path, capsys: pytest.Capt
     assert main(["estimate", job(tmp_path), *GIVEN, "--model-config", str(config), "--gpu", "L4"]) == 0
     shown = capsys.readouterr().out
     assert "- no forecast of memory and time: LlamaForCausalLM is a mixture of 8 experts" in shown
+    assert "- its weights alone take " in shown
     assert "memory is not forecast, so nothing is refused beforehand" in shown
     assert "GPUS PER NODE" not in shown, "counts that nothing is known of are no table"
 
