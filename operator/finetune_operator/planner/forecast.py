@@ -57,7 +57,7 @@ def demand_of(
         shape=shape,
         method=method,
         rank=spec.method.rank,
-        target_modules=spec.method.target_modules,
+        target_modules=shape.trained(spec.method.target_modules, spec.method.exclude_modules),
         dropout=spec.method.dropout,
         longest_row=work.longest_row,
         longest_prompt=prompt_tokens(spec, work, facts.context_length),
@@ -333,7 +333,7 @@ def _offloaded_bytes(case: _Case) -> float:
 
 
 def _disk(case: _Case) -> float:
-    targets = case.shape.targets(case.spec.method.target_modules)
+    targets = case.shape.targets(case.demand.target_modules)
     files, rank = case.prepared.model.file_bytes, case.spec.method.rank
     cached = case.resolved.pool_spec.model_cache is not None
     tokens = case.prepared.train_tokens * SEQUENCES[case.spec.method.objective]

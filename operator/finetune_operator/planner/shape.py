@@ -99,6 +99,12 @@ class ModelShape:
         """Parameters of the largest linear layer of a block."""
         return max(inside * outside for inside, outside in self.linears.values())
 
+    def trained(self, target_modules: str, exclude_modules: str | None) -> str:
+        """`target_modules` without what is excluded in every block: names of one block's modules do not count."""
+        excluded = set((exclude_modules or "").split(","))
+        left = [name for name in self.targets(target_modules) if name not in excluded]
+        return ",".join(left) if left and excluded & set(self.linears) else target_modules
+
     def targets(self, target_modules: str) -> tuple[str, ...]:
         """Names of `linears` that get an adapter. Names this shape does not know count as all: an upper bound."""
         if target_modules == "all-linear":

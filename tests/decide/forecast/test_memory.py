@@ -65,6 +65,20 @@ def test_adapter_parameters_equal_peft(targets: str, rank: int, millions: float)
     assert count / 1e6 == pytest.approx(millions, rel=0.001)
 
 
+@pytest.mark.parametrize(
+    ("asked", "excluded", "trained"),
+    [
+        ("all-linear", None, "all-linear"),
+        ("all-linear", "down_proj,model.layers.0.mlp.up_proj", "q_proj,k_proj,v_proj,o_proj,up_proj,gate_proj"),
+        ("q_proj,v_proj", "v_proj", "q_proj"),
+        ("q_proj,v_proj", "vision_tower", "q_proj,v_proj"),
+        ("q_proj", "q_proj", "q_proj"),
+    ],
+)
+def test_excluded_modules_have_no_adapter(asked: str, excluded: str | None, trained: str) -> None:
+    assert LLAMA.trained(asked, excluded) == trained
+
+
 def test_saved_activations_equal_the_measured_formulas() -> None:
     """Exact fits on Llama blocks: 16h + 8I + 4kv + 14r + 4n + 8 in one precision, 24h + ... with fp32 adapters."""
     h, wide, kv, n, r = LLAMA.hidden, LLAMA.feed_forward, LLAMA.key_value_width, LLAMA.heads, 16
