@@ -66,7 +66,7 @@ def test_the_cheapest_pool_that_fits_is_taken_apart(tmp_path: Path, capsys: pyte
     assert "cheapest that fits: large with qlora" in shown
     assert "small: does not fit: " in shown
     assert "what would fit: " in shown
-    for component in ("weights", "activations", "recomputation", "head", "fragmentation", "context"):
+    for component in ("weights", "activations", "recomputation", "fragmentation", "context"):
         assert component in shown
     assert "5,000 rows of about 600 tokens (as given)" in shown
     assert "EUR" in shown
@@ -132,12 +132,46 @@ def test_without_pools_the_known_gpus_are_compared(tmp_path: Path, capsys: pytes
     assert "h200" in shown
 
 
+def test_another_trainers_step_is_shown_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["estimate", job(tmp_path), *GIVEN, "--gpu", "A100-80"]
+    assert main([*arguments, "--trainer", "hf-trainer"]) == 0
+    shown = capsys.readouterr().out
+    assert "train, moment by moment: a step " in shown
+    assert "a step with hf-trainer: " in shown
+    assert main([*arguments, "--trainer", "axolotl"]) == 2
+    assert "--trainer: 'axolotl' is not a known one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"architectures": ["BertForMaskedLM"]}, 0, "BertForMaskedLM is not a decoder"),
+        ({"architectures": ["T5ForConditionalGeneration"]}, 0, "T5ForConditionalGeneration is not a decoder"),
+        ({"architectures": ["FalconForCausalLM"]}, 0, "0.85 billion parameters"),  # no gate: 1.10 with it
+        ({"num_hidden_layers": float("inf")}, 2, "num_hidden_layers is 'inf', not a whole number"),
+        ({"hidden_size": -1}, 2, "hidden_size is '-1', not a whole number"),
+        ({"vocab_size": 10**12}, 2, "vocab_size is '1000000000000', not a whole number"),
+        ({"num_key_value_heads": [4, 4]}, 2, "num_key_value_heads is '[4, 4]', not a whole number"),
+        ({"text_config": [1]}, 2, "text_config is not an object"),
+    ],
+)
+def test_odd_configurations_have_a_clear_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], code: int, words: str
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG | changes))
+    assert main(["estimate", job(tmp_path), *GIVEN, "--gpu", "L4", "--model-config", str(config)]) == code
+    captured = capsys.readouterr()
+    assert words in captured.out + captured.err
+
+
 def test_a_mixture_of_experts_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIG | {"num_local_experts": 8}))
     assert main(["estimate", job(tmp_path), *GIVEN, "--model-config", str(config), "--gpu", "L4"]) == 0
     shown = capsys.readouterr().out
     assert "- no forecast of memory and time: LlamaForCausalLM is a mixture of 8 experts" in shown
+    assert "- its weights alone take " in shown
     assert "memory is not forecast, so nothing is refused beforehand" in shown
     assert "GPUS PER NODE" not in shown, "counts that nothing is known of are no table"
 
@@ -236,6 +270,24 @@ LONG = ["--rows", "500", "--tokens-per-row", "100000"]
         ({}, {"cpu": CPU}, GIVEN, 0, ["- a pool without GPUs", "cpu: memory is not forecast"]),
         ({}, {"a100": A100, "free": FREE}, GIVEN, 0, ["cheapest that fits: a100", "free"]),
         ({"compute": {"maxCost": 5}}, {"free": FREE}, GIVEN, 0, ["smallest GPU that fits: free"]),
+        # Budgets below the forecast are told and refuse nothing
+        ({"compute": {"maxCost": 0.01}}, {"a100": A100}, GIVEN, 0, ["compute.maxCost: 0.01 EUR is below the forecast"]),
+        ({"compute": {"maxDuration": "1m"}}, {"a100": A100}, GIVEN, 0, ["compute.maxDuration: 1m is below the"]),
+        # A version to start from is in a cluster; its memory is the adapter's
+        ({"method": {"warmStartFrom": {"version": "triage-v1"}}}, {"a100": A100}, GIVEN, 0, ["a100 with lora"]),
+        # No GPU is that large
+        (
+            {
+                "source": LLAMA_70B,
+                "method": {"type": "lora"},
+                "compute": {"gpusPerNode": 1},
+                "training": {"maxLength": 65536},
+            },
+            {"a100": A100},
+            ["--rows", "500", "--tokens-per-row", "65536"],
+            1,
+            ["no GPU is large enough, it needs"],
+        ),
         ({"compute": {"gpusPerNode": 16}}, {"a100": A100}, GIVEN, 1, ["Set compute.gpusPerNode to at most 8"]),
         ({"compute": {"nodes": 4}}, {"small": SMALL}, GIVEN, 1, ["Set compute.nodes to at most 1"]),
         ({"compute": {"pool": "other"}}, {"small": SMALL}, GIVEN, 0, ["cheapest that fits: small"]),

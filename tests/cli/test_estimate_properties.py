@@ -23,7 +23,7 @@ Spec = dict[str, Any]
 def ask(model: str, spec: Spec, pool: Spec, mean: int) -> PoolEstimate:
     """The estimate of a job on one pool; rows of up to half as many tokens more than the mean."""
     job = FineTuneJob.from_wire(KIND | {"kind": "FineTuneJob", "metadata": {"name": "j"}, "spec": spec})
-    roomy = {"image": "runner:1", "gpuPod": {"cpu": "8", "memory": "500Gi"}}
+    roomy = {"image": "runner:1", "gpuPod": {"cpu": "8", "memory": "4000Gi"}}
     offered = KIND | {"kind": "GPUPool", "metadata": {"name": "p"}, "spec": roomy | pool}
     facts = facts_of_shape(model).model_copy(update={"context_length": 131_072})
     counted = Counted(ROWS, (mean // 2, mean, mean + mean // 2), "given")

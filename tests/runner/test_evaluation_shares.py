@@ -15,7 +15,13 @@ from finetune_api.stages import StageResults
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.engines import check_engine, check_served, generation_facts
 from finetune_runner.evaluation.engines.vllm_engine import served_rank, summed_likelihood
-from finetune_runner.evaluation.generation import batches_of, generate, settings_for
+from finetune_runner.evaluation.generation import (
+    CACHE_BYTES_PER_BATCH,
+    batches_of,
+    cache_bytes_per_token,
+    generate,
+    settings_for,
+)
 from finetune_runner.evaluation.outcomes import Outcome, joined
 from finetune_runner.evaluation.parallel import processes
 from finetune_runner.evaluation.share import Share
@@ -105,6 +111,22 @@ def load(folder: Path) -> tuple[Any, Any]:
     from finetune_runner.text import load_tokenizer
 
     return AutoModelForCausalLM.from_pretrained(str(folder)).eval(), load_tokenizer(folder)
+
+
+def test_a_batch_is_cut_by_the_keys_and_values_that_a_model_really_keeps(tiny_model: Path) -> None:
+    import torch
+
+    model, _ = load(tiny_model)
+    with torch.no_grad():
+        cache = model(input_ids=torch.ones((2, 5), dtype=torch.long), use_cache=True).past_key_values
+    elements = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert cache_bytes_per_token(model) * 10 == 2 * elements
+
+
+@pytest.mark.parametrize(("prompt", "rows"), [(100, 16), (992, 8), (993, 7), (7992, 1), (50_000, 1)])
+def test_keys_and_values_of_a_batch_stay_within_their_bound(prompt: int, rows: int) -> None:
+    eight_rows_of_a_thousand = CACHE_BYTES_PER_BATCH // 8000
+    assert len(batches_of([prompt] * 64, 8, eight_rows_of_a_thousand)[0]) == rows
 
 
 def test_answers_are_greedy_unless_asked_and_sampled_ones_are_repeatable(tiny_model: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.common import Storage
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.gpupool import GPUPool
-from finetune_api.job.forecast import Fit, Forecast
+from finetune_api.job.forecast import Fit, Forecast, MomentForecast
 from finetune_api.stages import PrepareResult, TrainPlan
 from finetune_operator.decide.resolve import Refusal, resolve
 from finetune_operator.decide.types import Observed
-from finetune_operator.planner.forecast import forecast, refusal
+from finetune_operator.planner.forecast import forecast, moment_forecast, planned_demand, refusal
 from finetune_operator.planner.options import Option, options, reason, recommended
 from finetune_operator.planner.plan import PlanError, make_plan
 from finetune_operator.planner.recipe import recipe_warnings
+from finetune_operator.planner.trainers import Trainer, other_step
 
 ANYWHERE = Storage(uri="s3://estimate/estimate")
 """Where versions would go does not change a forecast; a job may leave it to the pool."""
@@ -37,6 +38,8 @@ class PoolEstimate:
     """How many GPUs are recommended, and why."""
     open_count: bool = False
     """Whether the job leaves compute.gpusPerNode out."""
+    other_step: MomentForecast | None = None
+    """The plan's step as another trainer would run it."""
 
     @property
     def fits(self) -> bool:
@@ -54,14 +57,25 @@ class PoolEstimate:
         return self.pool.metadata.name
 
 
-def estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool) -> PoolEstimate:
-    """What the operator would decide at Planned, on this pool."""
+def estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool, trainer: Trainer | None = None) -> PoolEstimate:
+    """What the operator would decide at Planned, on this pool; with a trainer, its step beside."""
+    found = _estimate(job, prepared, pool)
+    if trainer is None or found.plan is None or found.forecast is None or found.forecast.gpu_memory_gib is None:
+        return found
+    demand = planned_demand(job.spec, prepared, found.plan)
+    step = moment_forecast("step", other_step(demand, found.plan.micro_batch_size, trainer))
+    return replace(found, other_step=step)
+
+
+def _estimate(job: FineTuneJob, prepared: PrepareResult, pool: GPUPool) -> PoolEstimate:
     spec = job.spec
     output = spec.output.model_copy(update={"storage": spec.output.storage or ANYWHERE})
     compute = spec.compute.model_copy(update={"pool": pool.metadata.name})
     if pool.spec.price is None:
         compute = compute.model_copy(update={"max_cost": None})
-    spec = spec.model_copy(update={"output": output, "compute": compute})
+    # Neither needs what only a cluster has: a version to start from takes no memory of its own.
+    method = spec.method.model_copy(update={"warm_start_from": None})
+    spec = spec.model_copy(update={"output": output, "compute": compute, "method": method})
     outcome = resolve(Observed(job=job.model_copy(update={"spec": spec}), pools=(pool,), allow_file_sources=True))
     if isinstance(outcome, Refusal):
         return PoolEstimate(pool, why_not=outcome.message, remedy=outcome.next_step)
@@ -123,6 +137,8 @@ def warnings(job: FineTuneJob, prepared: PrepareResult) -> list[str]:
     return found
 
 
-def compare(job: FineTuneJob, prepared: PrepareResult, pools: Sequence[GPUPool]) -> list[PoolEstimate]:
+def compare(
+    job: FineTuneJob, prepared: PrepareResult, pools: Sequence[GPUPool], trainer: Trainer | None = None
+) -> list[PoolEstimate]:
     """All pools, the best first: those that fit, by cost where prices are known, then the smallest GPU."""
-    return sorted((estimate(job, prepared, pool) for pool in pools), key=_order)
+    return sorted((estimate(job, prepared, pool, trainer) for pool in pools), key=_order)

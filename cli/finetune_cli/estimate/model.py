@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.model_config import facts_of_config
+from finetune_api.model_config import facts_of_config, mixture_parameters
 from finetune_api.stages import ModelFacts
 from finetune_cli.errors import CliError
 from finetune_cli.jobfile import FILE_SCHEME
@@ -74,6 +74,7 @@ def _read(path: Path) -> ModelFacts:
             raise TypeError("not an object")
         files = sorted(path.parent.glob("*.safetensors"))
         facts = facts_of_config(config, parameters=0, file_bytes=sum(item.stat().st_size for item in files))
+        mixture = mixture_parameters(config) if facts.experts > 1 else 0
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror}", "Name a model's config.json.") from error
     except (ValueError, TypeError, AttributeError) as error:
@@ -82,7 +83,7 @@ def _read(path: Path) -> ModelFacts:
         return facts.model_copy(update={"parameters": shape_of(facts).parameters})
     except UnknownShapeError:
         # Told by the forecast itself, which then leaves memory and time out.
-        return facts
+        return facts.model_copy(update={"parameters": mixture})
 
 
 def _cached(repository: str, environment: Mapping[str, str], caches: list[Path]) -> Iterator[Path]:

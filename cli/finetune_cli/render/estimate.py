@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from finetune_api.job.forecast import Forecast
+from finetune_api.job.forecast import Forecast, MomentForecast
 from finetune_cli.estimate.compare import PoolEstimate
 from finetune_cli.render.stages import duration
+from finetune_operator.planner.trainers import Trainer
 
 FIT_STYLES = {"Fits": "green", "Tight": "yellow", "DoesNotFit": "red", "Unknown": ""}
 
@@ -99,19 +100,23 @@ MOMENTS = {
 }
 
 
+def _needs(moment: MomentForecast) -> str:
+    parts = f"tensors {moment.tensors_gib:.1f}, reserved {moment.reserved_gpu_memory_gib:.1f}"
+    return f"{moment.gpu_memory_gib:.1f} ({parts})"
+
+
 def moments_line(known: Forecast) -> str:
     """Training's moments in GiB; empty where memory is not forecast."""
-    moments = [moment for stage in known.stages for moment in stage.moments]
-    parts = [
-        f"{MOMENTS[m.moment]} {m.gpu_memory_gib:.1f} (tensors {m.tensors_gib:.1f}, reserved "
-        f"{m.reserved_gpu_memory_gib:.1f})"
-        for m in moments
-    ]
+    parts = [f"{MOMENTS[moment.moment]} {_needs(moment)}" for stage in known.stages for moment in stage.moments]
     return f"train, moment by moment: {'; '.join(parts)}" if parts else ""
 
 
 def print_estimate(
-    console: Console, facts: dict[str, str], estimates: Sequence[PoolEstimate], warnings: Sequence[str] = ()
+    console: Console,
+    facts: dict[str, str],
+    estimates: Sequence[PoolEstimate],
+    warnings: Sequence[str] = (),
+    trainer: Trainer | None = None,
 ) -> None:
     """The facts and what is unusual, the pools, the best pool taken apart, and why the others do not fit."""
     for name, text in facts.items():
@@ -128,6 +133,9 @@ def print_estimate(
         if known.stages:
             console.print(components_table(known))
             console.print(Text(moments_line(known)), soft_wrap=True)
+            if trainer is not None and best.other_step is not None:
+                console.print(Text(f"a step with {trainer.name}: {_needs(best.other_step)}"), soft_wrap=True)
+                console.print(Text(f"    {trainer.about}"), soft_wrap=True)
             needs = f"host memory about {known.host_memory_gib:.0f} GiB, scratch disk about {known.disk_gib:.0f} GiB"
             console.print(needs)
         for note in known.notes:

@@ -24,6 +24,7 @@ from finetune_cli.render.estimate import print_estimate
 from finetune_cli.render.machine import print_machine
 from finetune_cli.render.summary import console_for
 from finetune_operator.planner.gpus import known_gpus
+from finetune_operator.planner.trainers import Trainer, known_trainers
 
 WORLD = "local"
 EXAMPLES = """
@@ -58,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parameters", metavar="SIZE", help="size of the model, for example 8B: the nearest known shape"
     )
+    parser.add_argument(
+        "--trainer",
+        metavar="NAME",
+        help=f"show a step of another trainer with the same settings beside: {', '.join(known_trainers())}",
+    )
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="the model's config.json")
     add_output(parser)
 
@@ -67,6 +73,12 @@ def _checked(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise CliError(f"--{name.replace('_', '-')}: {value} is not a number of at least 1")
+
+
+def _trainer(name: str | None) -> Trainer | None:
+    if name is not None and name not in known_trainers():
+        raise CliError(f"--trainer: {name!r} is not a known one", f"Use one of {', '.join(known_trainers())}.")
+    return known_trainers()[name] if name is not None else None
 
 
 def _wire(model: KnownModel, data: Counted, estimates: list[PoolEstimate]) -> dict[str, Any]:
@@ -83,6 +95,7 @@ def _wire(model: KnownModel, data: Counted, estimates: list[PoolEstimate]) -> di
                 "whyNot": item.why_not,
                 "remedy": item.remedy,
                 "recommended": item.advice,
+                "otherStep": item.other_step.to_wire() if item.other_step else None,
                 "options": [
                     {"gpusPerNode": o.gpus_per_node, "plan": o.plan.to_wire(), "forecast": o.forecast.to_wire()}
                     for o in item.options
@@ -121,6 +134,7 @@ def _facts(job: FineTuneJob, model: KnownModel, data: Counted, estimates: list[P
 def run(args: argparse.Namespace) -> int:
     """Estimate; 1 when the job fits none of the pools."""
     _checked(args)
+    trainer = _trainer(args.trainer)
     document, _ = load_document(args.file, Overrides())
     job = FineTuneJob.from_wire(document)
     state = Path(os.environ.get(STATE_VARIABLE, DEFAULT_STATE))
@@ -132,9 +146,9 @@ def run(args: argparse.Namespace) -> int:
     if not pools:
         pools = pools_of_gpus([gpu.name for gpu in known_gpus()])
     expected = prepared(job.spec, model.facts, data)
-    estimates, told = compare(job, expected, pools), warnings(job, expected)
+    estimates, told = compare(job, expected, pools, trainer), warnings(job, expected)
     if args.output == "table":
-        print_estimate(console_for(), _facts(job, model, data, estimates), estimates, told)
+        print_estimate(console_for(), _facts(job, model, data, estimates), estimates, told, trainer)
     else:
         print_machine(_wire(model, data, estimates) | {"warnings": told}, args.output)
     known = estimates[0].forecast

@@ -19,8 +19,9 @@ class MemoryShare(Contract):
     component: Annotated[
         str,
         Field(
-            description="weights, adapter, gradients, optimiser, masterCopy, activations, recomputation, head, "
-            "attentionMask, keyValueCache, dequantisation, communication, merge, fragmentation or context.",
+            description="weights, adapter, gradients, optimiser, masterCopy, activations, recomputation, "
+            "inputGradients, head, attentionMask, keyValueCache, dequantisation, communication, merge, fragmentation "
+            "or context.",
             max_length=32,
         ),
     ]

@@ -116,9 +116,9 @@ class Demand:
         return "fp32" if self.full_precision else "none"
 
 
-def train_moments(demand: Demand, micro_batch: int) -> Mapping[Moment, Breakdown]:
-    """Peaks of the train stage one after the other: a step, and what is done between steps."""
-    setup = TrainingSetup(
+def training_setup(demand: Demand, micro_batch: int) -> TrainingSetup:
+    """One GPU's part of a step."""
+    return TrainingSetup(
         shape=demand.shape,
         quantisation=demand.quantisation,
         rank=demand.rank,
@@ -136,6 +136,11 @@ def train_moments(demand: Demand, micro_batch: int) -> Mapping[Moment, Breakdown
         checkpointing=demand.checkpointing,
         flash_attention=demand.flash_attention,
     )
+
+
+def train_moments(demand: Demand, micro_batch: int) -> Mapping[Moment, Breakdown]:
+    """Peaks of the train stage one after the other: a step, and what is done between steps."""
+    setup = training_setup(demand, micro_batch)
     moments: dict[Moment, Breakdown] = {"step": training_memory(setup)}
     if demand.asks_reference:
         moments["reference"] = reference_memory(setup, demand.longest_row)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, MomentForecast, StageForecast
+from finetune_api.job.forecast import Forecast, ForecastStage, MemoryShare, Moment, MomentForecast, StageForecast
 from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, TrainPlan
 from finetune_operator.planner.advice import smallest_change, what_would_fit
-from finetune_operator.planner.cost import cost
+from finetune_operator.planner.cost import budget_notes, cost
 from finetune_operator.planner.disk import disk_bytes, host_bytes, pinned_bytes, quantity_bytes
 from finetune_operator.planner.fit import (
     Demand,
@@ -38,6 +38,7 @@ from finetune_operator.planner.time import Timing, planned_tokens, stage_seconds
 from finetune_operator.planner.workload import SEQUENCES, Workload, prompt_tokens, workload_of
 
 NOTE_LIMIT = 512
+MOST_NOTES = 8
 MASTER_AND_GRADIENT_BYTES = 8
 """Of DeepSpeed's fp32 copy of a parameter of the adapter, and of its gradient."""
 
@@ -57,7 +58,7 @@ def demand_of(
         shape=shape,
         method=method,
         rank=spec.method.rank,
-        target_modules=spec.method.target_modules,
+        target_modules=shape.trained(spec.method.target_modules, spec.method.exclude_modules),
         dropout=spec.method.dropout,
         longest_row=work.longest_row,
         longest_prompt=prompt_tokens(spec, work, facts.context_length),
@@ -83,10 +84,12 @@ def demand_of(
     )
 
 
-def _as_planned(demand: Demand, plan: TrainPlan) -> Demand:
-    """The demand under the plan's strategy."""
+def planned_demand(spec: FineTuneJobSpec, prepared: PrepareResult, plan: TrainPlan) -> Demand:
+    """What a planned job asks of one GPU. Raises UnknownShapeError when the model's shape is not known."""
+    work, processes = workload_of(spec, prepared), plan.nodes * plan.gpus_per_node
+    shape = shape_of(prepared.model)
     return replace(
-        demand,
+        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing),
         strategy=memory_strategy_of(plan),
         offload=plan.offload,
         judging_gpus=plan.judging_gpus,
@@ -152,14 +155,11 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
     if not plan.gpus_per_node:
         return Forecast(fit="Unknown", notes=["a pool without GPUs: memory and time are not forecast"], **known)
     try:
-        shape = shape_of(prepared.model)
+        demand = planned_demand(spec, prepared, plan)
     except UnknownShapeError as error:
-        return Forecast(fit="Unknown", notes=[f"no forecast of memory and time: {error}"[:NOTE_LIMIT]], **known)
-    processes = plan.nodes * plan.gpus_per_node
-    demand = _as_planned(
-        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
-    )
-    case = _Case(spec, resolved, prepared, plan, shape, work, demand)
+        notes = [f"no forecast of memory and time: {error}"[:NOTE_LIMIT], *_least_weights(prepared.model)]
+        return Forecast(fit="Unknown", notes=notes, **known)
+    case = _Case(spec, resolved, prepared, plan, demand.shape, work, demand)
     memory = stage_memory(demand, plan.micro_batch_size, merges=case.merges)
     seconds, timed = _timing(case)
     host, disk = _host(case), _disk(case)
@@ -176,9 +176,17 @@ def forecast(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult,
             _stage(name, breakdown, seconds.get(name), _moments(demand, plan) if name == "train" else [])
             for name, breakdown in memory.items()
         ],
-        notes=_notes(case, memory, host, disk, known=bool(seconds)),
+        notes=_notes(case, memory, host, disk, seconds, timed)[:MOST_NOTES],
         **(known | timed),
     )
+
+
+def _least_weights(facts: ModelFacts) -> list[str]:
+    """What is sure of a model without a known shape: its weights."""
+    if facts.parameters <= 0:
+        return []
+    whole, quantised = (facts.parameters * size for size in (BYTES_PER_PARAMETER["none"], BYTES_PER_PARAMETER["nf4"]))
+    return [f"its weights alone take {_gib(whole):g} GiB in 16 bit, about {_gib(quantised):g} GiB in 4 bit"]
 
 
 def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, plan: TrainPlan) -> tuple[str, str]:
@@ -187,12 +195,7 @@ def refusal(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, 
     Raises UnknownShapeError when the model's shape is not known: then nothing is refused.
     """
     work = workload_of(spec, prepared)
-    shape = shape_of(prepared.model)
-    processes = plan.nodes * plan.gpus_per_node
-    demand = _as_planned(
-        demand_of(spec, shape, prepared.model, work, plan.method, processes, packed=plan.packing), plan
-    )
-    demand = _at_its_least(demand, spec)
+    demand = _at_its_least(planned_demand(spec, prepared, plan), spec)
     memory_gib = resolved.pool_spec.gpu_memory_gib
     micro = demand.least_micro_batch
     fewer = [size for size in range(1, micro) if micro % size == 0 and _holds(demand, size, memory_gib)]
@@ -262,16 +265,18 @@ def _gib(size: float) -> float:
     return round(size / GIB, 1)
 
 
+def moment_forecast(moment: Moment, breakdown: Breakdown) -> MomentForecast:
+    """A moment of training as the contract has it."""
+    return MomentForecast(
+        moment=moment,
+        tensors_gib=_gib(breakdown.allocated_bytes),
+        reserved_gpu_memory_gib=_gib(breakdown.reserved_bytes),
+        gpu_memory_gib=_gib(breakdown.device_bytes),
+    )
+
+
 def _moments(demand: Demand, plan: TrainPlan) -> list[MomentForecast]:
-    return [
-        MomentForecast(
-            moment=moment,
-            tensors_gib=_gib(breakdown.allocated_bytes),
-            reserved_gpu_memory_gib=_gib(breakdown.reserved_bytes),
-            gpu_memory_gib=_gib(breakdown.device_bytes),
-        )
-        for moment, breakdown in train_moments(demand, plan.micro_batch_size).items()
-    ]
+    return [moment_forecast(name, part) for name, part in train_moments(demand, plan.micro_batch_size).items()]
 
 
 def _stage(name: str, breakdown: Breakdown, seconds: Range | None, moments: list[MomentForecast]) -> StageForecast:
@@ -337,14 +342,21 @@ def _offloaded_bytes(case: _Case) -> float:
 
 
 def _disk(case: _Case) -> float:
-    targets = case.shape.targets(case.spec.method.target_modules)
+    targets = case.shape.targets(case.demand.target_modules)
     files, rank = case.prepared.model.file_bytes, case.spec.method.rank
     cached = case.resolved.pool_spec.model_cache is not None
     tokens = case.prepared.train_tokens * SEQUENCES[case.spec.method.objective]
     return disk_bytes(case.shape, files, rank, targets, merges=case.merges, cached=cached, row_tokens=tokens)
 
 
-def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: float, *, known: bool) -> list[str]:
+def _notes(
+    case: _Case,
+    memory: Mapping[str, Breakdown],
+    host: float,
+    disk: float,
+    seconds: Mapping[str, Range],
+    timed: Mapping[str, Any],
+) -> list[str]:
     """What a reader should know, most important first."""
     pool, plan = case.resolved.pool_spec, case.plan
     notes = []
@@ -363,6 +375,8 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         )
     if disk > quantity_bytes(pool.scratch_size):
         notes.append(f"disk: about {_gib(disk)} GiB are needed, pods of the pool get {pool.scratch_size}")
+    costs = (timed["cost_low"], timed["cost_high"]) if "cost_low" in timed else None
+    notes += budget_notes(case.spec.compute, seconds, costs, timed.get("currency", ""))
     if plan.judging_gpus > 1 and case.spec.evaluation.engine == "transformers":
         notes.append(
             f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod: it does not fit on one"
@@ -371,7 +385,7 @@ def _notes(case: _Case, memory: Mapping[str, Breakdown], host: float, disk: floa
         need = merge_breakdown(case.demand).device_bytes
         notes.append(f"only the adapter is judged: the merged form in 16 bit needs {_gib(need)} GiB on one GPU")
     notes.append(_recommendation(case))
-    if not known:
+    if not seconds:
         notes.append("times and cost are not forecast: set gpuModel in the pool, for example A100-80")
     return notes
 

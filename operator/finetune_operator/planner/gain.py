@@ -11,10 +11,11 @@ SHARE_METRICS = frozenset({"exactMatch", "schemaValid", "f1", "rougeL"})
 
 
 def minimum_detectable_gain(metric: str, test_rows: int) -> float | None:
-    """Gain that is found with 80 % power at one-sided 95 %, at worst; None for a metric without bounds.
+    """Gain that is found with 80 % power at one-sided 95 %, at the worst share; None for a metric without bounds.
 
-    (z_0.95 + z_0.80) x the standard error (Card et al. 2020), that of a share of one half. After baseline the runner
-    computes it from the rows themselves (`results.baseline.minimumDetectableGain`).
+    (z_0.95 + z_0.80) x the standard error of the paired difference (Card et al. 2020): sqrt(2 (1 - c) p (1 - p) / rows)
+    with p one half and, as nothing is known of two systems yet, their answers correlated by c = 0.5. After baseline the
+    runner computes it from the rows themselves (`results.baseline.minimumDetectableGain`).
     """
     if metric not in SHARE_METRICS or test_rows < 1:
         return None

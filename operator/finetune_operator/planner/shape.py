@@ -11,6 +11,25 @@ PARAMETER_TOLERANCE = 0.03
 """How far the weights may be from what the configuration implies: biases and norms of unusual places."""
 
 
+UNGATED = ("GPT2", "GPTNeo", "GPTJ", "GPTBigCode", "CodeGen", "OPT", "Bloom", "Falcon", "MPT", "PhiFor", "Starcoder2")
+"""Architectures whose feed-forward has no gate, by how their names begin (transformers, models/)."""
+ENCODERS = (
+    "T5",
+    "MT5",
+    "UMT5",
+    "Bart",
+    "MBart",
+    "Pegasus",
+    "Marian",
+    "Whisper",
+    "Bert",
+    "Roberta",
+    "Deberta",
+    "Electra",
+)
+"""Architectures with an encoder, which nothing here describes."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """A dense decoder of equal blocks. Widths in elements."""
@@ -80,6 +99,12 @@ class ModelShape:
         """Parameters of the largest linear layer of a block."""
         return max(inside * outside for inside, outside in self.linears.values())
 
+    def trained(self, target_modules: str, exclude_modules: str | None) -> str:
+        """`target_modules` without what is excluded in every block: names of one block's modules do not count."""
+        excluded = set((exclude_modules or "").split(","))
+        left = [name for name in self.targets(target_modules) if name not in excluded]
+        return ",".join(left) if left and excluded & set(self.linears) else target_modules
+
     def targets(self, target_modules: str) -> tuple[str, ...]:
         """Names of `linears` that get an adapter. Names this shape does not know count as all: an upper bound."""
         if target_modules == "all-linear":
@@ -96,7 +121,7 @@ def shape_of(facts: ModelFacts) -> ModelShape:
     """The shape that the facts describe.
 
     Whether the feed-forward is gated is read off the number of parameters, which also shows everything that is not a
-    plain decoder (mixtures of experts, vision towers, cross-layer sharing).
+    plain decoder (mixtures of experts, vision towers, cross-layer sharing); without it, off the architecture's name.
 
     Raises:
         UnknownShapeError: a fact is missing, or the parameters do not follow from the configuration.
@@ -113,6 +138,8 @@ def shape_of(facts: ModelFacts) -> ModelShape:
     missing = [name for name, value in needed.items() if value <= 0]
     if missing:
         raise UnknownShapeError(f"the model's configuration does not say: {', '.join(missing)}")
+    if facts.architecture.startswith(ENCODERS):
+        raise UnknownShapeError(f"{facts.architecture} is not a decoder")
     if facts.experts > 1:
         raise UnknownShapeError(f"{facts.architecture} is a mixture of {facts.experts} experts")
     shapes = [
@@ -130,7 +157,7 @@ def shape_of(facts: ModelFacts) -> ModelShape:
         for gated in (True, False)
     ]
     if facts.parameters <= 0:
-        return shapes[0]
+        return shapes[1] if facts.architecture.startswith(UNGATED) else shapes[0]
     nearest = min(shapes, key=lambda shape: abs(shape.parameters - facts.parameters))
     if abs(nearest.parameters / facts.parameters - 1) > PARAMETER_TOLERANCE:
         raise UnknownShapeError(

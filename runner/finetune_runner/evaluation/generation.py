@@ -39,8 +39,6 @@ class GenerationSettings:
     end_token_ids: tuple[int, ...]
     pad_token_id: int
     context_length: int | None
-    cache_bytes_per_token: int = 0
-    """Keys and values of one token in 16 bit, all blocks; 0 where the configuration does not say."""
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -68,31 +66,33 @@ def settings_for(
         ends.append(end_of_turn)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return GenerationSettings(
-        max_new_tokens=max_new_tokens,
-        end_token_ids=tuple(ends),
-        pad_token_id=int(tokenizer.pad_token_id),
-        context_length=limit,
-        cache_bytes_per_token=_cache_bytes_per_token(model),
-        temperature=chosen.temperature,
-        top_p=chosen.top_p,
-        seed=seed,
-        opening_ids=tuple(frame.opening_ids),
+        max_new_tokens,
+        tuple(ends),
+        int(tokenizer.pad_token_id),
+        limit,
+        chosen.temperature,
+        chosen.top_p,
+        seed,
+        tuple(frame.opening_ids),
     )
 
 
-def _cache_bytes_per_token(model: Any) -> int:
-    """The same in whatever precision it is asked: who shares a batch is part of the settings."""
+def cache_bytes_per_token(model: Any) -> int:
+    """Keys and values of one token, all blocks; 0 where the configuration does not say.
+
+    In 16 bit whatever the model is in: who shares a batch does not depend on the machine.
+    """
     facts = facts_of_config(model.config.get_text_config().to_dict(), parameters=0)
     return 2 * 2 * facts.layers * facts.key_value_heads * facts.head_size
 
 
-def batches_of(lengths: Sequence[int], max_new_tokens: int = 0, cache_bytes_per_token: int = 0) -> list[Batch]:
+def batches_of(lengths: Sequence[int], max_new_tokens: int = 0, token_bytes: int = 0) -> list[Batch]:
     """Fixed batches of prompts, longest first: the same rows always share a batch."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[Batch] = []
     while order:
         longest = max(1, lengths[order[0]])
-        cache = max(1, cache_bytes_per_token * (longest + max_new_tokens))
+        cache = max(1, token_bytes * (longest + max_new_tokens))
         rows = max(1, min(ROWS_PER_BATCH, TOKENS_PER_BATCH // longest, CACHE_BYTES_PER_BATCH // cache))
         batches.append(order[:rows])
         order = order[rows:]
@@ -160,7 +160,7 @@ def generate(
         return found
 
     lengths = [len(prompt) for prompt in prompts]
-    batches = batches_of(lengths, settings.max_new_tokens, settings.cache_bytes_per_token)
+    batches = batches_of(lengths, settings.max_new_tokens, cache_bytes_per_token(model))
     for batch, counts in share.turns(batches):
         for _, found in fitting.parts(batch, answered):
             if counts:

@@ -29,6 +29,8 @@ class Row:
     group: str
     measured_gb: float
     forecast_gb: float
+    least_gb: float
+    """What its tensors need at least."""
     excused: str = ""
     """Why a forecast that is too low by more than 5 % does not count: what the figure holds that no setting says."""
 
@@ -97,20 +99,23 @@ def left_out() -> dict[str, str]:
     return {item["figure"]: item["why"] for item in _published()["left_out"]}
 
 
+def _row(row: dict[str, Any]) -> Row:
+    breakdown = breakdown_of(row)
+    return Row(
+        name=row["name"],
+        source=row["source"],
+        use=row["use"],
+        group=row["group"],
+        measured_gb=row["gb"],
+        forecast_gb=_quantity(breakdown, row["quantity"]) / GB + row.get("buffers_gb", 0.0),
+        least_gb=(breakdown.least_bytes - breakdown.outside_bytes) / GB,
+        excused=row.get("excused", ""),
+    )
+
+
 def rows() -> list[Row]:
     """All published rows with their forecasts."""
-    return [
-        Row(
-            name=row["name"],
-            source=row["source"],
-            use=row["use"],
-            group=row["group"],
-            measured_gb=row["gb"],
-            forecast_gb=_quantity(breakdown_of(row), row["quantity"]) / GB + row.get("buffers_gb", 0.0),
-            excused=row.get("excused", ""),
-        )
-        for row in _published()["row"]
-    ]
+    return [_row(row) for row in _published()["row"]]
 
 
 GROUPS = {

@@ -52,6 +52,21 @@ def test_what_is_refused_is_beyond_the_largest_overestimate_of_these_rows() -> N
     assert max(row.error for row in ALL if row.group == "runner") <= LARGEST_OVERESTIMATE
 
 
+def test_nothing_that_ran_in_parts_would_have_been_refused() -> None:
+    """Of a sharded row what tensors need at least, over the margin, is below what was measured."""
+    from finetune_operator.planner.fit import LARGEST_OVERESTIMATE
+
+    for row in ALL:
+        if row.group == "sharded" and "after loading" not in row.name:
+            assert row.least_gb / (1 + LARGEST_OVERESTIMATE) <= row.measured_gb, row.name
+
+
+def test_the_benchmarks_page_shows_what_is_computed() -> None:
+    from benchmarks.forecast_error import RESULT, report
+
+    assert RESULT.read_text(encoding="utf-8") == report(ALL), "run `python -m benchmarks.forecast_error`"
+
+
 def test_the_page_shows_what_is_computed() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert page_with_table(text) == text, "run `python -m tests.decide.forecast.accuracy`"

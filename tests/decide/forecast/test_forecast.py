@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from statistics import NormalDist
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
@@ -305,6 +308,16 @@ def test_a_slower_gpu_and_more_epochs_take_longer() -> None:
 def test_smallest_detectable_gain(metric: str, rows: int, gain: float | None) -> None:
     found = minimum_detectable_gain(metric, rows)
     assert found == (None if gain is None else pytest.approx(gain, abs=1e-3))
+
+
+@given(rows=st.integers(1, 100_000))
+def test_a_test_of_that_size_finds_that_gain_four_times_out_of_five(rows: int) -> None:
+    gain = minimum_detectable_gain("exactMatch", rows)
+    assert gain is not None
+    # Answers correlated by 0.5: the difference of two shares of one half has the variance of one.
+    error = (2 * (1 - 0.5) * 0.25 / rows) ** 0.5
+    threshold = NormalDist(0, error).inv_cdf(0.95)
+    assert 1 - NormalDist(gain, error).cdf(threshold) == pytest.approx(0.80, abs=1e-3)
 
 
 @pytest.mark.parametrize(

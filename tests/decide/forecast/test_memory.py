@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.model_config import facts_of_config
+from finetune_api.model_config import facts_of_config, mixture_parameters
 from finetune_api.stages import ModelFacts
 from finetune_operator.planner.families import facts_of_shape, known_shapes, nearest_shape, shape_of_name
 from finetune_operator.planner.memory.activations import saved_bytes_per_token
@@ -69,6 +69,20 @@ def test_weights_of_a_known_model() -> None:
 def test_adapter_parameters_equal_peft(targets: str, rank: int, millions: float) -> None:
     count = adapter_parameters(LLAMA, rank, LLAMA.targets(targets))
     assert count / 1e6 == pytest.approx(millions, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("asked", "excluded", "trained"),
+    [
+        ("all-linear", None, "all-linear"),
+        ("all-linear", "down_proj,model.layers.0.mlp.up_proj", "q_proj,k_proj,v_proj,o_proj,up_proj,gate_proj"),
+        ("q_proj,v_proj", "v_proj", "q_proj"),
+        ("q_proj,v_proj", "vision_tower", "q_proj,v_proj"),
+        ("q_proj", "q_proj", "q_proj"),
+    ],
+)
+def test_excluded_modules_have_no_adapter(asked: str, excluded: str | None, trained: str) -> None:
+    assert LLAMA.trained(asked, excluded) == trained
 
 
 def test_saved_activations_equal_the_measured_formulas() -> None:
@@ -230,3 +244,68 @@ def test_known_names(source: str, name: str | None) -> None:
 @pytest.mark.parametrize(("parameters", "name"), [(8e9, "Llama-3.1-8B"), (70e9, "Llama-3.1-70B"), (5e12, None)])
 def test_nearest_shape(parameters: float, name: str | None) -> None:
     assert nearest_shape(parameters) == name
+
+
+MIXTURES: dict[str, tuple[float, dict[str, int]]] = {
+    "mixtral": (
+        46.7,
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 32000,
+            "num_local_experts": 8,
+        },
+    ),
+    "qwen3": (
+        30.5,
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "moe_intermediate_size": 768,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "num_experts": 128,
+        },
+    ),
+    "gpt-oss": (
+        20.9,
+        {
+            "hidden_size": 2880,
+            "intermediate_size": 2880,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "vocab_size": 201088,
+            "num_local_experts": 32,
+        },
+    ),
+    "deepseek-v3": (
+        671.0,
+        {
+            "hidden_size": 7168,
+            "intermediate_size": 18432,
+            "moe_intermediate_size": 2048,
+            "num_hidden_layers": 61,
+            "num_attention_heads": 128,
+            "num_key_value_heads": 128,
+            "vocab_size": 129280,
+            "n_routed_experts": 256,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 3,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_size_of_a_mixture_follows_from_its_configuration(name: str) -> None:
+    billions, config = MIXTURES[name]
+    assert mixture_parameters(config) / 1e9 == pytest.approx(billions, rel=0.02)
+    assert mixture_parameters({key: config[key] for key in list(config)[1:]}) == 0

@@ -40,17 +40,10 @@ def _unchanged(draft: Draft, existing: AdapterVersion) -> None:
 
 def _warnings(draft: Draft, expected: Forecast, prepared: PrepareResult, plan: TrainPlan) -> list[Finding]:
     """What of forecast and settings a person should see before money is spent; none of it stops the run."""
-    pool, compute = draft.resolved.pool_spec, draft.observed.job.spec.compute
-    messages = [note for note in expected.notes if note.startswith(("tight:", "host memory:", "disk:"))]
-    if expected.fit == "Unknown" and pool.gpus_per_node:
+    warning = ("tight:", "host memory:", "disk:", "compute.")
+    messages = [note for note in expected.notes if note.startswith(warning)]
+    if expected.fit == "Unknown" and draft.resolved.pool_spec.gpus_per_node:
         messages += expected.notes[:1]
-    if compute.max_cost is not None and expected.cost_low is not None and compute.max_cost < expected.cost_low:
-        # Not refused: training stops early enough to evaluate and publish what exists.
-        messages.append(
-            f"compute.maxCost: {compute.max_cost:g} {expected.currency} is below the forecast of "
-            f"{expected.cost_low:g} to {expected.cost_high:g}; training will stop early: raise it, or lower "
-            "training.epochs"
-        )
     spec, rows = draft.observed.job.spec, prepared.rows.train + prepared.rows.replay
     unusual = recipe_warnings(spec, prepared.model) + few_steps_warning(spec, prepared.model, rows, plan)
     return [

@@ -125,11 +125,11 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
         parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
-        block = factor * saved * setup.tokens + fixed
+        block = {"recomputation": factor * saved * setup.tokens + fixed}
         if keeps_input_gradients(setup.strategy):
-            block += checkpoint_bytes(shape, setup.tokens)
+            block["inputGradients"] = checkpoint_bytes(shape, setup.tokens)
         # Head and blocks have their peaks one after the other.
-        parts |= {"recomputation": block} if block >= head else {"head": head}
+        parts |= block if sum(block.values()) >= head else {"head": head}
     else:
         parts["activations"] = shape.layers * (saved * setup.tokens + fixed)
         parts["head"] = head
