@@ -10,7 +10,7 @@ import pytest
 
 from finetune_operator.views import INDEX_ANNOTATION
 from tests.cluster.harness.waiting import wait_for
-from tests.node.e2e.tenant import RUN_DEADLINE_S, TEST_TIMEOUT_S, Tenant
+from tests.node.e2e.tenant import POLL_S, RUN_DEADLINE_S, TEST_TIMEOUT_S, Tenant
 
 pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
@@ -89,5 +89,9 @@ def delete_a_rank_of_each(tenant: Tenant, *names: str) -> dict[str, int]:
                 steps[name] = saved[-1]
         return len(steps) == len(names)
 
-    wait_for(delete, RUN_DEADLINE_S, "a checkpoint of each gang", context=lambda: "\n".join(map(tenant.told, names)))
+    wait_for(
+        *(delete, RUN_DEADLINE_S, "a checkpoint of each gang"),
+        poll_s=POLL_S,
+        context=lambda: "\n".join(map(tenant.told, names)),
+    )
     return steps
