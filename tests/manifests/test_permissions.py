@@ -114,12 +114,10 @@ def play_a_gang(runs: Runs) -> None:
 
 
 def lose_a_node(runs: Runs) -> None:
-    """A pod is being deleted and its node never confirms it; what follows takes the operator a minute.
-
-    The last of the accidents: the others play the kubelet's part for every pod of the namespace.
-    """
+    """A pod is being deleted and its node never confirms it; what follows takes the operator a minute."""
     runs.apply("lost", "lost")
     [pod] = runs.pods(runs.begin("prepare", name="lost"))
+    runs.player.abandon(pod)
     client.CoreV1Api(runs.cluster.api()).delete_namespaced_pod(
         pod.metadata.name, runs.namespace, grace_period_seconds=1
     )
@@ -199,6 +197,7 @@ def test_the_operator_has_exactly_the_rights_it_uses(
     installation: Installation, record_property: Callable[..., None]
 ) -> None:
     runs, plane = installation.runs, installation.plane
+    lose_a_node(runs)
     adopt_a_child(runs)
     race_for_an_adapter(runs)
     runs.apply("edited", "edited", suspend=True)
@@ -220,7 +219,6 @@ def test_the_operator_has_exactly_the_rights_it_uses(
         [{"decisions": [{"by": "admin", "decision": decision}]} for decision in ("approve", "reject")],
         lambda: ("finetune.dev", "adapterversions", "get") in used(plane),
     )
-    lose_a_node(runs)
     runs.wait(lambda: ("", "pods", "delete") in used(plane), "the lost pod to be removed", deadline_s=150)
 
     granted = permissions(installation.rendered)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,23 @@ COUNTING = (  # writes how many messages follow: no prefix of it is the renderin
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Any:
     return load_tokenizer(tiny_model)
+
+
+NEEDS_NO_TORCH = """
+import sys
+from pathlib import Path
+import finetune_runner.stages.prepare, finetune_runner.stages.publish
+from finetune_runner.text import load_plain_tokenizer
+load_plain_tokenizer(Path(sys.argv[1])).save_pretrained(sys.argv[2])
+print("torch" in sys.modules)
+"""
+
+
+def test_stages_without_a_model_read_and_write_a_tokenizer_without_torch(tiny_model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NEEDS_NO_TORCH, str(tiny_model), str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "False"
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ class PodPlayer:
         self._core = client.CoreV1Api(cluster.api())
         self._leases = Leases(cluster.api()) if cluster.watches_nodes else None
         self._addresses = 0
+        self._abandoned: set[str] = set()
 
     def add_node(
         self,
@@ -152,8 +153,12 @@ class PodPlayer:
         pod_status.remove(self._core, pod)
 
     def finish_deletions(self, namespace: str, exit_code: int = _EXIT_CODE_SIGTERM) -> int:
-        """Finish the deletion of every terminating pod of a namespace; returns how many there were."""
-        terminating = [pod for pod in self.pods(namespace) if pod.metadata.deletion_timestamp]
+        """Finish the deletion of every terminating pod of a namespace that is not abandoned; returns their number."""
+        terminating = [
+            pod
+            for pod in self.pods(namespace)
+            if pod.metadata.deletion_timestamp and pod.metadata.uid not in self._abandoned
+        ]
         for pod in terminating:
             try:
                 self.finish_deletion(pod, exit_code)
@@ -161,6 +166,10 @@ class PodPlayer:
                 if error.status != 404:
                     raise
         return len(terminating)
+
+    def abandon(self, pod: client.V1Pod) -> None:
+        """From now on the node of this pod does not answer: its deletion is never finished here."""
+        self._abandoned.add(pod.metadata.uid)
 
     def lose(self, pod: client.V1Pod) -> None:
         """Force-delete a pod without an end of its containers: what a vanished machine leaves."""

@@ -26,6 +26,8 @@ FINISHED = frozenset({"Succeeded", "Failed", "Cancelled"})
 RUN_DEADLINE_S = 900
 TEST_TIMEOUT_S = 3000
 """Beyond every deadline within a test: it only ends what hangs."""
+POLL_S = 0.3
+"""Each look asks the API server or the bucket, on the processors that train."""
 
 
 class Tenant:
@@ -162,7 +164,7 @@ class Tenant:
             holds,
             deadline_s,
             f"{name}: {what}",
-            poll_s=0.3,
+            poll_s=POLL_S,
             context=lambda: self.told(name),
         )
 
@@ -192,7 +194,8 @@ class Tenant:
             ]
             return next((pod for pod in fresh if pod.status.phase == "Running"), None)
 
-        pod = wait_for(running, RUN_DEADLINE_S, f"a pod of {name}'s {stage}", context=lambda: self.told(name))
+        what = f"a pod of {name}'s {stage}"
+        pod = wait_for(running, RUN_DEADLINE_S, what, poll_s=POLL_S, context=lambda: self.told(name))
         assert pod is not None
         return pod
 
@@ -215,7 +218,8 @@ class Tenant:
             steps = self.checkpoint_steps(name)
             return steps[-1] if steps and steps[-1] > beyond else 0
 
-        return wait_for(newest, RUN_DEADLINE_S, f"a checkpoint beyond step {beyond}", context=lambda: self.told(name))
+        what = f"a checkpoint beyond step {beyond}"
+        return wait_for(newest, RUN_DEADLINE_S, what, poll_s=POLL_S, context=lambda: self.told(name))
 
     def told(self, name: str) -> str:
         """Status, pods and the ends of their logs, for the message of a failure."""
