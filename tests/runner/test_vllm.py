@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.job.method import SERVED_RANKS
 from tests.cluster.harness.waiting import wait_for
 from tests.runner.locked_home import locked_home
 from tests.runner.tiny import make_tiny_model, make_world
@@ -128,6 +129,15 @@ def test_what_vllm_cannot_do_says_what_would(facts: dict[str, Any]) -> None:
     assert (code, "NobodyForCausalLM" in message, "engine: transformers" in hint) == ("INVALID_SPEC", True, True)
 
 
+def test_what_is_refused_when_a_job_is_applied_is_what_vllm_refuses(facts: dict[str, Any]) -> None:
+    found = facts["legal"]
+    assert tuple(found["ranks"]) == SERVED_RANKS
+    assert (found["rank 512"], found["rsLoRA"]) == ("", "")
+    assert "513 is greater than max_lora_rank 512" in found["rank 513"]
+    assert "does not yet support DoRA" in found["DoRA"]
+    assert "Unsupported modules_to_save: ['lm_head']" in found["saved head"]
+
+
 @pytest.mark.parametrize("case", ["adapter chain", "merged chain"])
 def test_a_run_judged_by_vllm_gets_the_numbers_of_transformers(case: str, facts: dict[str, Any]) -> None:
     found = facts[case]
@@ -163,7 +173,14 @@ def test_a_stage_that_is_asked_to_stop_ends_vllms_processes(tmp_path: Path) -> N
         FINETUNE_SCRATCH=str(tmp_path / "scratch"),
         FINETUNE_SECRETS=str(tmp_path / "secrets"),
     )
-    command = [locked_home("vllm") / "bin/python", "-m", "finetune_runner", "baseline", "--task", tmp_path / "task.json"]
+    command = [
+        locked_home("vllm") / "bin/python",
+        "-m",
+        "finetune_runner",
+        "baseline",
+        "--task",
+        tmp_path / "task.json",
+    ]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 

@@ -355,4 +355,3 @@ class VllmEngine:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         return 0
-
