@@ -185,8 +185,8 @@ def test_vllm_is_told_the_smallest_rank_it_takes(rank: int, served: int) -> None
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "gpus", "size"),
-    [(32, 8, 0, 1), (32, 8, 1, 1), (32, 8, 8, 8), (64, 8, 16, 16), (14, 2, 4, 2), (28, 4, 8, 4), (28, 4, 7, 4), (9, 3, 8, 3),
-     (32, 8, 6, 4), (71, 1, 8, 1)],
+    [(32, 8, 0, 1), (32, 8, 1, 1), (32, 8, 8, 8), (64, 8, 16, 16), (14, 2, 4, 2), (28, 4, 8, 4), (28, 4, 7, 4),
+     (9, 3, 8, 3), (32, 8, 6, 4), (71, 1, 8, 1)],
 )  # fmt: skip
 def test_vllm_splits_a_model_over_as_many_gpus_as_its_heads_allow(
     heads: int, kv_heads: int, gpus: int, size: int

@@ -35,6 +35,7 @@ from finetune_runner.report.data_page import render_data_report
 from finetune_runner.storage import join, probe_conditional_writes
 from finetune_runner.template_check import check_chat_template
 from finetune_runner.text import load_tokenizer
+from finetune_runner.training.loading import method_of
 from finetune_runner.training.targets import check_targets
 
 log = logging.getLogger("finetune_runner.prepare")
