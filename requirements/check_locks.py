@@ -19,6 +19,8 @@ LOCKS = {
     "dev.lock": ("", "benchmarks", "cli", "operator", "runner", "deepspeed", "dev"),
     "operator.lock": ("", "operator"),
     "runner.lock": ("", "runner", "deepspeed"),
+    "runner-vllm.lock": ("", "runner", "deepspeed"),
+    "vllm.lock": ("", "runner"),
 }
 BOOTSTRAP = "bootstrap.lock"
 MLFLOW = "mlflow.lock"

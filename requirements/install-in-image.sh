@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install a lock into /opt/finetune; runs in the build of an image (Dockerfile): install-in-image.sh operator|runner
+# Install a lock into /opt/finetune; runs in the build of an image (Dockerfile): install-in-image.sh operator|runner|runner-vllm
 set -eu
 export UV_SYSTEM_CERTS=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH
 tools=$(mktemp -d)

@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.evaluation import Generation
+from finetune_api.job.method import Method
 from finetune_api.stages import StageResults
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.engines import check_engine, check_served, generation_facts
-from finetune_runner.evaluation.engines.vllm_engine import served_rank, summed_likelihood
+from finetune_runner.evaluation.engines.vllm_engine import (
+    adapted_modules,
+    parallel_size,
+    served_rank,
+    summed_likelihood,
+)
 from finetune_runner.evaluation.generation import (
     CACHE_BYTES_PER_BATCH,
     batches_of,
@@ -26,6 +33,7 @@ from finetune_runner.evaluation.outcomes import Outcome, joined
 from finetune_runner.evaluation.parallel import processes
 from finetune_runner.evaluation.share import Share
 from finetune_runner.stages import baseline, evaluate
+from finetune_runner.training.loading import load_base, new_adapter
 from tests.runner.refusals import refusal
 from tests.runner.tiny import World, make_world, tickets
 
@@ -195,6 +203,34 @@ def test_vllm_is_refused_with_the_fix_where_it_is_not_installed(tmp_path: Path, 
 )
 def test_vllm_is_told_the_smallest_rank_it_takes(rank: int, served: int) -> None:
     assert served_rank(rank) == served
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "gpus", "size"),
+    [(32, 8, 0, 1), (32, 8, 1, 1), (32, 8, 8, 8), (64, 8, 16, 16), (14, 2, 4, 2), (28, 4, 8, 4), (28, 4, 7, 4),
+     (9, 3, 8, 3), (32, 8, 6, 4), (71, 1, 8, 1)],
+)  # fmt: skip
+def test_vllm_splits_a_model_over_as_many_gpus_as_its_heads_allow(
+    heads: int, kv_heads: int, gpus: int, size: int
+) -> None:
+    assert parallel_size(heads, kv_heads, gpus) == size
+
+
+def test_a_4_bit_base_needs_vllms_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"vllm"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
+    assert refusal(lambda: check_engine("vllm", "lora")) == ""
+    with pytest.raises(StageError, match="vllm needs vllm-bnb-plugin for a 4-bit base") as refused:
+        check_engine("vllm", "qlora")
+    assert "evaluation.engine: transformers" in refused.value.hint
+    installed.add("vllm_bnb_plugin")
+    assert refusal(lambda: check_engine("vllm", "qlora")) == ""
+
+
+def test_vllm_prepares_the_modules_that_the_adapter_changes(tmp_path: Path, tiny_model: Path) -> None:
+    method = Method(rank=1, target_modules="down_proj,q_proj")
+    new_adapter(load_base(tiny_model, "lora", torch.device("cpu"), None), method, 0).save_pretrained(str(tmp_path))
+    assert adapted_modules(tmp_path) == ["down_proj", "q_proj"]
 
 
 @pytest.mark.parametrize(

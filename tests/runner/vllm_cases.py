@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import gc
 import gzip
+import importlib
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from peft import LoraConfig
 
 from finetune_api.job.evaluation import Generation
-from finetune_api.job.method import Method
+from finetune_api.job.method import LARGEST_SERVED_RANK, Method
 from finetune_api.stages import Progress, StageResults, TrainPlan
 from finetune_runner.errors import StageError, interrupted
 from finetune_runner.evaluation.engines import Engine, Request, open_engine
@@ -140,6 +142,31 @@ def unusable(wanted: Request, folder: Path) -> dict[str, Any]:
     return facts
 
 
+def legal(folder: Path) -> dict[str, Any]:
+    """Ranks that vLLM takes, and what it says of adapters by their PEFT configuration, before it reads a weight."""
+    from vllm.config.lora import LoRAConfig, MaxLoRARanks
+    from vllm.lora.peft_helper import PEFTHelper
+
+    configurations: dict[str, dict[str, Any]] = {
+        "rank 512": {"r": LARGEST_SERVED_RANK},
+        "rank 513": {"r": LARGEST_SERVED_RANK + 1},
+        "rsLoRA": {"r": 8, "use_rslora": True},
+        "DoRA": {"r": 8, "use_dora": True},
+        "saved head": {"r": 8, "modules_to_save": ["lm_head"]},
+    }
+    facts: dict[str, Any] = {"ranks": get_args(MaxLoRARanks)}
+    for name, configuration in configurations.items():
+        where = folder / name
+        LoraConfig(target_modules=["q_proj"], **configuration).save_pretrained(str(where))
+        helper = PEFTHelper.from_local_dir(str(where), CONTEXT)
+        try:
+            helper.validate_legal(LoRAConfig(max_lora_rank=LARGEST_SERVED_RANK))
+            facts[name] = ""
+        except ValueError as error:
+            facts[name] = str(error)
+    return facts
+
+
 def chain(folder: Path, model: Path, served: str, method: str = "lora") -> tuple[World, dict[str, Any]]:
     """All stages after prepare, judged by vLLM, and the version that they publish."""
     base = make_world(folder, model)
@@ -219,7 +246,8 @@ def main() -> None:
     plan = make_world(folder / "world", model).plan
     in_bf16 = plan.model_copy(update={"precision": "bf16"})
     wanted = request(model, plan)
-    # Each start of vLLM collects garbage seven times.
+    # Each start of vLLM collects garbage seven times: what is imported needs no looking at.
+    importlib.import_module("vllm.entrypoints.llm")
     gc.collect()
     gc.freeze()
     facts: dict[str, Any] = {
@@ -233,6 +261,7 @@ def main() -> None:
         adapter = random_adapter(model, method, folder / name)
         facts[name] = both(replace(wanted, adapter=adapter))
     facts["sampled"] = sampled(wanted)
+    facts["legal"] = legal(folder / "legal")
     facts["unusable"] = unusable(wanted, folder)
     world, facts["adapter chain"] = chain(folder / "adapter", model, "adapter")
     facts["served"] = served(world, model)

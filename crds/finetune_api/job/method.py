@@ -14,7 +14,7 @@ DEFAULT_BETA = 0.1
 """Rafailov et al. 2023 (DPO) and Ethayarajh et al. 2024 (KTO)."""
 DEFAULT_BITS = 4
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as `max_lora_rank` (vllm/config/lora.py of 0.22)."""
+"""What vLLM takes as `max_lora_rank` (`MaxLoRARanks` in vllm/config/lora.py, the same in 0.32 and 0.33)."""
 LARGEST_SERVED_RANK = SERVED_RANKS[-1]
 
 _MODULE = "[A-Za-z_][A-Za-z0-9_.]*"
