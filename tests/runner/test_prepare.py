@@ -211,7 +211,7 @@ def test_refusals_are_reported(world: PrepareWorld) -> None:
     ("rows", "spec", "code", "says"),
     [
         pytest.param(varied(3), {}, ExitCode.INVALID_DATA, "3 usable rows: 1 train, 1 validation, 1 test", id="3 rows"),
-        pytest.param(varied(1), {}, ExitCode.INVALID_DATA, "1 usable rows", id="1 row"),
+        pytest.param(varied(1), {}, ExitCode.INVALID_DATA, "1 usable row: ", id="1 row"),
         pytest.param(
             varied(60), {}, ExitCode.INVALID_DATA, "data.checks.minimumRows asks for 50 train rows", id="too few rows"
         ),
