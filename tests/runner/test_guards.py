@@ -19,6 +19,7 @@ from finetune_runner.training.guards import (
     refuse_empty_adapter,
     refuse_other_batch,
     refuse_other_loss,
+    refuse_seen_neighbours,
 )
 from tests.runner.refusals import refusal
 
@@ -227,3 +228,18 @@ def test_other_processes_than_planned_do_not_change_a_step(
     said = refusal(lambda: refuse_other_batch(plan, processes, examples))
     assert words in said
     assert bool(said) is bool(words)
+
+
+def test_packed_examples_that_see_each_other_are_refused(adapted: Any) -> None:
+    """Falcon's mask is made without the positions that tell packed examples apart."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import FalconConfig, FalconForCausalLM
+
+    config = FalconConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.2
+    )
+    falcon = get_peft_model(FalconForCausalLM(config), LoraConfig(r=2, target_modules=["query_key_value"]))
+    said = refusal(lambda: refuse_seen_neighbours(falcon, EXAMPLES, 0, "fp32"))
+    assert "training.packing: FalconForCausalLM lets packed examples see each other" in said
+    assert refusal(lambda: refuse_seen_neighbours(adapted, EXAMPLES, 0, "fp32")) == ""
+    assert refusal(lambda: refuse_seen_neighbours(adapted, EXAMPLES[:1], 0, "fp32")) == ""

@@ -157,6 +157,40 @@ def refuse_other_loss(model: Any, examples: Sequence[Encoded], pad_token_id: int
     )
 
 
+def refuse_seen_neighbours(model: Any, examples: Sequence[Encoded], pad_token_id: int, precision: str) -> None:
+    """Examples that share a row must have the losses that they have alone. The model is in eval mode meanwhile.
+
+    Architectures that make their mask without the positions (Falcon in transformers 5.23) let them see each other. An
+    example behind its own copy shows that best.
+
+    Raises StageError (INVALID_SPEC) with both.
+    """
+    import torch
+
+    from finetune_runner.training.label_only import label_losses
+    from finetune_runner.training.objectives.sft import flatten, pad
+
+    examples = [*examples[:1], *examples]
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        alone, packed = (
+            label_losses(model, **{name: tensor.to(device) for name, tensor in batch.items()}).double()
+            for batch in (pad(examples, pad_token_id), flatten(examples))
+        )
+    model.train(training)
+    own, off = float(alone.mean()), float((packed - alone).abs().mean())
+    if off <= LOSS_TOLERANCE[precision] * max(1.0, own):
+        return
+    raise StageError(
+        ExitCode.INVALID_SPEC,
+        f"training.packing: {type(model.get_base_model()).__name__} lets packed examples see each other: their tokens' "
+        f"losses are off by {off:.3g} on average, {float(packed.mean()):.6g} packed and {own:.6g} alone; nothing was "
+        "trained",
+        hint="set training.packing: disabled",
+    )
+
+
 class FirstStep:
     """Whether every lora_B moved in the first optimiser step. `remember` before it, `refuse_unmoved` after it.
 

@@ -18,6 +18,7 @@ from finetune_runner.training.guards import (
     refuse_empty_adapter,
     refuse_other_batch,
     refuse_other_loss,
+    refuse_seen_neighbours,
     refuse_unlearnable,
 )
 from finetune_runner.training.judge import Judge
@@ -208,6 +209,8 @@ def _prepare_objective(session: Session, learner: Learner, tokenizer: Any, rows:
     if start.fresh:
         engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
     engine.call(lambda model: refuse_other_loss(model, examples, pad, _precision(session)))
+    if session.plan.packing:
+        engine.call(lambda model: refuse_seen_neighbours(model, examples, pad, _precision(session)))
 
 
 def _precision(session: Session) -> str:
