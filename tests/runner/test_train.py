@@ -295,7 +295,13 @@ def test_a_sharded_quantised_base_leaves_a_whole_adapter(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT finds no adapter below FSDP1's wrappers: the file had been empty, and the run failed at its end."""
-    plan = {"strategy": "fsdp", "method": "qlora", "total_steps": 2, "eval_steps": 1, "micro_batch_size": 2}
+    plan: dict[str, Any] = {
+        "strategy": "fsdp",
+        "method": "qlora",
+        "total_steps": 2,
+        "eval_steps": 1,
+        "micro_batch_size": 2,
+    }
     world = make_world(tmp_path, tiny_model, train=16, validation=4, **plan)
     monkeypatch.setenv("FINETUNE_CPU_PROCESSES", "2")
     monkeypatch.setenv("FINETUNE_SCRATCH", str(world.folder / "scratch"))
