@@ -291,6 +291,25 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, tiny_model: Path, m
     assert both.steps == 4
 
 
+def test_a_sharded_quantised_base_leaves_a_whole_adapter(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT finds no adapter below FSDP1's wrappers: the file had been empty, and the run failed at its end."""
+    plan: dict[str, Any] = {
+        "strategy": "fsdp",
+        "method": "qlora",
+        "total_steps": 2,
+        "eval_steps": 1,
+        "micro_batch_size": 2,
+    }
+    world = make_world(tmp_path, tiny_model, train=16, validation=4, **plan)
+    monkeypatch.setenv("FINETUNE_CPU_PROCESSES", "2")
+    monkeypatch.setenv("FINETUNE_SCRATCH", str(world.folder / "scratch"))
+    result = run(world.context("train"))
+    assert result.steps == 2
+    assert result.best_validation_loss < result.initial_validation_loss
+
+
 def test_a_failure_of_a_rank_keeps_its_cause(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = {"method": {"type": "lora", "targetModules": "no_such_layer"}}
     world = make_world(tmp_path, tiny_model, spec=spec, strategy="ddp")

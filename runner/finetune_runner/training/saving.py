@@ -45,6 +45,8 @@ def save(session: Session, learner: Learner) -> None:
 
 def _upload(session: Session, learner: Learner) -> dict[str, dict[str, Any]]:
     """The files of the step's checkpoint, to storage; what its manifest has to say about them."""
+    from safetensors.torch import save_file
+
     folder = session.folder / "save"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -54,6 +56,9 @@ def _upload(session: Session, learner: Learner) -> dict[str, dict[str, Any]]:
             str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=adapter
         )
         (folder / "README.md").unlink(missing_ok=True)
+        # PEFT looks for the parameters under the names that they have now, and finds none below FSDP1's wrappers.
+        named = {learner.adapter_keys[name]: tensor.contiguous() for name, tensor in adapter.items()}
+        save_file(named, str(folder / ADAPTER_FILE), metadata={"format": "pt"})
     write_optimizer(states, folder, session.world)
     session.store.begin(session.state.step, session.world)
     files = session.world.gather(session.store.upload(folder, session.state.step))
