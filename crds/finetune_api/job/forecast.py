@@ -20,8 +20,8 @@ class MemoryShare(Contract):
         str,
         Field(
             description="weights, adapter, gradients, optimiser, masterCopy, activations, recomputation, "
-            "inputGradients, head, attentionMask, keyValueCache, dequantisation, communication, merge, fragmentation "
-            "or context.",
+            "inputGradients, head, attentionMask, attentionScores, keyValueCache, dequantisation, communication, "
+            "merge, fragmentation or context.",
             max_length=32,
         ),
     ]

@@ -112,7 +112,8 @@ class BaseModelSource(Contract):
         Field(
             description="How attention is computed. `sdpa`: PyTorch's own. `flash`: PyTorch's kernel for rows of "
             "several examples, on a GPU in 16 bit. `eager`: plain products, for models that need it; slow. `auto` "
-            "(default): flash where examples share rows on a GPU in 16 bit, else sdpa."
+            "(default): eager for Gemma 2 and gpt-oss, which the others do not compute; flash where examples share "
+            "rows on a GPU in 16 bit; else sdpa."
         ),
     ] = "auto"
     chat_template: Annotated[

@@ -87,6 +87,7 @@ class Demand:
     """Whether training asks for log-probabilities of answers: dpo and kto."""
     checkpointing: bool = True
     flash_attention: bool = False
+    eager_attention: bool = False
     few_shot: int = 0
     """Examples before a prompt that is answered; longest_prompt has them."""
     typical_row: int = 0
@@ -135,6 +136,7 @@ def training_setup(demand: Demand, micro_batch: int) -> TrainingSetup:
         sequences=demand.sequences,
         checkpointing=demand.checkpointing,
         flash_attention=demand.flash_attention,
+        eager_attention=demand.eager_attention,
     )
 
 
@@ -167,6 +169,7 @@ def _inference(demand: Demand, *, adapted: bool) -> InferenceSetup:
         longest_row=demand.longest_row,
         adapter_parameters=adapter_parameters(demand.shape, demand.rank, targets, dora=demand.dora) if adapted else 0,
         gpus=demand.judging_gpus,
+        eager_attention=demand.eager_attention,
     )
 
 

@@ -95,6 +95,7 @@ def planned_demand(spec: FineTuneJobSpec, prepared: PrepareResult, plan: TrainPl
         judging_gpus=plan.judging_gpus,
         checkpointing=plan.gradient_checkpointing,
         flash_attention=plan.attention == "flash",
+        eager_attention=plan.attention == "eager",
     )
 
 

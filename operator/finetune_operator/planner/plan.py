@@ -24,7 +24,7 @@ from finetune_operator.planner.flops import training_flops_per_token
 from finetune_operator.planner.forecast import demand_of, merged_form_fits
 from finetune_operator.planner.gpus import MethodType, gpu_of
 from finetune_operator.planner.memory.breakdown import GIB
-from finetune_operator.planner.shape import UnknownShapeError, shape_of
+from finetune_operator.planner.shape import UnknownShapeError, needs_eager, shape_of
 from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
 from finetune_operator.planner.strategy import Choice, choose, cuts_optimizer, cuts_weights, memory_strategy
 from finetune_operator.planner.workload import workload_of
@@ -116,9 +116,21 @@ def _demand(
         shape = shape_of(prepared.model)
     except UnknownShapeError:
         return None
-    packed = packs(spec.training, steps, resolved.gpus_per_node, packable=spec.method.objective == "sft")
+    packed = _packs(spec, steps, resolved.gpus_per_node, prepared.model)
     work = workload_of(spec, prepared)
-    return demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
+    demand = demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
+    return replace(demand, eager_attention=_eager(spec, prepared.model))
+
+
+def _eager(spec: FineTuneJobSpec, facts: ModelFacts) -> bool:
+    wanted = spec.model.attention
+    return wanted == "eager" or (wanted == "auto" and needs_eager(facts.architecture))
+
+
+def _packs(spec: FineTuneJobSpec, steps: Steps, gpus: int, facts: ModelFacts) -> bool:
+    """With eager attention only on request: scores of a packed row hold pairs of tokens that do not see each other."""
+    packable = spec.method.objective == "sft" and not (spec.training.packing == "auto" and _eager(spec, facts))
+    return packs(spec.training, steps, gpus, packable=packable)
 
 
 def _judging_gpus(
@@ -144,8 +156,12 @@ def _precision(spec: FineTuneJobSpec, gpus: int) -> Literal["fp32", "bf16"]:
     return "bf16" if gpus else "fp32"
 
 
-def _attention(spec: FineTuneJobSpec, *, packed: bool, gpus: int, precision: str) -> Literal["sdpa", "flash", "eager"]:
+def _attention(
+    spec: FineTuneJobSpec, facts: ModelFacts, *, packed: bool, gpus: int, precision: str
+) -> Literal["sdpa", "flash", "eager"]:
     """Raises PlanError when flash is asked for where its kernel does not run."""
+    if _eager(spec, facts):
+        return "eager"
     can = gpus > 0 and precision == "bf16"
     wanted = spec.model.attention
     if wanted == "flash" and not can:
@@ -181,9 +197,9 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     else:
         method = _method_without_shape(prepared.model, memory_gib) if gpus else "lora"
 
-    packed = packs(spec.training, steps, gpus, packable=spec.method.objective == "sft")
+    packed = _packs(spec, steps, gpus, prepared.model)
     precision = _precision(spec, gpus)
-    attention = _attention(spec, packed=packed, gpus=gpus, precision=precision)
+    attention = _attention(spec, prepared.model, packed=packed, gpus=gpus, precision=precision)
     if demand is not None:
         demand = replace(demand, method=method, flash_attention=attention == "flash")
     choice = _as_asked(choose(spec.compute, demand, memory_gib, processes), spec, demand, memory_gib, processes)

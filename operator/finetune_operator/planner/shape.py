@@ -30,6 +30,16 @@ ENCODERS = (
 """Architectures with an encoder, which nothing here describes."""
 
 
+EAGER_ONLY = ("Gemma2", "Gemma-2", "GptOss", "gpt-oss")
+"""Beginnings of architectures, and of names in `families.toml`, whose attention has what neither SDPA nor the flash
+kernel computes: capped scores, sinks (`_supports_sdpa = False` in transformers). The runner refuses the others."""
+
+
+def needs_eager(architecture: str) -> bool:
+    """Whether only `model.attention: eager` computes this model."""
+    return architecture.startswith(EAGER_ONLY)
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """A dense decoder of equal blocks. Widths in elements."""

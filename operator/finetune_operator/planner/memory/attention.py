@@ -1,4 +1,4 @@
-"""The attention mask, where it exists, and the cache of keys and values."""
+"""The attention mask and the scores, where they exist, and the cache of keys and values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,27 @@ from finetune_operator.planner.shape import ModelShape
 
 MASK_BYTES = 3
 """A boolean (1) and the additive bf16 mask that SDPA makes of it (2)."""
+
+SCORE_SAVED_BYTES = 8
+"""Of `eager` attention per head and pair of tokens, kept of a block for its backward pass: probabilities in fp32 and
+in 16 bit, and the capped scores. Measured as saved tensors of Gemma 2 in bf16; 6 in Llama, which caps none."""
+SCORE_BACKWARD_BYTES = 10
+"""Beside them while that block is computed backward: two gradients in fp32 and one in 16 bit, by its code."""
+SCORE_FORWARD_BYTES = 8
+"""At once in a forward pass that keeps nothing: scores, probabilities in fp32 and in 16 bit, by its code."""
+
+
+def score_bytes(heads: int, row_tokens: float, tokens: float, *, blocks: int = 0) -> float:
+    """Scores of `eager` attention: every token of a row with every other, per head.
+
+    Args:
+        heads: query heads.
+        row_tokens: of one row; a packed row has those of all its examples.
+        tokens: of all rows together.
+        blocks: whose scores are kept for the backward pass; 0: a forward pass that keeps none.
+    """
+    pairs = float(heads) * row_tokens * tokens
+    return pairs * (blocks * SCORE_SAVED_BYTES + SCORE_BACKWARD_BYTES if blocks else SCORE_FORWARD_BYTES)
 
 
 def mask_bytes(micro_batch: int, sequence_length: int, *, packed: bool) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from finetune_operator.planner.memory.attention import cache_bytes
+from finetune_operator.planner.memory.attention import cache_bytes, score_bytes
 from finetune_operator.planner.memory.breakdown import Breakdown
 from finetune_operator.planner.memory.head import evaluated_logits_bytes
 from finetune_operator.planner.memory.spreading import blocks_on_a_gpu, spread_weight_bytes
@@ -36,6 +36,8 @@ class InferenceSetup:
     adapter_parameters: int = 0
     gpus: int = 1
     """GPUs over which one copy is spread, block by block; each computes in its turn."""
+    eager_attention: bool = False
+    """Whether scores of all pairs of tokens are held."""
     cache_copies: int = 1
     """2 for Qwen's published rows, chosen after seeing them; explained by the old tuple cache, whose old and new
     exist at once."""
@@ -88,12 +90,20 @@ def _resident(setup: InferenceSetup) -> dict[str, float]:
     }
 
 
+def _scores(setup: InferenceSetup, row_tokens: float, tokens: float) -> dict[str, float]:
+    if not setup.eager_attention:
+        return {}
+    factor = element_factor(setup.quantisation)
+    return {"attentionScores": factor * score_bytes(setup.shape.heads, row_tokens, tokens)}
+
+
 def generating_memory(setup: InferenceSetup, kept: float, passed: float) -> Breakdown:
     """Peak of answering: keys and values of `kept` tokens, and one forward pass of `passed` prompt tokens."""
     wider = element_factor(setup.quantisation)
     cache = wider * setup.cache_copies * cache_bytes(setup.shape, kept, blocks_on_a_gpu(setup.shape, setup.gpus))
     activations = wider * _per_token(setup.shape) * passed
-    return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations})
+    scores = _scores(setup, setup.longest_prompt, passed)
+    return Breakdown({**_resident(setup), "keyValueCache": cache, "activations": activations, **scores})
 
 
 def scoring_memory(setup: InferenceSetup) -> Breakdown:
@@ -102,7 +112,8 @@ def scoring_memory(setup: InferenceSetup) -> Breakdown:
     tokens = scored_tokens(rows, setup.longest_row)
     activations = element_factor(setup.quantisation) * _per_token(setup.shape) * tokens
     head = evaluated_logits_bytes(setup.shape, tokens)
-    return Breakdown({**_resident(setup), "head": head, "activations": activations})
+    scores = _scores(setup, setup.longest_row, tokens)
+    return Breakdown({**_resident(setup), "head": head, "activations": activations, **scores})
 
 
 def inference_memory(setup: InferenceSetup) -> Breakdown:

@@ -13,7 +13,7 @@ from finetune_operator.planner.memory.activations import (
     saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
-from finetune_operator.planner.memory.attention import cache_bytes, mask_bytes
+from finetune_operator.planner.memory.attention import cache_bytes, mask_bytes, score_bytes
 from finetune_operator.planner.memory.breakdown import (
     CONTEXT_BYTES,
     FRAGMENTATION_SHARE,
@@ -76,6 +76,8 @@ class TrainingSetup:
     head: Head = "fused"
     flash_attention: bool = False
     """Whether no mask is ever made (the published rows; the runner uses SDPA)."""
+    eager_attention: bool = False
+    """Whether scores of all pairs of tokens are held."""
     dora: bool = False
     optimizer: Optimizer = "adamw_torch_fused"
     sequences: int = 1
@@ -122,17 +124,20 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     if not setup.flash_attention:
         rows = setup.sequences * setup.micro_batch
         parts["attentionMask"] = mask_bytes(rows, setup.sequence_length, packed=setup.packed)
+    row_tokens = setup.tokens if setup.packed else setup.sequence_length
+    kept_blocks = 1 if setup.checkpointing else shape.layers
+    scores = score_bytes(shape.heads, row_tokens, setup.tokens, blocks=kept_blocks) if setup.eager_attention else 0.0
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
         parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
-        block = {"recomputation": factor * saved * setup.tokens + fixed}
+        block = {"recomputation": factor * saved * setup.tokens + fixed, "attentionScores": wider * scores}
         if keeps_input_gradients(setup.strategy):
             block["inputGradients"] = checkpoint_bytes(shape, setup.tokens)
         # Head and blocks have their peaks one after the other.
         parts |= block if sum(block.values()) >= head else {"head": head}
     else:
         parts["activations"] = shape.layers * (saved * setup.tokens + fixed)
-        parts["head"] = head
+        parts |= {"head": head, "attentionScores": wider * scores}
     share = FRAGMENTATION_SHARE if setup.head == "fused" else FRAGMENTATION_SHARE_FULL_LOGITS
     outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
     return Breakdown({name: size for name, size in parts.items() if size > 0}, outside, share)
@@ -144,7 +149,7 @@ def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Brea
     tokens = scored_tokens(max(1, min(rows, 16)), longest_row)
     wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * tokens
     parts |= {"head": evaluated_logits_bytes(shape, tokens), "activations": wide}
-    return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
+    return _moment(setup, parts, longest_row, tokens)
 
 
 def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
@@ -156,7 +161,7 @@ def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
     tokens = min(REFERENCE_ROWS * longest_row, max(REFERENCE_TOKENS, longest_row))
     wide = element_factor(setup.quantisation) * 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
     parts |= {"head": evaluated_logits_bytes(shape, tokens), "activations": wide * tokens}
-    return Breakdown(parts, CONTEXT_BYTES + outside_bytes(setup.strategy))
+    return _moment(setup, parts, longest_row, tokens)
 
 
 def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_new_tokens: int) -> Breakdown:
@@ -167,6 +172,14 @@ def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_n
         "keyValueCache": cache_bytes(shape, kept),
         "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * passed,
     }
+    return _moment(setup, parts, longest_prompt, passed)
+
+
+def _moment(setup: TrainingSetup, parts: dict[str, float], row_tokens: float, tokens: float) -> Breakdown:
+    """Parts of a forward pass over so many tokens between steps, with its scores where they are held."""
+    if setup.eager_attention:
+        scores = score_bytes(setup.shape.heads, row_tokens, tokens)
+        parts = {**parts, "attentionScores": element_factor(setup.quantisation) * scores}
     outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
     return Breakdown({name: size for name, size in parts.items() if size > 0}, outside)
 
