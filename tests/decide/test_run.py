@@ -203,6 +203,13 @@ def test_what_is_not_accepted_says_the_field_and_the_fix(
     assert accepted.status == "False"
 
 
+def test_gpus_asked_of_a_pool_without_any_are_told_to_be_left_out() -> None:
+    world = World(job_dict(compute={"pool": "a100", "gpusPerNode": 1}), (pool(gpusPerNode=0),))
+    world.settle()
+    assert "1 asked, nodes of pool a100 have 0" in world.status.message
+    assert world.status.next_step == "Leave compute.gpusPerNode out, or use a pool with GPUs."
+
+
 @pytest.mark.parametrize("source", ["pvc://claim/x", "oci://ghcr.io/team/rows:v1"])
 def test_what_a_cluster_mounts_is_refused_without_one_and_accepted_in_one(source: str) -> None:
     world = World(job_dict(data={"train": [{"source": "s3://a-b/x"}], "replay": {"source": source}}))

@@ -82,7 +82,9 @@ def _gpus(spec: FineTuneJobSpec, pool: GPUPool) -> int | Refusal:
     if gpus > offered:
         return _invalid(
             f"compute.gpusPerNode: {gpus} asked, nodes of pool {name} have {offered}",
-            f"Set compute.gpusPerNode to at most {offered} and compute.nodes for more, or use another pool.",
+            f"Set compute.gpusPerNode to at most {offered} and compute.nodes for more, or use another pool."
+            if offered
+            else "Leave compute.gpusPerNode out, or use a pool with GPUs.",
         )
     if offered and not gpus:
         return _invalid(f"compute.gpusPerNode: 0 asked, but {name} is a GPU pool; ask for at least 1")
