@@ -18,7 +18,7 @@ def test_first_run_ends_with_a_version_that_waits_for_approval(workspace: Worksp
         "5/5 publish done",
         "METRIC",
         "+0.500 (+0.450 to +0.550)",
-        "f1 >= baseline + 0",
+        "f1 > baseline",
         "duplicates: rows were there twice; kept once (3 rows)",
         "support-triage-v1  file://",
         "finetune approve support-triage@v1",

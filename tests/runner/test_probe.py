@@ -82,7 +82,7 @@ def test_what_never_fits_is_out_of_memory_with_what_was_tried(
     with pytest.raises(
         StageError, match="does not fit on a GPU at micro-batch 1 with gradient checkpointing"
     ) as failed:
-        run(tmp_path, tiny_model, micro_batch_size=2)
+        run(tmp_path, tiny_model, micro_batch_size=2, gradient_accumulation=4)
     assert failed.value.exit_code == ExitCode.GPU_OUT_OF_MEMORY
     assert failed.value.evidence == f"{PROBE_EXHAUSTED}: micro-batch 2 -> 1; gradient checkpointing on"
 
