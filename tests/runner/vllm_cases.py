@@ -194,7 +194,7 @@ def chain(folder: Path, model: Path, served: str, method: str = "lora") -> tuple
         "base": results.baseline.base,
         "metrics": results.evaluate.metrics,
         "other": results.evaluate.other_form,
-        "phases": sorted({progress.phase for progress in told if progress.percent == 100}),
+        "phases": sorted({said.phase for said in told if 0 < said.total_steps == said.step}),
         "engine": json.loads((version / "manifest.json").read_bytes())["generation"]["engine"],
     }
 
