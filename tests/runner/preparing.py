@@ -33,7 +33,10 @@ JSON_TASK = {
 
 
 def run(world: PrepareWorld, data: dict[str, Any], **spec: Any) -> tuple[PrepareResult, list[Finding], StageContext]:
-    context = world.open(world.task(data, **spec))
+    return _prepared(world.open(world.task(data, **spec)))
+
+
+def _prepared(context: StageContext) -> tuple[PrepareResult, list[Finding], StageContext]:
     results, findings = prepare.run(context)
     assert results.prepare is not None
     return results.prepare, findings, context
@@ -64,9 +67,7 @@ def numbered_run(
     job = JobIdentity(namespace="team", name="job", uid="uid-1", run=number)
     context = world.open(task.model_copy(update={"job": job}))
     context.fence.claim()
-    results, findings = prepare.run(context)
-    assert results.prepare is not None
-    return results.prepare, findings, context
+    return _prepared(context)
 
 
 def document(context: StageContext, name: str) -> Any:
