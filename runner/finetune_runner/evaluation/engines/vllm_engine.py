@@ -128,7 +128,9 @@ def open_engine(request: Request) -> VllmEngine:
     try:
         llm = LLM(**options)
     except (RuntimeError, ValueError) as error:
-        raise _did_not_start(error) from error
+        raise _failure(
+            error, ExitCode.INVALID_SPEC, "does not start with this model", "loads what was trained"
+        ) from error
     return VllmEngine(llm, request, settings, penalty=generation.repetition_penalty, min_p=generation.min_p)
 
 
@@ -188,27 +190,15 @@ def adapted_modules(adapter: Path) -> list[str]:
     return sorted({name.partition(".lora_A.")[0].rpartition(".")[2] for name in weights})
 
 
-def _did_not_start(error: Exception) -> StageError:
+def _failure(error: Exception, code: ExitCode, what: str, way_out: str) -> StageError:
     """What the user hears: torch's causes as everywhere, else vLLM's own words."""
     known = classify(error)
     if known.exit_code != ExitCode.INTERNAL:
         return known
     return StageError(
-        ExitCode.INVALID_SPEC,
-        f"evaluation.engine: vllm does not start with this model: {error}"[:1000],
-        hint="its own processes say why in the pod's log; evaluation.engine: transformers loads what was trained",
-        evidence=known.evidence,
-    )
-
-
-def _stopped_working(error: Exception) -> StageError:
-    known = classify(error)
-    if known.exit_code != ExitCode.INTERNAL:
-        return known
-    return StageError(
-        ExitCode.INTERNAL,
-        f"evaluation.engine: vllm stopped while it worked: {error}"[:1000],
-        hint="its own processes say why in the pod's log; evaluation.engine: transformers goes without them",
+        code,
+        f"evaluation.engine: vllm {what}: {error}"[:1000],
+        hint=f"its own processes say why in the pod's log; evaluation.engine: transformers {way_out}",
         evidence=known.evidence,
     )
 
@@ -322,7 +312,7 @@ class VllmEngine:
             try:
                 finished += [output for output in engine.step() if output.finished]
             except (RuntimeError, EngineDeadError) as error:
-                raise _stopped_working(error) from error
+                raise _failure(error, ExitCode.INTERNAL, "stopped while it worked", "goes without them") from error
             try:
                 # After every step, and not only when a row is finished: who asks to stop waits for no long answer.
                 if on_batch is not None:
