@@ -23,6 +23,8 @@ from finetune_runner.training.objectives.preference import Scorer
 from finetune_runner.training.strategies import single
 from tests.runner.tiny import make_world
 
+CPU = torch.device("cpu")
+
 
 def _limited(most: int, tried: list[int]) -> Any:
     def compute(batch: list[int]) -> list[int]:
@@ -44,7 +46,7 @@ def _limited(most: int, tried: list[int]) -> Any:
     ],
 )
 def test_what_does_not_fit_is_halved_and_not_tried_again(most: int, tried: list[int]) -> None:
-    fitting, seen = Fitting("scoring", splits=True), []
+    fitting, seen = Fitting("scoring", CPU, splits=True), []
     found = [
         (row, value)
         for batch in (list(range(16)), list(range(16, 24)))
@@ -59,7 +61,7 @@ def test_what_does_not_fit_is_halved_and_not_tried_again(most: int, tried: list[
 def test_what_fits_in_no_way_is_named(splits: bool, rows: str, tried: list[int]) -> None:
     seen: list[int] = []
     with pytest.raises(StageError, match=rows) as refused:
-        list(Fitting("answering", splits=splits).parts([4, 5, 6], _limited(0, seen)))
+        list(Fitting("answering", CPU, splits=splits).parts([4, 5, 6], _limited(0, seen)))
     assert seen == tried
     assert refused.value.exit_code == ExitCode.GPU_OUT_OF_MEMORY
     assert refused.value.evidence.startswith(EVALUATION_EXHAUSTED)

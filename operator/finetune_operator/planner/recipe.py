@@ -9,6 +9,7 @@ from finetune_api.job.method import Method
 from finetune_api.job.recipe import RECIPES, learning_rate, rate_share
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.stages import ModelFacts, TrainPlan
+from finetune_api.wording import counted
 
 SMALLEST_MODEL = 300_000_000
 """Parameters from which on the published rates hold; small models take, and need, higher ones."""
@@ -83,7 +84,7 @@ def few_steps_warning(spec: FineTuneJobSpec, facts: ModelFacts, rows: int, plan:
     fix = f"set training.globalBatchSize: {smaller}" if smaller < training.global_batch_size else "give more rows"
     more = "" if rows >= training.global_batch_size else ", and each sees a row more than once"
     return [
-        f"training.globalBatchSize: {rows} rows and {passes:g} epochs make {plan.total_steps} optimiser "
-        f"step{'s' if plan.total_steps > 1 else ''} of {training.global_batch_size} examples{more}: too few to learn "
-        f"much; {fix}, or raise training.epochs"
+        f"training.globalBatchSize: {rows} rows and {passes:g} epochs make "
+        f"{counted(plan.total_steps, 'optimiser step')} of {training.global_batch_size} examples{more}: too few to "
+        f"learn much; {fix}, or raise training.epochs"
     ]

@@ -5,15 +5,19 @@ An evaluation has a batch of its own, which nothing of training's makes smaller.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import EVALUATION_EXHAUSTED
+from finetune_api.wording import counted
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.share import Batch
+from finetune_runner.training.device import release_memory
+
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -24,12 +28,14 @@ class Fitting:
 
     Args:
         what: in words, for example `validation`.
+        device: of the model.
         splits: whether a batch may be computed in parts. Not where all processes compute each forward pass together:
             one that runs out of memory in it leaves the others waiting.
     """
 
-    def __init__(self, what: str, *, splits: bool) -> None:
+    def __init__(self, what: str, device: torch.device, *, splits: bool) -> None:
         self._what = what
+        self._device = device
         self._splits = splits
         self._most_rows: int | None = None
 
@@ -46,8 +52,7 @@ class Fitting:
             if result is not None:
                 yield part, result
                 continue
-            gc.collect()
-            _empty_cache()
+            release_memory(self._device)
             if not self._splits or len(part) == 1:
                 raise self._exhausted(len(part), evidence)
             self._most_rows = len(part) // 2
@@ -57,7 +62,7 @@ class Fitting:
     def _exhausted(self, rows: int, evidence: str) -> StageError:
         return StageError(
             ExitCode.GPU_OUT_OF_MEMORY,
-            f"{self._what} does not fit on a GPU: {rows} row{'s' if rows > 1 else ''} at a time ran out of memory",
+            f"{self._what} does not fit on a GPU: {counted(rows, 'row')} at a time ran out of memory",
             "training's batch does not change that: lower training.maxLength or evaluation.maxNewTokens, use "
             "method.type: qlora, or a pool with larger GPUs",
             f"{EVALUATION_EXHAUSTED}: {evidence}"[:500],
@@ -77,10 +82,3 @@ def _attempt(compute: Callable[[Batch], Result], part: Batch) -> tuple[Result | 
 def _cut(batch: Batch, rows: int) -> Iterator[Batch]:
     for start in range(0, len(batch), rows):
         yield batch[start : start + rows]
-
-
-def _empty_cache() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

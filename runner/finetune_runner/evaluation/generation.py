@@ -130,7 +130,7 @@ def generate(
     ends = torch.tensor(settings.end_token_ids, device=device)
     answers: dict[int, Answer] = {}
     done = 0
-    fitting = Fitting("answering", splits=not share.lockstep)
+    fitting = Fitting("answering", device, splits=not share.lockstep)
 
     def answered(batch: Batch) -> dict[int, Answer]:
         """Answers to the prompts of these numbers."""

@@ -79,7 +79,7 @@ def score(
         losses_of = _losses_of_own_logits if whole else _losses_by_chunks
         return losses_of(model, [examples[index] for index in rows], pad_token_id)
 
-    fitting = Fitting("scoring answers", splits=not share.lockstep)
+    fitting = Fitting("scoring answers", next(model.parameters()).device, splits=not share.lockstep)
     for batch, counts in share.turns(list(_batches([len(ids) for ids, _ in examples], most_tokens))):
         for part, sums in fitting.parts(batch, compute):
             if counts:

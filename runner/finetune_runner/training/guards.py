@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.wording import agreeing
+from finetune_api.wording import agreeing, counted
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded, mean_loss, score
 from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
@@ -69,7 +69,7 @@ def refuse_other_batch(plan: TrainPlan, processes: int, examples: int) -> None:
     planned = examples / each
     raise StageError(
         ExitCode.INVALID_SPEC,
-        f"{processes} process{'es' if processes > 1 else ''} would train {each * processes} examples per optimiser "
+        f"{counted(processes, '[process|processes]')} would train {each * processes} examples per optimiser "
         f"step, training.globalBatchSize is {examples}: the plan is for {planned:g} of {each} examples each",
         hint=f"set FINETUNE_CPU_PROCESSES to {planned:g}, or leave it out where the plan is for one"
         if planned.is_integer() and not plan.gpus_per_node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import PROBE_EXHAUSTED, TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.training import memory_saving
+from finetune_runner.training.device import release_memory
 
 if TYPE_CHECKING:
     from finetune_runner.training.distributed import World
@@ -110,6 +110,4 @@ def _fails(engine: Engine, batch: dict[str, torch.Tensor]) -> bool:
     finally:
         engine.zero_gradients()
         torch.set_rng_state(random_numbers)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(engine.setup.device)

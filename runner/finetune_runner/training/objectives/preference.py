@@ -78,7 +78,7 @@ class Scorer:
         Raises StageError (GPU_OUT_OF_MEMORY) when not even one answer fits.
         """
         training = model.training
-        fitting = Fitting("asking for log-probabilities", splits=not self.lockstep)
+        fitting = Fitting("asking for log-probabilities", self.device, splits=not self.lockstep)
         model.eval()
         found = torch.zeros(len(examples), dtype=torch.float64)
         batches = list(_batches(lengths_of(examples)))
