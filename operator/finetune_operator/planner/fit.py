@@ -10,6 +10,7 @@ from finetune_api.job.training import Optimizer, answered_rows
 from finetune_api.stages import Offload
 from finetune_operator.planner.gpus import MethodType
 from finetune_operator.planner.memory.adapter import adapter_parameters
+from finetune_operator.planner.memory.attention import Attention
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
 from finetune_operator.planner.memory.inference import InferenceSetup, inference_memory, merge_memory
 from finetune_operator.planner.memory.sharding import Strategy
@@ -86,8 +87,7 @@ class Demand:
     asks_reference: bool = False
     """Whether training asks for log-probabilities of answers: dpo and kto."""
     checkpointing: bool = True
-    flash_attention: bool = False
-    eager_attention: bool = False
+    attention: Attention = "sdpa"
     few_shot: int = 0
     """Examples before a prompt that is answered; longest_prompt has them."""
     typical_row: int = 0
@@ -135,8 +135,7 @@ def training_setup(demand: Demand, micro_batch: int) -> TrainingSetup:
         optimizer=demand.optimizer,
         sequences=demand.sequences,
         checkpointing=demand.checkpointing,
-        flash_attention=demand.flash_attention,
-        eager_attention=demand.eager_attention,
+        attention=demand.attention,
     )
 
 
@@ -169,7 +168,7 @@ def _inference(demand: Demand, *, adapted: bool) -> InferenceSetup:
         longest_row=demand.longest_row,
         adapter_parameters=adapter_parameters(demand.shape, demand.rank, targets, dora=demand.dora) if adapted else 0,
         gpus=demand.judging_gpus,
-        eager_attention=demand.eager_attention,
+        attention=demand.attention,
     )
 
 

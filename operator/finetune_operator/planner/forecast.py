@@ -94,8 +94,7 @@ def planned_demand(spec: FineTuneJobSpec, prepared: PrepareResult, plan: TrainPl
         offload=plan.offload,
         judging_gpus=plan.judging_gpus,
         checkpointing=plan.gradient_checkpointing,
-        flash_attention=plan.attention == "flash",
-        eager_attention=plan.attention == "eager",
+        attention=plan.attention,
     )
 
 

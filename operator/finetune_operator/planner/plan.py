@@ -23,6 +23,7 @@ from finetune_operator.planner.fit import (
 from finetune_operator.planner.flops import training_flops_per_token
 from finetune_operator.planner.forecast import demand_of, merged_form_fits
 from finetune_operator.planner.gpus import MethodType, gpu_of
+from finetune_operator.planner.memory.attention import Attention
 from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.shape import UnknownShapeError, needs_eager, shape_of
 from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
@@ -107,7 +108,7 @@ def _refuse_8_bit(spec: FineTuneJobSpec, choice: Choice, method: MethodType) -> 
 
 
 def _demand(
-    spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, steps: Steps, processes: int
+    spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, processes: int, *, packed: bool
 ) -> Demand | None:
     """What the job asks of a GPU, with lora; None without GPUs or when the model's shape is not known."""
     if not resolved.gpus_per_node:
@@ -116,10 +117,9 @@ def _demand(
         shape = shape_of(prepared.model)
     except UnknownShapeError:
         return None
-    packed = _packs(spec, steps, resolved.gpus_per_node, prepared.model)
     work = workload_of(spec, prepared)
     demand = demand_of(spec, shape, prepared.model, work, "lora", processes, packed=packed)
-    return replace(demand, eager_attention=_eager(spec, prepared.model))
+    return replace(demand, attention="eager") if _eager(spec, prepared.model) else demand
 
 
 def _eager(spec: FineTuneJobSpec, facts: ModelFacts) -> bool:
@@ -156,9 +156,7 @@ def _precision(spec: FineTuneJobSpec, gpus: int) -> Literal["fp32", "bf16"]:
     return "bf16" if gpus else "fp32"
 
 
-def _attention(
-    spec: FineTuneJobSpec, facts: ModelFacts, *, packed: bool, gpus: int, precision: str
-) -> Literal["sdpa", "flash", "eager"]:
+def _attention(spec: FineTuneJobSpec, facts: ModelFacts, *, packed: bool, gpus: int, precision: str) -> Attention:
     """Raises PlanError when flash is asked for where its kernel does not run."""
     if _eager(spec, facts):
         return "eager"
@@ -187,7 +185,8 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     passes = epochs(spec.method, spec.training)
     steps = plan_steps(spec.training, passes, prepared.rows.train + prepared.rows.replay)
     memory_gib = resolved.pool_spec.gpu_memory_gib
-    demand = _demand(spec, resolved, prepared, steps, processes)
+    packed = _packs(spec, steps, gpus, prepared.model)
+    demand = _demand(spec, resolved, prepared, processes, packed=packed)
 
     method: MethodType
     if spec.method.type != "auto":
@@ -197,11 +196,10 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     else:
         method = _method_without_shape(prepared.model, memory_gib) if gpus else "lora"
 
-    packed = _packs(spec, steps, gpus, prepared.model)
     precision = _precision(spec, gpus)
     attention = _attention(spec, prepared.model, packed=packed, gpus=gpus, precision=precision)
     if demand is not None:
-        demand = replace(demand, method=method, flash_attention=attention == "flash")
+        demand = replace(demand, method=method, attention=attention)
     choice = _as_asked(choose(spec.compute, demand, memory_gib, processes), spec, demand, memory_gib, processes)
     _refuse_optimizer(spec, choice.strategy, method)
     _refuse_8_bit(spec, choice, method)

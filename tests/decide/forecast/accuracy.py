@@ -68,7 +68,7 @@ def setup_of(row: dict[str, Any]) -> TrainingSetup:
         shape=known_shapes()[row["model"]],
         sequence_length=row["sequence"],
         target_modules=row["targets"],
-        flash_attention=True,
+        attention="flash",
         **{name: row[name] for name in same},
         **{name: row[name] for name in optional if name in row},
     )

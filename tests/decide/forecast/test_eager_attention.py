@@ -76,10 +76,10 @@ def test_scores_grow_with_the_square_of_the_row() -> None:
     assert score_bytes(32, 4096, 4096, blocks=1) == 32 * 4096**2 * 18
     assert score_bytes(32, 2048, 2 * 2048) == 32 * 2048 * 4096 * 8
     assert score_bytes(8, 1024, 1024, blocks=26) == 8 * 1024**2 * (26 * 8 + 10)
-    setup = TrainingSetup(known_shapes()["Gemma-2-9B"], "nf4-double", 16, 2, 4096, eager_attention=True)
+    setup = TrainingSetup(known_shapes()["Gemma-2-9B"], "nf4-double", 16, 2, 4096, attention="eager")
     held = training_memory(setup).allocated["attentionScores"]
     assert held == score_bytes(16, 4096, 2 * 4096, blocks=1)
     assert training_memory(replace(setup, packed=True)).allocated["attentionScores"] == 2 * held
     kept = training_memory(replace(setup, checkpointing=False)).allocated["attentionScores"]
     assert kept == score_bytes(16, 4096, 2 * 4096, blocks=42)
-    assert "attentionScores" not in training_memory(replace(setup, eager_attention=False)).allocated
+    assert "attentionScores" not in training_memory(replace(setup, attention="sdpa")).allocated

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from finetune_operator.planner.shape import ModelShape
 
+Attention = Literal["sdpa", "flash", "eager"]
+"""As the plan has it: with a mask, with nothing of the kind, or with the scores of all pairs of tokens."""
 MASK_BYTES = 3
 """A boolean (1) and the additive bf16 mask that SDPA makes of it (2)."""
 

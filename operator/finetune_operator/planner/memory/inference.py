@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from finetune_operator.planner.memory.attention import cache_bytes, score_bytes
+from finetune_operator.planner.memory.attention import Attention, cache_bytes, score_bytes
 from finetune_operator.planner.memory.breakdown import Breakdown
 from finetune_operator.planner.memory.head import evaluated_logits_bytes
 from finetune_operator.planner.memory.spreading import blocks_on_a_gpu, spread_weight_bytes
@@ -36,8 +36,7 @@ class InferenceSetup:
     adapter_parameters: int = 0
     gpus: int = 1
     """GPUs over which one copy is spread, block by block; each computes in its turn."""
-    eager_attention: bool = False
-    """Whether scores of all pairs of tokens are held."""
+    attention: Attention = "sdpa"
     cache_copies: int = 1
     """2 for Qwen's published rows, chosen after seeing them; explained by the old tuple cache, whose old and new
     exist at once."""
@@ -91,7 +90,7 @@ def _resident(setup: InferenceSetup) -> dict[str, float]:
 
 
 def _scores(setup: InferenceSetup, row_tokens: float, tokens: float) -> dict[str, float]:
-    if not setup.eager_attention:
+    if setup.attention != "eager":
         return {}
     factor = element_factor(setup.quantisation)
     return {"attentionScores": factor * score_bytes(setup.shape.heads, row_tokens, tokens)}

@@ -13,7 +13,7 @@ from finetune_operator.planner.memory.activations import (
     saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
-from finetune_operator.planner.memory.attention import cache_bytes, mask_bytes, score_bytes
+from finetune_operator.planner.memory.attention import Attention, cache_bytes, mask_bytes, score_bytes
 from finetune_operator.planner.memory.breakdown import (
     CONTEXT_BYTES,
     FRAGMENTATION_SHARE,
@@ -74,10 +74,8 @@ class TrainingSetup:
     saves_frozen_inputs: bool = False
     """Whether frozen 4-bit layers keep their inputs: bitsandbytes before 0.43.2, for published rows only."""
     head: Head = "fused"
-    flash_attention: bool = False
-    """Whether no mask is ever made (the published rows; the runner uses SDPA)."""
-    eager_attention: bool = False
-    """Whether scores of all pairs of tokens are held."""
+    attention: Attention = "sdpa"
+    """The published rows make no mask: flash."""
     dora: bool = False
     optimizer: Optimizer = "adamw_torch_fused"
     sequences: int = 1
@@ -121,12 +119,14 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     parts |= dict.fromkeys(offloaded(setup.offload), 0.0)
     if setup.dora:
         parts["dequantisation"] += dora_moment_bytes(shape)
-    if not setup.flash_attention:
+    if setup.attention != "flash":
         rows = setup.sequences * setup.micro_batch
         parts["attentionMask"] = mask_bytes(rows, setup.sequence_length, packed=setup.packed)
     row_tokens = setup.tokens if setup.packed else setup.sequence_length
     kept_blocks = 1 if setup.checkpointing else shape.layers
-    scores = score_bytes(shape.heads, row_tokens, setup.tokens, blocks=kept_blocks) if setup.eager_attention else 0.0
+    scores = (
+        score_bytes(shape.heads, row_tokens, setup.tokens, blocks=kept_blocks) if setup.attention == "eager" else 0.0
+    )
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
         parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
@@ -177,7 +177,7 @@ def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_n
 
 def _moment(setup: TrainingSetup, parts: dict[str, float], row_tokens: float, tokens: float) -> Breakdown:
     """Parts of a forward pass over so many tokens between steps, with its scores where they are held."""
-    if setup.eager_attention:
+    if setup.attention == "eager":
         scores = score_bytes(setup.shape.heads, row_tokens, tokens)
         parts = {**parts, "attentionScores": element_factor(setup.quantisation) * scores}
     outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
