@@ -102,8 +102,11 @@ def told_of(ranks: Path) -> list[str]:
 
 
 def test_a_process_that_is_left_running_would_be_seen(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "input()"]
-    with subprocess.Popen(command, env={FOLDER_VARIABLE: str(tmp_path)}, stdin=subprocess.PIPE) as left:
+    command = [sys.executable, "-c", "print('runs', flush=True); input()"]
+    environment = {FOLDER_VARIABLE: str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as left:
+        assert left.stdout
+        assert left.stdout.readline() == b"runs\n"  # the kernel sets its environment up after Popen has returned
         assert len(told_of(tmp_path)) == 1
         left.communicate(b"\n")
     assert told_of(tmp_path) == []
