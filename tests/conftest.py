@@ -70,6 +70,12 @@ class OneControlPlane(LoadScopeScheduling):
         return file if shares_a_fixture(self.config.rootpath / file) else nodeid
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kubectl_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what kubectl remembers of each test's cluster out of the home folder, where nothing ever removes it."""
+    os.environ["KUBECACHEDIR"] = str(tmp_path_factory.mktemp("kubectl"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep xdist from sorting the folders by their number of tests."""
     config.option.loadscopereorder = False
