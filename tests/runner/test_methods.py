@@ -11,6 +11,7 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import TrainResult, WarmStartVersion
 from finetune_runner.errors import StageError
+from finetune_runner.training import saving
 from finetune_runner.training.checkpoint import CheckpointStore, sha256_of
 from finetune_runner.training.warm_start import check_settings
 from tests.runner.test_train import checkpoints, run, steps, stop_after
@@ -137,6 +138,17 @@ def test_checkpoints_between_evaluations_and_how_many_are_kept(tmp_path: Path, t
     world = make_world(tmp_path, tiny_model, spec=spec({}, training), total_steps=6, eval_steps=6)
     run(world.context("train"))
     assert steps(world) == [4, 5, 6]
+
+
+@pytest.mark.parametrize(("every", "kept"), [({}, [4, 5, 6]), ({"everySteps": 4}, [4, 6])])
+def test_without_a_checkpoint_for_long_one_is_saved_unless_the_spec_says_how_often(
+    every: dict[str, int], kept: list[int], tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "LONGEST_UNSAVED_S", 0.0)
+    training = {"checkpoints": {"keep": 3, **every}}
+    world = make_world(tmp_path, tiny_model, spec=spec({}, training), total_steps=6, eval_steps=6)
+    run(world.context("train"))
+    assert steps(world) == kept
 
 
 def test_other_precision_and_no_clipping(tmp_path: Path, tiny_model: Path) -> None:

@@ -48,8 +48,8 @@ class Checkpoints(Contract):
     every_steps: Annotated[
         int | None,
         Field(
-            description="Save at every so many optimiser steps too, for runs with few evaluations. Default: only at "
-            "evaluations.",
+            description="Save at every so many optimiser steps too, for runs with few evaluations. Default: after "
+            "fifteen minutes without a checkpoint.",
             ge=1,
             le=10_000_000,
         ),

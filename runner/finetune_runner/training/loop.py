@@ -11,7 +11,7 @@ from finetune_runner.training.evaluating import Evaluations
 from finetune_runner.training.guards import FirstStep
 from finetune_runner.training.live_progress import say
 from finetune_runner.training.result import last_tenth
-from finetune_runner.training.saving import save
+from finetune_runner.training.saving import overdue, save
 from finetune_runner.training.stopping import asked_to_stop, slow
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ class Loop:
         took_s = time.monotonic() - self._step_started
         over_budget = plan.time_budget_seconds is not None and state.elapsed_s + took_s >= plan.time_budget_seconds
         # All ranks must take the same way, and their clocks differ.
-        loss, stop, budget, slow_somewhere = session.world.sum(
-            [local_loss, float(session.context.stop.is_set()), float(over_budget), float(slow(session))],
-            session.device,
+        flags = (session.context.stop.is_set(), over_budget, slow(session), overdue(session))
+        loss, stop, budget, slow_somewhere, unsaved = session.world.sum(
+            [local_loss, *map(float, flags)], session.device
         )
         self._note(step, loss, took_s)
         session.watchdog.beat()
@@ -101,7 +101,7 @@ class Loop:
                 state.pending_evaluation = True
                 save(session, self._learner)
             self._evaluations.after(step, over_budget=bool(budget))
-        elif every is not None and step % every == 0:
+        elif unsaved or (every is not None and step % every == 0):
             save(session, self._learner)
         if time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
             self._said_at = time.monotonic()

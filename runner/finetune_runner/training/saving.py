@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from finetune_runner.training.checkpoint import Checkpoint
     from finetune_runner.training.session import Session
     from finetune_runner.training.setup import Learner
+
+LONGEST_UNSAVED_S = 15 * 60.0
+"""What a node that dies may cost, where the spec does not say how often to save. Our choice."""
 
 
 def newest_checkpoint(session: Session, folder: Path) -> Checkpoint | None:
@@ -41,6 +45,13 @@ def save(session: Session, learner: Learner) -> None:
             if not state.pending_evaluation:
                 session.store.prune(state.best_step)
         session.world.barrier()
+    session.saved_at_s = time.monotonic()
+
+
+def overdue(session: Session) -> bool:
+    """Whether so much would be lost by now that a checkpoint is due without an evaluation; the main process decides."""
+    waited_s = time.monotonic() - session.saved_at_s
+    return session.training.checkpoints.every_steps is None and session.world.main and waited_s >= LONGEST_UNSAVED_S
 
 
 def _upload(session: Session, learner: Learner) -> dict[str, dict[str, Any]]:

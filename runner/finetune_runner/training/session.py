@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ class Session:
         self.store = CheckpointStore(context)
         self.state = TrainingState()
         self.saved: Saved | None = None
+        self.saved_at_s = time.monotonic()
+        """When the newest checkpoint was complete, or when this attempt began."""
         self.resumed_from: int | None = None
         """Not known before the checkpoints are looked at."""
         planned = self.plan.total_steps
