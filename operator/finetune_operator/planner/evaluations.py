@@ -1,4 +1,4 @@
-"""How often training is evaluated. Pure arithmetic: hardware and memory have no say, so that a retry changes nothing."""
+"""How often training is evaluated. Pure arithmetic; hardware and memory have no say: a retry changes nothing."""
 
 from __future__ import annotations
 

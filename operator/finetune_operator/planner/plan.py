@@ -11,6 +11,7 @@ from finetune_api.job.recipe import epochs, learning_rate
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, Strategy, TrainPlan
+from finetune_operator.planner.evaluations import evaluation_cost_steps, evaluation_interval
 from finetune_operator.planner.fit import (
     LARGEST_MICRO_BATCH,
     Demand,
@@ -20,7 +21,6 @@ from finetune_operator.planner.fit import (
     train_breakdown,
     worst_fit,
 )
-from finetune_operator.planner.evaluations import evaluation_cost_steps, evaluation_interval
 from finetune_operator.planner.flops import training_flops_per_token
 from finetune_operator.planner.forecast import demand_of, merged_form_fits
 from finetune_operator.planner.gpus import MethodType, gpu_of
