@@ -2,7 +2,7 @@
 
 Below the adapter: `cache/prepare/<data>/<model>.json` names the files, which lie in `cache/prepare/files/<sha256>` and,
 for test, in `cache/test/<sha256>` (who may train need not be able to read test). The key is made of the sources' bytes,
-of all that the spec says about data and judging, of the tokenizer, and of this program's own code and the contract's. An
+of all that the spec says about data and judging, of the tokenizer, and of the code of this program and its contract. An
 entry is made once; every file is verified when it is used, and an entry that does not hold is made again.
 """
 
