@@ -97,6 +97,14 @@ class Contract(BaseModel):
         """Parse the JSON form (camelCase only). Raises pydantic.ValidationError naming each bad field."""
         return cls.model_validate(value, by_alias=True, by_name=False)
 
+    @classmethod
+    def from_any_version(cls, value: dict[str, Any]) -> Self:
+        """As `from_wire`, of what another version of this program wrote: fields that this one lacks are passed over.
+
+        For what pods say to an operator that was upgraded or rolled back meanwhile. What a person writes is refused.
+        """
+        return cls.model_validate(value, by_alias=True, by_name=False, extra="ignore")
+
 
 @cache
 def _map_lists(model: type[Contract]) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -467,5 +467,8 @@ def encode_report(report: StageReport, limit_bytes: int = REPORT_LIMIT_BYTES) ->
 
 
 def decode_report(message: str | bytes) -> StageReport:
-    """Parse a termination message. Raises ValueError (pydantic.ValidationError is one) when it is not a report."""
-    return StageReport.from_wire(json.loads(message))
+    """Parse a termination message, of a runner of any version.
+
+    Raises ValueError (pydantic.ValidationError is one) when it is not a report.
+    """
+    return StageReport.from_any_version(json.loads(message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.diagnosis import diagnose_failure
 from finetune_operator.decide.types import PodState, StageRun
-from tests.decide.world import START, World, job_dict
+from tests.decide.world import START, TRAINED, World, job_dict
 
 
 def test_every_cause_of_the_contract_has_a_module() -> None:
@@ -368,3 +369,27 @@ def test_a_pod_whose_volumes_are_not_made_is_pointed_at_and_goes_on_when_they_ar
     assert world.decide().wake_at is None
     world.run_pods()
     assert world.status.reason == "Training"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda train, report: train.update(energyKwh=3.2) or report.update(host={"name": "n1"}),
+        lambda train, report: train["seconds"].update(communication=4.0),
+        lambda train, report: report["findings"][0].update(runbook="https://example.com"),
+        lambda train, report: [train.pop(name) for name in ("seconds", "validationMetrics", "lostTrackers", "probe")],
+    ],
+    ids=["newer", "newer, deeper", "newer finding", "older"],
+)
+def test_the_report_of_a_runner_of_another_version_counts(change: Any) -> None:
+    """An operator that was upgraded or rolled back while the stage ran loses no training."""
+    world = World()
+    world.run_to("train")
+    finding = {"check": "plateau", "severity": "info", "message": "it fell no further"}
+    result = {**TRAINED, "seconds": {"compute": 3.0}, "validationMetrics": {}, "lostTrackers": [], "probe": ""}
+    wire = json.loads(world.report(result, findings=[finding]))
+    change(wire["result"]["train"], wire)
+    world.end(message=json.dumps(wire))
+    assert world.status.stages[-1].name == "evaluate"
+    assert world.status.results.train is not None
+    assert world.status.results.train.best_step == TRAINED["bestStep"]

@@ -50,6 +50,8 @@ CASES: dict[str, dict[str, Any]] = {
     "qlora ddp": {"strategy": "ddp", "method": "qlora"},
     "qlora fsdp": {"strategy": "fsdp", "method": "qlora"},
     "qlora zero3": {"strategy": "deepspeed", "zero_stage": 3, "method": "qlora"},
+    "dora fsdp": {"strategy": "fsdp"},
+    "dora zero3": {"strategy": "deepspeed", "zero_stage": 3},
     "dpo fsdp": {"strategy": "fsdp"},
     "dpo zero3": {"strategy": "deepspeed", "zero_stage": 3},
     "kto fsdp": {"strategy": "fsdp"},
@@ -58,6 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
 REFERENCES: dict[str, dict[str, Any]] = {
     "single": {},
     "qlora single": {"method": "qlora"},
+    "dora single": {},
     "dpo single": {},
     "kto single": {},
 }
@@ -96,7 +99,7 @@ def _engine(
 ) -> Engine:
     cpu = torch.device("cpu")
     base = load_base(model, plan.method, cpu, plan, reads=reads_base(plan, Method(), world))
-    peft = new_adapter(base, Method(rank=8), 0)
+    peft = new_adapter(base, Method(rank=8, use_dora=case.startswith("dora")), 0)
     for name, parameter in trainable(peft).items():
         parameter.data = parameter.data.float()
         if adapter is not None:

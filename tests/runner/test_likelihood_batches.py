@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from finetune_api.job.method import Method
 from finetune_runner.evaluation.likelihood import (
     BYTES_PER_LOGIT,
     LOGITS_BYTES_PER_BATCH,
@@ -18,7 +19,7 @@ from finetune_runner.evaluation.likelihood import (
     tokens_per_batch,
 )
 from finetune_runner.training import label_only
-from finetune_runner.training.loading import load_base
+from finetune_runner.training.loading import load_base, new_adapter
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_likelihoods_by_chunks_are_those_of_the_models_own_logits(
 def test_a_head_that_is_not_known_is_asked_for_its_own_logits(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_base(tiny_model, "lora", torch.device("cpu"), None)
+    known, model = (load_base(tiny_model, "lora", torch.device("cpu"), None) for _ in range(2))
     forward = type(model).forward
 
     def doubled(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,8 +80,28 @@ def test_a_head_that_is_not_known_is_asked_for_its_own_logits(
         output.logits = output.logits * 2
         return output
 
-    expected = score(model, EXAMPLES, 0)
+    expected = score(known, EXAMPLES, 0)
     monkeypatch.setattr(type(model), "forward", doubled)
     found = score(model, EXAMPLES, 0)
     assert not np.allclose(found, expected, rtol=0.01)
     np.testing.assert_allclose(found, score(model, EXAMPLES, 0, own_logits=True), rtol=1e-9)
+
+
+def passes(model: Any, examples: Any, **options: Any) -> int:
+    """Forward passes of the model's blocks that scoring takes."""
+    done: list[None] = []
+    handle = model.get_decoder().register_forward_hook(lambda *_: done.append(None))
+    score(model, examples, 0, **options)
+    handle.remove()
+    return len(done)
+
+
+def test_which_logits_a_model_needs_is_asked_once(tiny_model: Path) -> None:
+    model, other = (load_base(tiny_model, "lora", torch.device("cpu"), None) for _ in range(2))
+    assert passes(model, [NOTHING]) == 0, "nothing to score tells nothing"
+    batches = len(list(_batches([len(ids) for ids, _ in EXAMPLES], TOKENS_PER_BATCH)))
+    assert passes(model, EXAMPLES) == batches + 2
+    assert passes(model, EXAMPLES) == batches
+    with_adapter = new_adapter(model, Method(rank=2), 0)
+    assert passes(with_adapter, EXAMPLES) == batches
+    assert passes(other, EXAMPLES) == batches + 2

@@ -335,17 +335,6 @@ def test_a_stop_ends_prepare_with_nothing_committed(world: PrepareWorld) -> None
     assert not context.storage.exists(join(context.task.run_uri, "prepare/manifest.json"))
 
 
-def test_an_older_attempt_does_not_commit(world: PrepareWorld) -> None:
-    task = world.task({"train": [{"source": world.write("a.jsonl", varied(200))}]})
-    old, new = world.open(task), world.open(task)
-    old.fence.claim()
-    new.fence.claim()
-    with pytest.raises(StageError) as caught:
-        prepare.run(old)
-    assert caught.value.exit_code == ExitCode.FENCED
-    assert not old.storage.exists(join(task.run_uri, "prepare/manifest.json"))
-
-
 def refused_after(world: PrepareWorld, data: dict[str, Any], **spec: Any) -> StageError:
     """The error of a run in a store that already holds another."""
     with pytest.raises(StageError) as caught:

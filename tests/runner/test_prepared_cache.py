@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import finetune_api
+import finetune_runner
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.context import StageContext
+from finetune_runner.data import prepared_cache
 from finetune_runner.data.prepared import load_manifest, load_split
 from finetune_runner.errors import StageError
 from finetune_runner.stages import prepare
@@ -48,6 +53,7 @@ CHANGES: list[tuple[str, Callable[[PrepareWorld, dict[str, Any], dict[str, Any]]
     ("another seed", lambda _, __, spec: spec.update(training={"seed": 7})),
     ("another maxLength", lambda _, __, spec: spec.update(training={"maxLength": 256})),
     ("another share of test", lambda _, data, __: data.update(test={"fraction": 0.2})),
+    ("another baseline prompt", lambda _, __, spec: spec.update(evaluation={"baselinePrompt": "Say billing."})),
     ("another task", lambda _, __, spec: spec.update(evaluation={"task": {"type": "classification"}})),
 ]
 
@@ -62,6 +68,29 @@ def test_whatever_changes_the_data_prepares_them_again(
     change(world, data, spec)
     result, *_ = numbered_run(world, data, 2, **spec)
     assert not result.cached
+
+
+@pytest.mark.parametrize("package", [finetune_api, finetune_runner], ids=lambda package: package.__name__)
+def test_another_version_of_the_program_prepares_again(
+    package: ModuleType, world: PrepareWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A default, a mode or the words of a finding may be the contract's (finetune_api) as well as the runner's."""
+    data = {"train": [{"source": world.write("a.jsonl", varied(200))}]}
+    numbered_run(world, data)
+    other = tmp_path / "other"
+    shutil.copytree(Path(str(package.__file__)).parent, other, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(package, "__file__", str(other / "__init__.py"))
+    try:
+        prepared_cache._code_digest.cache_clear()
+        same, *_ = numbered_run(world, data, 2)
+        assert same.cached
+        with (other / "__init__.py").open("a") as source:
+            source.write("# changed\n")
+        prepared_cache._code_digest.cache_clear()
+        result, *_ = numbered_run(world, data, 3)
+        assert not result.cached
+    finally:
+        prepared_cache._code_digest.cache_clear()
 
 
 def test_another_tokenizer_counts_again_and_another_gate_does_not(
@@ -114,7 +143,7 @@ def test_test_rows_are_cached_apart(world: PrepareWorld) -> None:
     assert test not in [context.storage.read_bytes(uri) for uri in cache_files(context, "prepare")]
 
 
-def test_an_older_attempt_keeps_nothing(world: PrepareWorld) -> None:
+def test_an_older_attempt_commits_and_keeps_nothing(world: PrepareWorld) -> None:
     task = world.task({"train": [{"source": world.write("a.jsonl", varied(200))}]})
     old, new = world.open(task), world.open(task)
     old.fence.claim()
@@ -122,4 +151,5 @@ def test_an_older_attempt_keeps_nothing(world: PrepareWorld) -> None:
     with pytest.raises(StageError) as caught:
         prepare.run(old)
     assert caught.value.exit_code == ExitCode.FENCED
+    assert not old.storage.exists(join(task.run_uri, "prepare/manifest.json"))
     assert cache_files(old) == []

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_api.stages import TrainPlan
 from finetune_runner.training.objectives.kto import class_weights
 from finetune_runner.training.reference import require_equal
-from finetune_runner.training.strategies.deepspeed import deepspeed_config
+from finetune_runner.training.strategies.deepspeed import deepspeed_config, refuse_replaced_weights
 from tests.runner.preferences import judged
 from tests.runner.ranks import BATCH, CASES, CROSSED, STEPS
 from tests.runner.refusals import refusal
 
 Facts = dict[str, dict[str, Any]]
+KINDS = ("qlora", "dora", "dpo", "kto")
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,7 +57,7 @@ def facts(tiny_model: Path) -> Facts:
 def test_a_strategy_learns_what_one_process_learns(case: str, facts: Facts) -> None:
     kind = case.split()[0]
     quantised = kind == "qlora"
-    alone, found = facts[f"{kind} single" if kind in ("qlora", "dpo", "kto") else "single"], facts[case]
+    alone, found = facts[f"{kind} single" if kind in KINDS else "single"], facts[case]
     # NF4 is computed in bf16: another split into micro-batches rounds differently.
     tolerance = 3e-3 if quantised else 1e-5
     assert found["losses"] == pytest.approx(alone["losses"], rel=tolerance)
@@ -87,7 +89,8 @@ def test_the_probe_of_a_strategy_leaves_no_trace(case: str, facts: Facts) -> Non
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_sharded_adapter_is_gathered_whole(case: str, facts: Facts) -> None:
-    assert facts[case]["shapes"] == facts["single"]["shapes"]
+    kind = case.split()[0]
+    assert facts[case]["shapes"] == facts["dora single" if kind == "dora" else "single"]["shapes"]
     assert facts[case]["smallest_lora_B"] > 0
     assert facts[case]["dtypes"] == ["torch.float32"]
 
@@ -143,3 +146,23 @@ def test_what_deepspeed_keeps_in_host_memory(stage: int, offload: str, sections:
     zero = deepspeed_config(plan, 1.0)["zero_optimization"]
     assert zero["stage"] == stage
     assert {name for name in zero if name.startswith("offload")} == sections
+
+
+@pytest.mark.parametrize(
+    ("changes", "dora", "device", "refused"),
+    [
+        ({"zero_stage": 3, "method": "qlora"}, True, "cpu", True),
+        ({"zero_stage": 3, "method": "qlora"}, True, "meta", False),  # any other device
+        ({"zero_stage": 3, "method": "qlora"}, False, "cpu", False),
+        ({"zero_stage": 2, "method": "qlora"}, True, "cpu", False),
+        ({"zero_stage": 3, "method": "lora"}, True, "cpu", False),
+    ],
+)
+def test_dora_on_a_cut_4_bit_base_is_refused_on_the_cpu(
+    changes: dict[str, Any], dora: bool, device: str, refused: bool
+) -> None:
+    """PEFT puts another parameter in the place of a 4-bit weight there, which ZeRO-3 does not know."""
+    wire: dict[str, Any] = {"strategy": "deepspeed", "nodes": 1, "gpus_per_node": 0, "total_steps": 1, "eval_steps": 1}
+    plan = TrainPlan(**{**wire, "micro_batch_size": 1, "gradient_accumulation": 1, **changes})
+    said = refusal(lambda: refuse_replaced_weights(plan, torch.device(device), dora=dora))
+    assert said.startswith("method.useDora") == refused

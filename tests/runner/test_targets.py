@@ -35,6 +35,11 @@ def method(**fields: Any) -> Method:
         ({"targetModules": "q_proj,mlp.up_proj"}, "llama", Targets(["q_proj", "mlp.up_proj"], None)),
         ({"excludeModules": "mlp.down_proj"}, "llama", Targets("all-linear", ["mlp.down_proj"])),
         (
+            {"targetModules": "default", "excludeModules": "q_proj,down_proj"},  # nearly all of the default
+            "llama",
+            Targets(["q_proj", "v_proj"], ["q_proj", "down_proj"]),
+        ),
+        (
             {"targetModules": "q_proj,v_proj", "excludeModules": "model.layers.0.self_attn.q_proj"},
             "llama",
             Targets(["q_proj", "v_proj"], ["model.layers.0.self_attn.q_proj"]),
@@ -55,6 +60,8 @@ def test_names_the_model_has(fields: dict[str, Any], model_type: str, expected: 
         ({"targetModules": "norm"}, "llama", "no linear layer 'norm'"),
         ({"excludeModules": "down_prj"}, "llama", "method.excludeModules: the model has no linear layer 'down_prj'"),
         ({"targetModules": "q_proj", "excludeModules": "self_attn.q_proj"}, "llama", "leaves none of the 2 targets"),
+        ({"targetModules": "default", "excludeModules": "q_proj,v_proj"}, "llama", "leaves none of the 4 targets"),
+        ({"targetModules": "default"}, "gpt2", "PEFT's default for 'gpt2', c_attn, is no linear layer of this model"),
         ({"targetModules": "default"}, "brand_new", "PEFT has no default for the architecture 'brand_new'"),
     ],
 )

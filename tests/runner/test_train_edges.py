@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +16,10 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.data.rows import Row, make_row
 from finetune_runner.errors import StageError
-from finetune_runner.training import evaluating, stopping, validating
+from finetune_runner.training import evaluating, proof, saving, stopping, validating
 from finetune_runner.training.divergence import DivergenceGuard
 from finetune_runner.training.loop import Loop
+from finetune_runner.training.strategies.base import Engine
 from tests.runner.preferences import with_rows
 from tests.runner.test_train import checkpoints, curve, run, stop_after
 from tests.runner.tiny import World, make_world, tickets
@@ -236,3 +239,63 @@ def test_a_gradient_that_is_no_number_is_told_at_the_step_after(
         run(world.context("train"))
     assert diverged.value.exit_code == ExitCode.TRAINING_DIVERGED
     assert "the best checkpoint so far is step 2" in diverged.value.hint
+
+
+# -- what is kept --
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda tensor: tensor * 0, r"not saved whole: 1 of 14 lora_B are zero"),
+        (lambda tensor: tensor[:1], r"not saved whole"),  # of a shape that would be spread over the whole
+        (lambda tensor: tensor * math.nan, r"values that are no numbers"),
+    ],
+    ids=["zero", "a slice", "no numbers"],
+)
+def test_an_adapter_that_was_not_gathered_whole_is_not_called_trained(
+    damage: Any, words: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One matrix that hardly matters to the loss: it is the file itself that is looked at."""
+    gather = Engine.adapter
+
+    def damaged(self: Engine) -> Any:
+        found = gather(self)
+        name = next(name for name in found if "lora_B" in name)
+        return {**found, name: damage(found[name])}
+
+    world = small(tmp_path, tiny_model)
+    monkeypatch.setattr(proof, "TOLERANCE", {"cpu": 10.0})
+    monkeypatch.setattr(saving, "_upload", with_patch(saving._upload, monkeypatch, Engine, "adapter", damaged))
+    with pytest.raises(StageError, match="the kept adapter") as refused:
+        run(world.context("train"))
+    assert refused.value.exit_code == ExitCode.INTERNAL
+    assert re.search(words, refused.value.message)
+
+
+def with_patch(function: Any, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any) -> Any:
+    """The function, which sees another attribute of `owner` while it runs."""
+
+    def patched(*args: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            return function(*args)
+
+    return patched
+
+
+@pytest.mark.parametrize(("off", "refused"), [(0.0, False), (5e-5, False), (1e-3, True)])
+def test_what_an_earlier_attempt_measured_may_differ_by_the_rounding_of_another_machine(
+    off: float, refused: bool, tmp_path: Path, tiny_model: Path
+) -> None:
+    world = small(tmp_path, tiny_model)
+    first = run(world.context("train"))
+    manifest = checkpoints(world) / f"step-{first.steps}" / "checkpoint.json"
+    facts = json.loads(manifest.read_text())
+    facts["state"]["best_validation_loss"] *= 1 + off
+    manifest.write_text(json.dumps(facts))
+    if not refused:
+        assert run(world.context("train")).checkpoint_digest == first.checkpoint_digest
+        return
+    with pytest.raises(StageError, match="after reloading"):
+        run(world.context("train"))

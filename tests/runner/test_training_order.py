@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.job.training import Training
+from finetune_runner.errors import StageError
+from finetune_runner.training.checkpoint import TrainingState
+from finetune_runner.training.divergence import DivergenceGuard
 from finetune_runner.training.order import epoch_indices, example_stream, micro_batches
 from finetune_runner.training.schedule import DivergenceWatch, EarlyStop
 
@@ -96,3 +104,30 @@ def test_a_loss_far_above_its_start_after_warm_up_is_divergence() -> None:
 def test_one_spike_is_no_divergence() -> None:
     watch = DivergenceWatch(warmup_steps=0, lowest=2.0)
     assert not any(watch.observe(step, 9.0 if step % 4 == 0 else 2.0) for step in range(1, 40))
+
+
+@given(
+    losses=st.lists(st.floats(0.1, 30), min_size=6, max_size=40),
+    stops=st.sets(st.integers(1, 39)),
+    warmup=st.integers(0, 5),
+)
+def test_a_watch_over_divergence_goes_on_where_an_attempt_ended(
+    losses: list[float], stops: set[int], warmup: int
+) -> None:
+    def told(stops: set[int]) -> tuple[str, float | None]:
+        state = TrainingState()
+        training, plan = Training(learning_rate=1e-3, warmup_ratio=warmup / 10), SimpleNamespace(total_steps=10)
+        session: Any = SimpleNamespace(state=state, training=training, plan=plan)
+        guard = DivergenceGuard(session)
+        for step, loss in enumerate(losses, start=1):
+            state.recent_losses = [*state.recent_losses, loss][-6:]
+            try:
+                guard.observe(step, loss)
+            except StageError as error:
+                return error.message, state.lowest_train_loss
+            if step in stops:
+                session.state = state = TrainingState(**json.loads(json.dumps(asdict(state))))
+                guard = DivergenceGuard(session)
+        return "", state.lowest_train_loss
+
+    assert told(stops) == told(set())

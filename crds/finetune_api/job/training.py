@@ -189,8 +189,10 @@ class Training(Contract):
     eval_steps: Annotated[
         int | str,
         Field(
-            description="Optimiser steps between evaluations, or `auto` (default): min(50, a quarter epoch), also "
-            "before the first step and after the last. Every evaluation saves a checkpoint.",
+            description="Optimiser steps between evaluations, or `auto` (default): so many that evaluations take at "
+            "most a fifth of the training's time by forecast, but at least one an epoch and three a run, and at most "
+            "four an epoch or one in 50 steps. Always before the first step and after the last. Every evaluation saves "
+            "a checkpoint.",
             json_schema_extra={"x-kubernetes-int-or-string": True},
         ),
     ] = "auto"

@@ -11,6 +11,7 @@ from finetune_api.job.recipe import epochs, learning_rate
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.stages import ModelFacts, PrepareResult, Strategy, TrainPlan
+from finetune_operator.planner.evaluations import evaluation_cost_steps, evaluation_interval
 from finetune_operator.planner.fit import (
     LARGEST_MICRO_BATCH,
     Demand,
@@ -184,6 +185,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
     processes = spec.compute.nodes * max(1, gpus)
     passes = epochs(spec.method, spec.training)
     steps = plan_steps(spec.training, passes, prepared.rows.train + prepared.rows.replay)
+    work = workload_of(spec, prepared)
     memory_gib = resolved.pool_spec.gpu_memory_gib
     packed = _packs(spec, steps, gpus, prepared.model)
     demand = _demand(spec, resolved, prepared, processes, packed=packed)
@@ -224,7 +226,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         micro_batch_size=micro,
         gradient_accumulation=accumulation,
         extend_to=steps.extend_to,
-        eval_steps=steps.eval_every,
+        eval_steps=evaluation_interval(spec.training, steps, evaluation_cost_steps(spec, work)),
         learning_rate=learning_rate(spec.method, spec.training),
         epochs=passes,
         packing=packed,
@@ -235,7 +237,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         precision=precision,
         time_budget_seconds=_time_budget_seconds(spec, resolved, spent_cost),
         forecast_gpu_memory_gib=need,
-        **_speed_facts(resolved, demand, workload_of(spec, prepared).mean_length),
+        **_speed_facts(resolved, demand, work.mean_length),
         judging_gpus=judging_gpus,
         judge_both_forms=demand is None or method == "lora" or merged_form_fits(demand, prepared.model, resolved),
     )

@@ -1,4 +1,4 @@
-"""Optimiser steps, evaluation interval and the split of the global batch. Pure arithmetic."""
+"""Optimiser steps and the split of the global batch. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class Steps:
 
     per_epoch: int
     total: int
-    eval_every: int
     extend_to: int | None = None
     """Steps that training may go on to while its validation loss falls."""
 
@@ -43,8 +42,7 @@ def plan_steps(training: Training, epochs: float, examples: int) -> Steps:
         total = min(passes, training.max_steps)
         if training.extend_to is not None and passes > total:
             extend_to = min(passes, training.extend_to)
-    eval_every = training.eval_steps if isinstance(training.eval_steps, int) else max(1, min(50, per_epoch // 4))
-    return Steps(per_epoch=per_epoch, total=total, eval_every=min(eval_every, total), extend_to=extend_to)
+    return Steps(per_epoch=per_epoch, total=total, extend_to=extend_to)
 
 
 def split_batch(

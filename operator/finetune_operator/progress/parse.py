@@ -16,7 +16,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def parse_progress(body: bytes) -> Progress:
-    """Raises Refused (400) that says what is wrong with which field."""
+    """Raises Refused (400) that says what is wrong with which field. A newer runner's fields are passed over."""
     try:
         wire = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -24,7 +24,7 @@ def parse_progress(body: bytes) -> Progress:
     if not isinstance(wire, dict):
         raise Refused(400, "invalid", "the body is not a JSON object; send one Progress")
     try:
-        return Progress.from_wire(wire)
+        return Progress.from_any_version(wire)
     except ValidationError as error:
         told = [
             f"{'.'.join(str(part) for part in found['loc']) or 'progress'}: {found['msg']}"

@@ -2,8 +2,8 @@
 
 Below the adapter: `cache/prepare/<data>/<model>.json` names the files, which lie in `cache/prepare/files/<sha256>` and,
 for test, in `cache/test/<sha256>` (who may train need not be able to read test). The key is made of the sources' bytes,
-of all that the spec says about data and judging, of the tokenizer, and of this program's own code. An entry is made
-once; every file is verified when it is used, and an entry that does not hold is made again.
+of all that the spec says about data and judging, of the tokenizer, and of the code of this program and its contract. An
+entry is made once; every file is verified when it is used, and an entry that does not hold is made again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import finetune_api
 import finetune_runner
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.context import StageContext
@@ -30,7 +31,8 @@ from finetune_runner.storage import join
 
 log = logging.getLogger("finetune_runner.prepare")
 
-_JUDGING_ONLY = frozenset({"gates", "baselinePrompt", "humanReview", "maxNewTokens"})
+_JUDGING_ONLY = frozenset({"gates", "humanReview", "maxNewTokens"})
+"""Not baselinePrompt: a class that it names is called by its name in findings (labels.py)."""
 _LIBRARIES = ("transformers", "tokenizers", "datasketch", "numpy", "ftfy", "py3langid", "presidio-analyzer")
 
 
@@ -133,9 +135,11 @@ class PreparedCache:
 
 @lru_cache(maxsize=1)
 def _code_digest() -> str:
-    """sha256 over this program's own source: another version may prepare otherwise."""
-    root = Path(finetune_runner.__file__).parent
+    """sha256 over this program's own source and the contract's: another version of either may prepare otherwise."""
     total = hashlib.sha256()
-    for path in sorted([*root.rglob("*.py"), *root.rglob("*.jinja")]):
-        total.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for package in (finetune_api, finetune_runner):
+        root = Path(str(package.__file__)).parent
+        for path in sorted([*root.rglob("*.py"), *root.rglob("*.jinja")]):
+            name = f"{package.__name__}/{path.relative_to(root)}"
+            total.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ def score(
 
     Logits of all positions never exist at once: the head runs over the scored positions in chunks (label_only.py). A
     model that does with its head's output what this version does not know is asked for its own logits instead, as
-    with `own_logits`; which it is, is found out with the shortest example.
+    with `own_logits`; which it is, is found out with the shortest example, once for each model.
 
     Rows of other processes' batches are zero in the result of a `share`: the sum over all has every row once.
 
@@ -90,13 +91,26 @@ def score(
     return result
 
 
+_OWN_LOGITS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+"""By model of transformers: what was found out, which no adapter and no training changes (the head is frozen)."""
+
+
 def _needs_own_logits(model: Any, examples: Sequence[Encoded], pad_token_id: int) -> bool:
-    """Whether the loss of the shortest example by chunks is another than by the model's own logits."""
-    shortest = min((e for e in examples if any(label != IGNORED for label in e[1][1:])), key=_length, default=None)
-    if shortest is None or not _has_plain_head(model):
-        return shortest is not None
+    """Whether the loss of the shortest example by chunks is another than by the model's own logits; asked once."""
+    from finetune_runner.training.label_only import plain
+
+    asked = plain(model)
+    if asked not in _OWN_LOGITS:
+        shortest = min((e for e in examples if any(label != IGNORED for label in e[1][1:])), key=_length, default=None)
+        if shortest is None:
+            return False  # nothing is scored
+        _OWN_LOGITS[asked] = not _has_plain_head(model) or _differs_by_chunks(model, shortest, pad_token_id)
+    return _OWN_LOGITS[asked]
+
+
+def _differs_by_chunks(model: Any, example: Encoded, pad_token_id: int) -> bool:
     own, found = (
-        float(losses_of(model, [shortest], pad_token_id)[0, 0])
+        float(losses_of(model, [example], pad_token_id)[0, 0])
         for losses_of in (_losses_of_own_logits, _losses_by_chunks)
     )
     return not math.isclose(own, found, rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)

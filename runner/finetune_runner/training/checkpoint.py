@@ -56,6 +56,8 @@ class TrainingState:
     early_best: float | None = None
     without_improvement: int = 0
     lowest_train_loss: float | None = None
+    steps_above: int = 0
+    """Steps in a row with an exploded loss (divergence.py)."""
     elapsed_s: float = 0.0
     validation_s: float | None = None
     """How long the last evaluation took: an attempt that resumes knows it before its first one."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.training.rates import warmup_steps
-from finetune_runner.training.schedule import DivergenceWatch, no_number
+from finetune_runner.training.schedule import EXPLODED_STEPS, DivergenceWatch, no_number
 
 if TYPE_CHECKING:
     from finetune_runner.training.session import Session
@@ -24,12 +25,15 @@ class DivergenceGuard:
         self._watch = DivergenceWatch(
             warmup_steps=warmup_steps(session.training, session.plan.total_steps),
             lowest=session.state.lowest_train_loss,
+            steps_above=session.state.steps_above,
+            recent=deque(session.state.recent_losses[-EXPLODED_STEPS:], maxlen=EXPLODED_STEPS),
         )
 
     def observe(self, step: int, loss: float) -> None:
         """Take a training loss. Raises StageError (TRAINING_DIVERGED)."""
         wrong = self._watch.observe(step, loss)
         self._session.state.lowest_train_loss = self._watch.lowest
+        self._session.state.steps_above = self._watch.steps_above
         if wrong:
             raise self._diverged(wrong)
 

@@ -61,3 +61,8 @@ class Session:
         self.pace = Pace()
         self.watchdog = Watchdog(on_hang)
         self.tracking = open_tracking(context) if world.main else Tracking([])
+
+    @property
+    def precision(self) -> str:
+        """What a loss of the plan is rounded to: 4-bit weights are computed with in bf16."""
+        return "bf16" if self.plan.method == "qlora" else self.plan.precision

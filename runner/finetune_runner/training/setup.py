@@ -67,6 +67,8 @@ class Learner:
     """[steps, examples]: which training examples each optimiser step sees."""
     adapter_keys: dict[str, str]
     """The key in the adapter's file of every trainable parameter."""
+    adapter_shapes: dict[str, list[int]]
+    """The shape of every tensor of the adapter's file by its key."""
     trainable_parameters: int
     probe: Probe
     """What was found out about the micro-batch."""
@@ -124,7 +126,7 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
     for parameter in trainable(model).values():
         parameter.data = parameter.data.to(torch.float32)
     trainable_parameters = sum(p.numel() for p in trainable(model).values())
-    adapter_keys = saved_names(model)
+    adapter_keys, adapter_shapes = saved_names(model), wanted_shapes(model)
     if resume is not None:
         _load_adapter(model, adapter_keys, resume)
     memory_saving.apply(model, session.plan)
@@ -149,7 +151,9 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
         device=session.device,
         stopwatch=session.stopwatch,
     )
-    return Learner(model, engine, objective, judge, trainer, stream, adapter_keys, trainable_parameters, probe)
+    return Learner(
+        model, engine, objective, judge, trainer, stream, adapter_keys, adapter_shapes, trainable_parameters, probe
+    )
 
 
 def _load_adapter(model: Any, keys: dict[str, str], folder: Path) -> None:
@@ -189,7 +193,7 @@ def _proven_engine(session: Session, model: Any, objective: Objective, folder: P
         model.eval()
         with torch.no_grad():
             found = float(engine.loss(batch)) / max(1, objective.counts[shortest])
-        reference.require_equal(found, whole, _precision(session), plan.strategy)
+        reference.require_equal(found, whole, session.precision, plan.strategy)
     return engine
 
 
@@ -208,14 +212,9 @@ def _prepare_objective(session: Session, learner: Learner, tokenizer: Any, rows:
     dora, pad = session.context.task.spec.method.use_dora, tokenizer.pad_token_id
     if start.fresh:
         engine.call(lambda model: refuse_changed_start(model, examples, pad, dora=dora))
-    engine.call(lambda model: refuse_other_loss(model, examples, pad, _precision(session)))
+    engine.call(lambda model: refuse_other_loss(model, examples, pad, session.precision))
     if session.plan.packing:
-        engine.call(lambda model: refuse_seen_neighbours(model, examples, pad, _precision(session)))
-
-
-def _precision(session: Session) -> str:
-    """What a loss of the plan is rounded to: 4-bit weights are computed with in bf16."""
-    return "bf16" if session.plan.method == "qlora" else session.plan.precision
+        engine.call(lambda model: refuse_seen_neighbours(model, examples, pad, session.precision))
 
 
 def _probe(session: Session, engine: Engine, objective: Objective, stream: Indices) -> Probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def resolve_targets(method: Method, modules: Sequence[str], model_type: str) -> 
         target: str | list[str] = ALL_LINEAR
     elif method.target_modules == DEFAULT:
         target = _of_architecture(model_type, modules)
-        covered = modules
+        covered = [module for module in modules if _matches(module, target)]
     else:
         target = method.target_modules.split(",")
         for name in target:
@@ -100,6 +101,11 @@ def _matches_any(module: str, names: Iterable[str]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
+def _matches(module: str, target: str | list[str]) -> bool:
+    """As PEFT matches: a text is a pattern of the whole name."""
+    return re.fullmatch(target, module) is not None if isinstance(target, str) else _matches_any(module, target)
+
+
 def _must_exist(field: str, name: str, modules: Sequence[str]) -> None:
     if any(_matches_any(module, [name]) for module in modules):
         return
@@ -117,11 +123,15 @@ def _of_architecture(model_type: str, modules: Sequence[str]) -> str | list[str]
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     found: Any = KNOWN.get(model_type)
-    if found is None:
-        last = list(dict.fromkeys(module.rpartition(".")[2] for module in modules))
-        raise StageError(
-            ExitCode.INVALID_SPEC,
-            f"method.targetModules: PEFT has no default for the architecture {model_type!r}",
-            hint=f"use all-linear, or name some of {', '.join(last[:SHOWN_NAMES])}",
-        )
-    return found if isinstance(found, str) else list(found)
+    target: str | list[str] | None = found if found is None or isinstance(found, str) else list(found)
+    if target is not None and any(_matches(module, target) for module in modules):
+        return target
+    last = list(dict.fromkeys(module.rpartition(".")[2] for module in modules))
+    names = target if target is None or isinstance(target, str) else ", ".join(target)
+    raise StageError(
+        ExitCode.INVALID_SPEC,
+        f"method.targetModules: PEFT has no default for the architecture {model_type!r}"
+        if names is None
+        else f"method.targetModules: PEFT's default for {model_type!r}, {names}, is no linear layer of this model",
+        hint=f"use all-linear, or name some of {', '.join(last[:SHOWN_NAMES])}",
+    )

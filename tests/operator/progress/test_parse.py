@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,23 @@ def test_a_progress() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("newer", "kept"),
+    [
+        ({"gpuTemperatureCelsius": 71, "ranks": [{"rank": 0}]}, {}),
+        ({"total_steps": 3}, {}),  # no name of the wire
+        ({"validationMetrics": {"f1": 0.5, "aNewMetric": 0.1}}, {"validation_metrics": {"f1": 0.5, "aNewMetric": 0.1}}),
+    ],
+)
+def test_what_a_newer_runner_says_besides_is_passed_over(newer: dict[str, Any], kept: dict[str, Any]) -> None:
+    expected = parse_progress(json.dumps(GOOD).encode()).model_copy(update=kept)
+    assert parse_progress(json.dumps(GOOD | newer).encode()) == expected
+
+
+def test_what_an_older_runner_does_not_say_has_a_default() -> None:
+    assert parse_progress(b'{"stage": "train"}') == Progress(stage="train")
+
+
 BAD = [
     (b"", "not JSON"),
     (b"\xff\xfe\x00", "not JSON"),
@@ -37,8 +55,6 @@ BAD = [
     (b'{"stage": "train", "step": -1}', "step: Input should be greater"),
     (b'{"stage": "train", "step": 1e30}', "step:"),
     (b'{"stage": "train", "step": "3"}', "step: Input should be a valid integer"),
-    (b'{"stage": "train", "total_steps": 3}', "total_steps: Extra inputs are not permitted"),
-    (b'{"stage": "train", "command": "rm"}', "command: Extra inputs are not permitted"),
     (b'{"stage": "train", "phase": "\\u001b[2J"}', "phase: String should match"),
     (b'{"stage": "train", "updatedAt": "yesterday"}', "updatedAt: Value error, not a time of RFC 3339"),
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_runner.data.row_file import RowFile
 from finetune_runner.data.rows import Message, Row
 from finetune_runner.data.shingles import text_hash
-from finetune_runner.evaluation.likelihood import Encoded
+from finetune_runner.evaluation.likelihood import IGNORED, Encoded
 from finetune_runner.text import encode_example, encode_row
 from finetune_runner.training.encoded_rows import EncodedRows, encode_shared
 from finetune_runner.training.loading import shards_weights
@@ -69,7 +69,12 @@ def make_objective(context: StageContext, tokenizer: Any, rows: Rows, device: to
         from finetune_runner.training.objectives.dpo import DirectPreference
 
         def pair(row: Row, _: int) -> list[Encoded]:
-            return [encode(row.messages), encode(_worse(row))]
+            return encode_pair(
+                lambda messages, most: encode_example(tokenizer, messages, most),
+                row.messages,
+                _worse(row),
+                spec.training.max_length,
+            )
 
         return DirectPreference(encoded("train", pair), encoded("validation", pair), beta, scorer, store)
     from finetune_runner.training.objectives.kto import KahnemanTversky
@@ -82,6 +87,36 @@ def make_objective(context: StageContext, tokenizer: Any, rows: Rows, device: to
         return _judged(of, encoded(split, lambda row, number: _answers(row, of[others[number]], encode)))
 
     return KahnemanTversky(judged("train"), judged("validation"), beta, scorer, store)
+
+
+def encode_pair(
+    encode: Callable[[Sequence[Message], int], Encoded],
+    better: Sequence[Message],
+    worse: Sequence[Message],
+    max_length: int,
+) -> list[Encoded]:
+    """Both answers behind the same prompt: one that is too long is cut as the longer answer needs it.
+
+    Cut for each answer by itself the two would answer different prompts.
+
+    Args:
+        encode: an example of at most so many tokens.
+        better: the prompt and the better answer.
+        worse: the same prompt and the worse answer.
+        max_length: most tokens.
+    """
+    pair = [encode(messages, max_length) for messages in (better, worse)]
+    answers = [sum(label != IGNORED for label in labels) for _, labels in pair]
+    prompts = [ids[: _first_learned(labels)] for ids, labels in pair]
+    if prompts[0] == prompts[1]:
+        return pair
+    shorter = answers.index(min(answers))
+    pair[shorter] = encode((better, worse)[shorter], max_length - (max(answers) - min(answers)))
+    return pair
+
+
+def _first_learned(labels: Sequence[int]) -> int:
+    return next((position for position, label in enumerate(labels) if label != IGNORED), len(labels))
 
 
 def _worse(row: Row) -> tuple[Message, ...]:

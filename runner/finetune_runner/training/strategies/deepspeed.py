@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import TrainPlan, TrainResult
+from finetune_runner.errors import StageError
 from finetune_runner.training.launch import launch
 
 if TYPE_CHECKING:
@@ -42,8 +44,22 @@ def deepspeed_config(plan: TrainPlan, max_gradient_norm: float) -> dict[str, Any
     }
 
 
+def refuse_replaced_weights(plan: TrainPlan, device: torch.device, *, dora: bool) -> None:
+    """PEFT's DoRA puts a new parameter in the place of a 4-bit weight when it is on a CPU, and ZeRO-3 loses it.
+
+    In peft 0.21 `dequantize_module_weight`, at every forward pass. Raises StageError (INVALID_SPEC).
+    """
+    if not (dora and plan.method == "qlora" and plan.zero_stage == 3 and device.type == "cpu"):
+        return
+    raise StageError(
+        ExitCode.INVALID_SPEC,
+        "method.useDora: DoRA on a 4-bit base does not run under ZeRO-3 on a CPU",
+        hint="set compute.deepspeed.stage: 2, compute.strategy: fsdp, or method.useDora: false",
+    )
+
+
 def engine(setup: Setup) -> Engine:
-    """The model in the parts of a ZeRO stage."""
+    """The model in the parts of a ZeRO stage. Raises as `refuse_replaced_weights`."""
     import deepspeed
     import deepspeed.ops
     import torch
@@ -61,6 +77,8 @@ def engine(setup: Setup) -> Engine:
     from finetune_runner.training.strategies.base import Engine, InForward
     from finetune_runner.training.strategies.fsdp import blocks, outside
 
+    dora = any(getattr(config, "use_dora", False) for config in setup.model.peft_config.values())
+    refuse_replaced_weights(setup.plan, setup.device, dora=dora)
     # A shared-memory all-reduce for CPUs, compiled at first use: gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     whole_weights = setup.plan.zero_stage < 3
