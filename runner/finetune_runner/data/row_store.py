@@ -22,7 +22,7 @@ _BUFFERED_ROWS = 1000
 _BUFFERED_CHARACTERS = 4 << 20
 _SCHEMA = """
 CREATE TABLE rows(number INTEGER PRIMARY KEY, split TEXT, came_from TEXT, id TEXT, key TEXT, cluster TEXT,
-                  weight REAL, copies INTEGER DEFAULT 1, origin TEXT);
+                  alike INTEGER, weight REAL, copies INTEGER DEFAULT 1, origin TEXT);
 CREATE TABLE bodies(number INTEGER PRIMARY KEY, body TEXT);
 CREATE TABLE lengths(number INTEGER PRIMARY KEY, total INTEGER, answer INTEGER);
 CREATE TABLE changes(number INTEGER PRIMARY KEY, body TEXT, id TEXT);
