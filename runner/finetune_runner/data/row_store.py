@@ -70,6 +70,8 @@ class Changed:
 
     dropped: Mapping[str, int]
     replaced: Mapping[str, int]
+    dropped_copies: Mapping[str, int]
+    """How often an epoch used the dropped rows."""
 
 
 class RowStore:
@@ -155,9 +157,13 @@ class RowStore:
     def apply(self) -> Changed:
         """Apply the noted changes."""
         self._flush()
-        counted = "SELECT split, count(*) FROM rows JOIN changes USING (number) WHERE body IS {} GROUP BY split"
+        counted = "SELECT split, {} FROM rows JOIN changes USING (number) WHERE body IS {} GROUP BY split"
+
+        def by_split(what: str, body: str) -> dict[str, int]:
+            return dict(self.database.execute(counted.format(what, body)))
+
         changed = Changed(
-            dict(self.database.execute(counted.format("NULL"))), dict(self.database.execute(counted.format("NOT NULL")))
+            by_split("count(*)", "NULL"), by_split("count(*)", "NOT NULL"), by_split("sum(copies)", "NULL")
         )
         for statement in _APPLY:
             self.database.execute(statement)

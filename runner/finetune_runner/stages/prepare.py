@@ -76,9 +76,11 @@ class _Work:
             self.checks.append(run)
             self.findings.extend(remark.finding for remark in run.remarks)
             self.dropped += sum(run.dropped.values())
-            for what, rows in (("dropped", run.dropped), ("replaced", run.replaced)):
-                if rows:
-                    self.transformations.append({"check": run.check, what: dict(rows)})
+            if run.dropped:
+                weighed = {"copies": dict(run.dropped_copies)} if run.dropped_copies != run.dropped else {}
+                self.transformations.append({"check": run.check, "dropped": dict(run.dropped), **weighed})
+            if run.replaced:
+                self.transformations.append({"check": run.check, "replaced": dict(run.replaced)})
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSourc
     """Read one source into its split."""
     loaded = load(context, fetched, lambda row, origin: store.add(named.split, row, origin, named.weight))
     log.info("%s: %d rows from %s", named.wanted.place, loaded.rows, named.wanted.source)
-    work.findings += loaded.findings
+    work.say([Remark(said.check, said.severity, said.message, said.rows) for said in loaded.findings])
     if loaded.empty_answers:
         work.dropped += loaded.empty_answers
         work.transformations.append({"check": "empty_answers", "dropped": {named.split: loaded.empty_answers}})
