@@ -44,7 +44,7 @@ _DE_ACT = (
 _BY_LANGUAGE = {
     # A regret needs what cannot be done (or to break off there): "Sorry, I cannot find order 12" is an answer.
     "en": rf"{_REGRET}{_CANNOT}(?:\W*$|[,;]|\.(?:\s|$)| {_ACT}\b)|{_CANNOT} {_ACT}\b|"
-    rf"{_REGRET}?as {_MODEL}\W+(?:i|it)\b|"
+    rf"{_REGRET}?as (?:an? (?:ai |large )?language model\b|{_MODEL}(?:\W+(?:i|it)\b|\W*$))|"
     rf"i(?:['\u2019]m| am) (?:just |only )?{_MODEL}\b[^.!?]*\b"
     r"(?:can(?:['\u2019]t|not)|do(?:n['\u2019]t| not)|unable)\b|"
     r"i (?:must|have to|will have to) (?:respectfully |politely )?decline\b|"
