@@ -108,6 +108,10 @@ def test_what_came_in_and_went_adds_up_row_by_row(world: PrepareWorld, own: bool
     assert {split: count for split, count in ledger(lineage).items() if count} == {
         split: rows[split] for split in ("train", "validation", "test", "replay")
     }
+    kept = [source["kept"] for source in lineage["sources"]]
+    assert sum(each.get("replay", 0) for each in kept) == rows["replay"]
+    assert sum(each.get("test", 0) for each in kept) == rows["test"]
+    assert all(sum(each.values()) <= source["rows"] for each, source in zip(kept, lineage["sources"], strict=True))
     steps = lineage["transformations"]
     assert result.rows.dropped == sum(sum(step.get("dropped", {}).values()) for step in steps)
     (long,) = (step for step in steps if step.get("check") == "lengths")
@@ -115,6 +119,28 @@ def test_what_came_in_and_went_adds_up_row_by_row(world: PrepareWorld, own: bool
     report = document(context, "data-report.json")
     assert "1 answer without any text, dropped" in json.dumps(report["remarks"])
     assert [said["check"] for said in report["remarks"]].count("format") == len(lineage["sources"])
+
+
+@pytest.mark.parametrize(
+    ("second", "weight", "says"),
+    [
+        (varied(3, 5000), 0.01, "of its 3 rows"),
+        (varied(40), 1.0, "nothing is left in train of its 40 rows; see what checks took, or leave data.train[1] out"),
+        (varied(40, 5000), 1.0, ""),
+    ],
+    ids=["weighed to nothing", "all of it there already", "used"],
+)
+def test_a_source_that_ends_with_nothing_is_told(
+    world: PrepareWorld, second: list[dict[str, Any]], weight: float, says: str
+) -> None:
+    first = {"source": world.write("a.jsonl", varied(200))}
+    data = {"train": [first, {"source": world.write("b.jsonl", second), "weight": weight}]}
+    _, findings, context = numbered_run(world, data)
+    told = [finding.message for finding in findings if finding.check == "sources"]
+    assert len(told) == bool(says)
+    assert all(says in message for message in told)
+    kept = document(context, "lineage.json")["sources"][1]["kept"]
+    assert ("train" in kept) is not bool(says)
 
 
 class Hub(BaseHTTPRequestHandler):

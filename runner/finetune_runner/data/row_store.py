@@ -107,6 +107,11 @@ class RowStore:
             self._flush()
         return self._rows
 
+    @property
+    def last(self) -> int:
+        """Number of the row that was added last; 0 = none."""
+        return self._rows
+
     def splits(self) -> list[str]:
         """Names of the splits that have rows."""
         return list(self.counts())
