@@ -26,6 +26,10 @@ _UNSPACED = (
 )
 """Characters of scripts that put no spaces between words: each counts as a word."""
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e01ef]"
+)
+"""Characters that show nothing, in or between words (Unicode: Default_Ignorable_Code_Point)."""
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
@@ -68,7 +72,8 @@ def earlier_digests(row: Row) -> list[bytes]:
 
 
 def _words(text: str) -> str:
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    seen = text if text.isascii() else unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    return " ".join(_WORD.findall(seen.casefold()))
 
 
 def jaccard(one: Shingles, other: Shingles) -> float:
