@@ -17,6 +17,7 @@ _PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "Bye"},
     {"role": "assistant", "content": "See you"},
 )
+_SYSTEM: Message = {"role": "system", "content": "Be brief and kind"}
 
 
 def check_chat_template(tokenizer: Any, model: str) -> list[str]:
@@ -69,12 +70,35 @@ def check_chat_template(tokenizer: Any, model: str) -> list[str]:
             )
     except RenderError:
         said.append("the chat template takes one exchange only: conversations of several turns are refused")
+    if _writes_two_systems(tokenizer):
+        said.append(
+            "the chat template writes a system message of its own before the one of a row or of data.systemPrompt: the "
+            "model sees two; leave them out, or write a template without it in model.chatTemplate"
+        )
     if "strftime_now" in str(tokenizer.chat_template):
         said.append(
             "the chat template writes today's date: training and serving see different ones; write a template without "
             "it in model.chatTemplate (for Llama 3: llama3)"
         )
     return said
+
+
+def leaves_out_system(tokenizer: Any) -> bool:
+    """Whether a template passes over the system message without a word. One that refuses it does not: rows tell."""
+    try:
+        return _SYSTEM["content"] not in render_chat(tokenizer, (_SYSTEM, _PROBE[0]), add_generation_prompt=True)
+    except RenderError:
+        return False
+
+
+def _writes_two_systems(tokenizer: Any) -> bool:
+    """Whether a template puts a system message of its own before the one that it is given."""
+    try:
+        head, found, _ = render_chat(tokenizer, (_SYSTEM, _PROBE[0])).partition(_SYSTEM["content"])
+    except RenderError:
+        return False
+    opening = head[max(head.lower().rfind(_SYSTEM["role"]), 0) :]
+    return bool(found) and bool(opening) and head.count(opening) > 1
 
 
 def _wrong_opening(tokenizer: Any) -> str:

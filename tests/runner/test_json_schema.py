@@ -38,6 +38,46 @@ def test_references_within_the_schema_are_followed(schema: dict[str, Any]) -> No
     assert [value("schemaValid", [("", text)], Settings(schema=schema)) for text in ("1", '"1"')] == [1, 0]
 
 
+DRAFT_4, DRAFT_7 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema#"
+_PAIR = {"$ref": "#/definitions/pair", "definitions": {"pair": {"items": [WHOLE, {"type": "string"}]}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"$schema": DRAFT_7, **_PAIR}, [1, "a"], [1, 2]),
+        ({"$schema": DRAFT_7.rstrip("#"), **_PAIR}, [1, "a"], [1, 2]),
+        ({"$schema": DRAFT_7, "dependencies": {"a": ["b"]}}, {"a": 1, "b": 2}, {"a": 1}),
+        ({"$schema": DRAFT_4, "minimum": 0, "exclusiveMinimum": True}, 1, 0),
+        ({"$schema": "https://json-schema.org/draft/2019-09/schema", "items": [WHOLE]}, [1, "a"], ["a"]),
+        ({"$schema": "https://json-schema.org/draft/2020-12/schema", "prefixItems": [WHOLE]}, [1, "a"], ["a"]),
+        ({"dependentRequired": {"a": ["b"]}}, {"a": 1, "b": 2}, {"a": 1}),
+    ],
+)
+def test_a_schema_means_what_the_draft_it_names_says(schema: dict[str, Any], right: object, wrong: object) -> None:
+    validator = schema_validator(schema)
+    assert problem_with(validator, right) == ""
+    assert problem_with(validator, wrong)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"$schema": "https://example.com/ours", "type": "integer"}, "$schema https://example.com/ours is none of"),
+        ({"$schema": 7}, "$schema 7 is none of"),
+        ({"items": [WHOLE]}, "is not of type 'object', 'boolean'"),
+        ({"$schema": DRAFT_4, "exclusiveMinimum": 1}, "is not of type 'boolean'"),
+        ({"$schema": DRAFT_7, "items": [{"$ref": "other.json"}]}, "the reference other.json leads to no schema"),
+    ],
+)
+def test_a_schema_that_is_none_of_its_draft_is_refused(schema: dict[str, Any], says: str) -> None:
+    with pytest.raises(StageError) as caught:
+        schema_validator(schema)
+    assert caught.value.exit_code == ExitCode.INVALID_SPEC
+    assert says in caught.value.message
+    assert "draft" in caught.value.hint or "$defs" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     "reference",
     [

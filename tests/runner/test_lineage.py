@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -49,6 +50,97 @@ def test_lineage_names_everything_that_was_done(world: PrepareWorld) -> None:
         "prepare/data-report.json",
         "prepare/data-report.html",
     }
+
+
+def ledger(lineage: dict[str, Any]) -> dict[str, int]:
+    """Rows by split as the transformations leave them, from what the sources had."""
+    rows: Counter[str] = Counter()
+    for source in lineage["sources"]:
+        rows[source["usedFor"]] += source["rows"]
+    for step in lineage["transformations"]:
+        for split, dropped in (step.get("copies") or step.get("dropped", {})).items():
+            rows[split] -= dropped
+        if "split" in step:
+            parts = Counter(step["split"]["rows"])
+            assert rows["pool"] == sum(parts[part] - rows[part] for part in ("train", "validation", "test"))
+            rows = parts
+        if "weights" in step:
+            assert rows["train"] == step["weights"]["before"]
+            rows["train"] = step["weights"]["after"]
+        if "replay" in step:
+            assert rows["replay"] == step["replay"]["available"]
+            rows["replay"] = step["replay"]["taken"]
+    return dict(rows)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["sources of their own", "split off"])
+def test_what_came_in_and_went_adds_up_row_by_row(world: PrepareWorld, own: bool) -> None:
+    first, second = varied(200), varied(160, 3000)
+    first[3:6] = [{**case, "prompt": f"{case['prompt']} {SECRET}"} for case in first[3:6]]
+    first += [
+        *first[10:14],
+        exchange("asked without an answer", ""),
+        exchange("what?", "N/A"),
+        exchange("long", "x " * 300),
+    ]
+    second += [exchange(case["prompt"], "another answer") for case in second[:3]]
+    second += [exchange(case["prompt"] + "!", case["completion"]) for case in second[20:26]]
+    second += [exchange("asked of a machine", "I cannot help with that."), exchange("long " * 300, "so it is")]
+    data: dict[str, Any] = {
+        "train": [
+            {"source": world.write("a.jsonl", first), "weight": 2.5},
+            {"source": world.write("b.jsonl", second), "weight": 0.5},
+        ],
+        "replay": {"source": world.write("r.jsonl", [*varied(300, 6000), *first[20:23]]), "fraction": 0.2},
+        "overlong": "drop",
+        "checks": {
+            "pii": "redact",
+            "minimumRows": 1,
+            **dict.fromkeys(("nearDuplicates", "conflictingAnswers", "emptyAnswers", "refusals", "language"), "drop"),
+        },
+    }
+    if own:
+        data["test"] = {"source": world.write("t.jsonl", [*varied(50, 9000), *first[30:35], *second[40:42]])}
+        data["validation"] = {"source": world.write("v.jsonl", [*varied(30, 9500), exchange("why?", "-")])}
+    result, _, context = numbered_run(world, data, training={"maxLength": 300})
+    lineage = document(context, "lineage.json")
+    rows = result.rows.to_wire()
+    assert {split: count for split, count in ledger(lineage).items() if count} == {
+        split: rows[split] for split in ("train", "validation", "test", "replay")
+    }
+    kept = [source["kept"] for source in lineage["sources"]]
+    assert sum(each.get("replay", 0) for each in kept) == rows["replay"]
+    assert sum(each.get("test", 0) for each in kept) == rows["test"]
+    assert all(sum(each.values()) <= source["rows"] for each, source in zip(kept, lineage["sources"], strict=True))
+    steps = lineage["transformations"]
+    assert result.rows.dropped == sum(sum(step.get("dropped", {}).values()) for step in steps)
+    (long,) = (step for step in steps if step.get("check") == "lengths")
+    assert sum(long["dropped"].values()) == 2
+    report = document(context, "data-report.json")
+    assert "1 answer without any text, dropped" in json.dumps(report["remarks"])
+    assert [said["check"] for said in report["remarks"]].count("format") == len(lineage["sources"])
+
+
+@pytest.mark.parametrize(
+    ("second", "weight", "says"),
+    [
+        (varied(3, 5000), 0.01, "of its 3 rows"),
+        (varied(40), 1.0, "nothing is left in train of its 40 rows; see what checks took, or leave data.train[1] out"),
+        (varied(40, 5000), 1.0, ""),
+    ],
+    ids=["weighed to nothing", "all of it there already", "used"],
+)
+def test_a_source_that_ends_with_nothing_is_told(
+    world: PrepareWorld, second: list[dict[str, Any]], weight: float, says: str
+) -> None:
+    first = {"source": world.write("a.jsonl", varied(200))}
+    data = {"train": [first, {"source": world.write("b.jsonl", second), "weight": weight}]}
+    _, findings, context = numbered_run(world, data)
+    told = [finding.message for finding in findings if finding.check == "sources"]
+    assert len(told) == bool(says)
+    assert all(says in message for message in told)
+    kept = document(context, "lineage.json")["sources"][1]["kept"]
+    assert ("train" in kept) is not bool(says)
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -9,10 +9,12 @@ import pytest
 
 from finetune_runner.data.measuring import Measured
 from finetune_runner.data.row_store import Example
+from finetune_runner.data.rows import make_row
 from finetune_runner.errors import StageError
 from finetune_runner.text import load_tokenizer
 from tests.runner.check_rows import row
 from tests.runner.template_styles import MISTRAL
+from tests.runner.tiny import TEMPLATE
 
 
 @pytest.fixture
@@ -41,6 +43,25 @@ def test_special_tokens_within_a_text_are_told(tokenizer: Any, text: str, side: 
 @pytest.mark.parametrize("text", ["a <b> c", "<| end |>", "<|END|>", "1 < 2 | 3 > 2", "<think>hm</think>"])
 def test_what_only_looks_like_one_is_text(tokenizer: Any, text: str) -> None:
     assert measured(tokenizer, Example(row(text, text), "a.jsonl line 1")).remarks() == []
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "left_out"),
+    [
+        (TEMPLATE.replace("in messages", "in messages if m['role'] != 'system'"), "Be brief.", True),
+        (TEMPLATE.replace("in messages", "in messages if m['role'] != 'system'"), "  ", False),
+        (TEMPLATE, "Be brief.", False),
+    ],
+    ids=["passed over", "nothing said", "written"],
+)
+def test_a_system_message_that_the_template_leaves_out_is_told(
+    tokenizer: Any, template: str, system: str, left_out: bool
+) -> None:
+    tokenizer.chat_template = template
+    told = make_row([{"role": "system", "content": system}, *row("q", "a").messages])
+    remarks = measured(tokenizer, Example(row("q", "a"), "a.jsonl line 1"), Example(told, "a.jsonl line 2")).remarks()
+    assert [(remark.check, remark.rows) for remark in remarks] == [("chatTemplate", 1)] * left_out
+    assert all("leaves out the system message of 1 row: a.jsonl line 2" in remark.message for remark in remarks)
 
 
 def test_rows_that_the_template_refuses_end_the_job_with_counts_and_the_fix(tokenizer: Any) -> None:

@@ -199,6 +199,15 @@ def test_a_folder_of_this_machine(world: PrepareWorld) -> None:
         prompts(world, {"train": [source | {"split": "validation"}]})
 
 
+@pytest.mark.parametrize("pattern", ["*.jsonl", "train-0000[01].jsonl", "?.jsonl"])
+def test_patterns_are_told_to_be_none(world: PrepareWorld, pattern: str) -> None:
+    write(world.folder / "rows", "a.jsonl", "a")
+    with pytest.raises(StageError) as caught:
+        prompts(world, {"train": [{"source": f"file://{world.folder}/rows/{pattern}"}]})
+    assert caught.value.exit_code == ExitCode.SOURCE_NOT_FOUND
+    assert "patterns are not read: name a folder" in caught.value.hint
+
+
 @pytest.mark.parametrize("field", ["subset", "split"])
 def test_a_file_has_no_parts(world: PrepareWorld, field: str) -> None:
     source = {"source": world.write("a.jsonl", [exchange("p", "a")]), field: "train"}

@@ -136,8 +136,10 @@ def test_leaks_are_exact_and_near_duplicates() -> None:
         SENTENCE + " here",
         SENTENCE.replace("lamp", "chair"),
         "Another  one!",
+        "an\u200bot\u00adher \ufeffone",
+        "an\u200bot\u00adher \ufefftwo",
     ]
-    assert leaking([row(text) for text in texts], [row(text) for text in held_out]) == [1, 2, 4]
+    assert leaking([row(text) for text in texts], [row(text) for text in held_out]) == [1, 2, 4, 5]
 
 
 @pytest.mark.parametrize("weight", [0.1, 0.5, 1.0, 2.0, 2.5])

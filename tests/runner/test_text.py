@@ -337,6 +337,11 @@ def test_every_name_of_the_contract_is_a_template() -> None:
         (MATCHING["mistral"], None),
         (MATCHING["chatml"] + "{{ strftime_now('%Y') if false }}", "today's date"),
         ("{% if messages | length > 2 %}{{ raise_exception('one') }}{% endif %}" + CHATML, "one exchange only"),
+        ("<|im_start|>system\nBe good<|im_end|>\n" + CHATML, "the model sees two"),
+        (
+            "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe good<|im_end|>\n{% endif %}" + CHATML,
+            None,
+        ),
     ],
 )
 def test_what_is_worth_knowing_of_a_template_is_said(marked: Any, template: str, says: str | None) -> None:

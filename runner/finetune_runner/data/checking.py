@@ -171,6 +171,8 @@ class CheckRun:
     """Rows by split."""
     replaced: Mapping[str, int]
     """Rows by split."""
+    dropped_copies: Mapping[str, int]
+    """How often an epoch used the dropped rows, by split."""
 
 
 def run_checks(
@@ -193,7 +195,7 @@ def run_checks(
             dropped.setdefault(split, Counter())[name] += rows
         if phase == "rows" and changed.dropped:
             _refuse_emptied(store, dropped)
-        yield CheckRun(name, mode, remarks, changed.dropped, changed.replaced)
+        yield CheckRun(name, mode, remarks, changed.dropped, changed.replaced, changed.dropped_copies)
 
 
 def _refuse_emptied(store: RowStore, dropped: Mapping[str, Mapping[str, int]]) -> None:

@@ -23,6 +23,7 @@ from finetune_runner.data.outcome import Prepared, check_to_wire, remark_to_wire
 from finetune_runner.data.prepared import split_path
 from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row
+from finetune_runner.data.shingles import earlier_digests
 from finetune_runner.errors import StageError
 from finetune_runner.storage import join
 
@@ -119,7 +120,8 @@ def _keep(context: StageContext, store: RowStore, version: str, uri: str) -> boo
     """Keep the inputs of a split; False when it is not there, or not readable to its end."""
     try:
         for row in _rows(context, uri):
-            store.database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (input_digest(row), version))
+            inputs = (input_digest(row), *earlier_digests(row))
+            store.database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", ((each, version) for each in inputs))
     except StageError as error:
         if error.exit_code != ExitCode.SOURCE_NOT_FOUND:
             raise

@@ -32,7 +32,7 @@ def described_source(context: StageContext, named: SplitSource, fetched: Fetched
         "licence": provenance.get("licence") or licence_of(context, wanted.source, fetched.revision, wanted.secret_ref),
         "provenance": provenance,
         "format": loaded.format,
-        "rows": loaded.rows,
+        "rows": loaded.rows + loaded.empty_answers,
         **({"systemPromptAdded": loaded.system_prompts_added} if loaded.system_prompts_added else {}),
         "files": fetched.files,
         **({"revision": fetched.revision} if fetched.revision else {}),

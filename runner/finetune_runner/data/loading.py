@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -29,6 +30,8 @@ _LOOKED_AT = 20
 _STOP_EVERY = 1000
 _GROUP_DIGITS = 16
 _SHOWN = 3
+_PATTERN = re.compile(r"[*?\[]")
+_NO_PATTERNS = "patterns are not read: name a folder, of which all data files are, or choose with subset and split"
 _NO_ROWS = frozenset(["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"])
 """Files that the `datasets` library writes beside the rows (datasets/data_files.py, FILES_TO_IGNORE)."""
 
@@ -330,7 +333,9 @@ def _data_files(context: StageContext, wanted: Wanted, folder: Path) -> DataFile
                 "leave subset and split out, or name the folder",
             )
     except StageError as error:
-        raise StageError(error.exit_code, f"{wanted.place}: {error.message}", error.hint, error.evidence) from error
+        pattern = error.exit_code == ExitCode.SOURCE_NOT_FOUND and _PATTERN.search(wanted.source)
+        hint = _NO_PATTERNS if pattern else error.hint
+        raise StageError(error.exit_code, f"{wanted.place}: {error.message}", hint, error.evidence) from error
     chosen = Chosen(readable) if listing.single else choose_files(where, readable, wanted.choice, listing.card())
     try:
         return DataFiles(listing.copy(chosen.names), listing.revision, chosen.said)

@@ -13,6 +13,7 @@ from finetune_runner.data.records import BadRow, BadRows
 from finetune_runner.data.rewriting import texts_of
 from finetune_runner.data.row_store import Example, Length
 from finetune_runner.errors import StageError
+from finetune_runner.template_check import leaves_out_system
 from finetune_runner.text import Encoded, Loss, RenderError, encode_row
 
 _NOT_RENDERED = Length(0, 0)
@@ -37,6 +38,7 @@ class Measured:
     _left_out_answers: int = 0
     _rewritten: Found = field(default_factory=Found)
     _markers: Found = field(default_factory=Found)
+    _without_system: Found = field(default_factory=Found)
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
@@ -45,11 +47,18 @@ class Measured:
         tokens = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
         return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
+    @cached_property
+    def _leaves_out_system(self) -> bool:
+        return leaves_out_system(self.tokenizer)
+
     def length(self, example: Example) -> Length:
         """Tokens of a row before any cutting, and how many it needs at least. A pair counts as its longer side."""
         found = next((found for text in texts_of(example.row) if (found := self._special.search(text))), None)
         if found is not None:
             self._markers.add(example, f"({found[0]})")
+        prompt = example.row.prompt
+        if prompt and prompt[0]["role"] == "system" and prompt[0]["content"].strip() and self._leaves_out_system:
+            self._without_system.add(example)
         try:
             encoded = self._encode(example, example.row.answer)
             rejected = example.row.rejected
@@ -92,6 +101,13 @@ class Measured:
             remarks.append(
                 Remark("specialTokens", "warning", message, found.rows, tuple(found.positions), found.splits)
             )
+        if self._without_system.rows:
+            found = self._without_system
+            message = (
+                f"the chat template leaves out the system message of {counted(found.rows, 'row')}: {found.where()}; "
+                "write it into the user's first message, or choose another model.chatTemplate"
+            )
+            remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))
         if self._left_out.rows:
             found = self._left_out
             message = (

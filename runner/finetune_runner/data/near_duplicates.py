@@ -3,12 +3,11 @@
 Broder 1997 (resemblance), Leskovec et al., Mining of Massive Datasets, chapter 3 (bands). Shingles of three words and
 0.85: templated texts that differ in a name or a number stay apart. With 16 bands of 4 a pair at 0.85 is missed once in
 130,000 times. Signatures and bands are files of the scratch folder; a bucket is looked at one at a time. In memory
-remain some 30 bytes per row.
+remain some 40 bytes per row.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -20,11 +19,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import numpy.typing as npt
 
+from finetune_runner.data.conversations import EARLIER_TABLE, earlier_of
 from finetune_runner.data.minhash import BANDS, PERMUTATIONS, band_keys, signature_of
 from finetune_runner.data.near_duplicate_files import IndexFiles, Numbers
 from finetune_runner.data.near_duplicate_searches import Joining, Leaking, Search
 from finetune_runner.data.row_store import RowStore
-from finetune_runner.data.shingles import Shingles, input_text, jaccard, normal_form, shingles_of, text_hash
+from finetune_runner.data.shingles import (
+    Shingles,
+    earlier_digests,
+    form_digest,
+    input_text,
+    jaccard,
+    normal_form,
+    shingles_of,
+    system_form,
+    text_hash,
+)
 
 SIMILARITY = 0.85
 _UNLIKELY = 0.6
@@ -41,6 +51,7 @@ _BLOCK_SHINGLES = 2_000_000
 _CACHED_SHINGLES = 2_000_000
 _REJECTED_KEPT = 200_000
 
+_INPUTS_TABLE = "inputs(number INTEGER PRIMARY KEY, digest BLOB, system BLOB, came_from TEXT)"
 _ENTRY = np.dtype([("key", "<u8"), ("form", "<i8")])
 
 
@@ -58,6 +69,7 @@ class NearDuplicates:
         self._store = store
         self._folder = TemporaryDirectory(prefix="near-", dir=store.folder)
         self._form_of = self._find_forms()
+        self._earlier = earlier_of(store.database, self._form_of, self._form)
         self._common = self._find_common()
         self._cache: OrderedDict[int, Shingles] = OrderedDict()
         self._cached = 0
@@ -80,7 +92,8 @@ class NearDuplicates:
     def set_clusters(self, split: str, *, for_leaks: bool = True) -> None:
         """Give every row of the split the key of its cluster: its group, else the smallest content id in the cluster.
 
-        Rows are of one cluster when a chain of near-duplicates within the split joins them.
+        Rows are of one cluster when a chain within the split joins them: of near-duplicates, and of conversations that
+        go on from each other. Column `alike` gets a number that only near-duplicates share.
 
         Args:
             split: whose rows are compared with each other.
@@ -90,6 +103,10 @@ class NearDuplicates:
         search = Joining(len(self._form_of), within)
         self._look(search)
         database = self._store.database
+        alike = search.roots(self._form_of)
+        for form in np.flatnonzero(within & (self._earlier > 0)).tolist():
+            if earlier := self._nearest_earlier(form, within):
+                search.hit(form, earlier)
         roots = search.roots(self._form_of)
         if for_leaks:
             self._roots = np.where(within, search.roots(np.arange(len(roots))), 0)
@@ -97,14 +114,21 @@ class NearDuplicates:
         for number, row_id in database.execute("SELECT number, id FROM rows WHERE split = ?", (split,)):
             smallest[roots[number]] = min(smallest[roots[number]], np.uint64(int(row_id, 16)))
         database.create_function("cluster_key", 1, lambda number: f"{int(smallest[roots[number]]):016x}")
+        database.create_function("alike_key", 1, lambda number: int(alike[number]))
         database.execute(
-            "UPDATE rows SET cluster = CASE cluster WHEN '' THEN cluster_key(number) ELSE 'group:' || cluster END "
-            "WHERE split = ?",
+            "UPDATE rows SET cluster = CASE cluster WHEN '' THEN cluster_key(number) ELSE 'group:' || cluster END, "
+            "alike = alike_key(number) WHERE split = ?",
             (split,),
         )
 
-    def leaks(self, split: str, held_out: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """Rows of a split that are near-duplicates of a row of the held-out splits: their numbers and one of those."""
+    def leaks(self, split: str, held_out: Sequence[str], *, earlier: bool = False) -> Iterator[tuple[int, int]]:
+        """Rows of a split that are near-duplicates of a row of the held-out splits: their numbers and one of those.
+
+        Args:
+            split: whose rows are looked at.
+            held_out: the splits that they must not be in.
+            earlier: also conversations in which a held-out row's whole input is answered before their last answer.
+        """
         learned, held_rows = self._forms_of(split), np.zeros(len(self._form_of), np.int64)
         for other in held_out:
             for (number,) in self._store.database.execute("SELECT number FROM rows WHERE split = ?", (other,)):
@@ -116,27 +140,42 @@ class NearDuplicates:
         for (number,) in self._store.database.execute(
             "SELECT number FROM rows WHERE split = ? ORDER BY number", (split,)
         ):
-            near = int(search.found[self._form_of[number]])
+            form = int(self._form_of[number])
+            near = int(search.found[form]) or (self._nearest_earlier(form, held) if earlier else 0)
             if near:
                 yield number, int(held_rows[near])
+
+    def _nearest_earlier(self, form: int, among: npt.NDArray[np.bool_]) -> int:
+        """The longest earlier question of a conversation that is the whole input of one of these forms; 0 = none."""
+        earlier = int(self._earlier[form])
+        while earlier and not among[earlier]:
+            earlier = int(self._earlier[earlier])
+        return earlier
 
     def _find_forms(self) -> Numbers:
         """The form of each row, by the row's number; row 0 does not exist."""
         database = self._store.database
-        database.execute("DROP TABLE IF EXISTS inputs")
-        database.execute("CREATE TABLE inputs(number INTEGER PRIMARY KEY, digest BLOB, came_from TEXT)")
+        for table in (_INPUTS_TABLE, EARLIER_TABLE):
+            database.execute(f"DROP TABLE IF EXISTS {table.partition('(')[0]}")
+            database.execute(f"CREATE TABLE {table}")
         last = 0
         for split in self._store.splits():
-            waiting: list[tuple[int, bytes, str]] = []
+            waiting: list[tuple[int, bytes, bytes, str]] = []
             for example in self._store.examples(split):
-                form = normal_form(input_text(example.row))
-                waiting.append((example.number, hashlib.sha256(form.encode()).digest()[:16], split))
-                last = max(last, example.number)
+                row, number = example.row, example.number
+                waiting.append(
+                    (number, form_digest(normal_form(input_text(row))), form_digest(system_form(row)), split)
+                )
+                asked = earlier_digests(row)
+                database.executemany(
+                    "INSERT INTO earlier VALUES (?, ?, ?)", ((number, *each) for each in enumerate(asked))
+                )
+                last = max(last, number)
                 if len(waiting) >= _CHUNK_ROWS:
                     self._store.check_stop()
-                    database.executemany("INSERT INTO inputs VALUES (?, ?, ?)", waiting)
+                    database.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?)", waiting)
                     waiting = []
-            database.executemany("INSERT INTO inputs VALUES (?, ?, ?)", waiting)
+            database.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?)", waiting)
         form_of = np.zeros(last + 1, np.int64)
         before, first = b"", 0
         for digest, number in database.execute("SELECT digest, number FROM inputs ORDER BY digest, number"):

@@ -8,6 +8,7 @@ and only for jobs that ask.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +18,15 @@ SUREST = 0.4
 """Presidio's own score of a phone number that its library finds possible; weaker patterns are guesses."""
 _PHONE_REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "IN", "BR", "CA")
 _DIGITS = re.compile(r"\d")
-_LONG_NUMBER = re.compile(r"(?:\d[ ().\-/]?){7}")
+_LONG_NUMBER = re.compile(r"(?:\d[ ().\-/\u00a0\u202f\u2010-\u2015]{0,3}){7}")
+_DECIMAL = re.compile(r"(?<![\w.])\d\.\d{4,}(?!\.?\d)")
+"""Of mathematics, where Presidio sees a telephone number."""
 _NATIONAL = re.compile(r"\d(?:[ .\-/]?\d){5}|\b(?=\w*\d)\w{8,}")
 """Six digits with at most a separator between them, or a word of eight characters with a digit: every id below."""
-_IBAN = re.compile(r"[A-Z]{2}\d{2}")
+_IBAN = re.compile(r"[A-Za-z]{2}\d{2}")
+_CAPITALS = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+_HEXTETS_LEAST = 3
+"""Of an IPv6 address without an IPv4 one in it: `x[::2]` and `a::b` are code."""
 _IP = re.compile(r"\d\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:")
 
 
@@ -53,9 +59,17 @@ def personal_data(text: str) -> list[Span]:
         for recogniser in _recognisers()
         if recogniser.may_occur.search(text)
         for result in recogniser.find(text, recogniser.kinds, None)
-        if result.score >= SUREST
+        if result.score >= SUREST and not _only_looks_like(text, result)
     ]
     return without_overlaps(found)
+
+
+def _only_looks_like(text: str, found: Any) -> bool:
+    """Whether what Presidio found is a number of mathematics or a piece of code."""
+    if found.entity_type == "PHONE_NUMBER":
+        return any(each.start() < found.end and found.start < each.end() for each in _DECIMAL.finditer(text))
+    here = text[found.start : found.end]
+    return found.entity_type == "IP_ADDRESS" and "." not in here and len(re.findall(r"\w+", here)) < _HEXTETS_LEAST
 
 
 def without_overlaps(spans: Sequence[Span]) -> list[Span]:
@@ -78,6 +92,10 @@ def _recognisers() -> list[_Recogniser]:
         def validate_result(self, pattern_text: str) -> bool:
             return bool(offline(pattern_text).suffix)
 
+    class Iban(known.IbanRecognizer):
+        def analyze(self, text: str, *args: Any, **kwargs: Any) -> Any:
+            return super().analyze(text.translate(_CAPITALS), *args, **kwargs)
+
     def where(pattern: re.Pattern[str], recogniser: Any) -> _Recogniser:
         return _Recogniser(recogniser.supported_entities, pattern, recogniser.analyze)
 
@@ -90,7 +108,7 @@ def _recognisers() -> list[_Recogniser]:
     ]  # fmt: skip
     return [
         where(re.compile("@"), Email()),
-        where(_IBAN, known.IbanRecognizer()),
+        where(_IBAN, Iban()),
         where(_LONG_NUMBER, known.CreditCardRecognizer()),
         where(_IP, known.IpRecognizer()),
         where(_LONG_NUMBER, known.PhoneRecognizer(supported_regions=_PHONE_REGIONS)),

@@ -87,8 +87,8 @@ def weigh(store: RowStore, seed: int) -> Step | None:
     before = store.copies().get("train", 0)
     database.create_function("repetitions", 2, lambda row_id, weight: repetitions(row_id, weight, seed))
     database.execute("UPDATE rows SET copies = repetitions(id, weight) WHERE split = 'train'")
-    database.execute("UPDATE rows SET split = NULL WHERE split = 'train' AND copies = 0")
-    return Step({"weights": {"before": before, "after": store.copies().get("train", 0)}}, [])
+    unused = database.execute("UPDATE rows SET split = NULL WHERE split = 'train' AND copies = 0").rowcount
+    return Step({"weights": {"before": before, "unused": unused, "after": store.copies().get("train", 0)}}, [])
 
 
 def mix_replay(store: RowStore, spec: FineTuneJobSpec) -> Step | None:

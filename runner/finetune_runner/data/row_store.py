@@ -22,7 +22,7 @@ _BUFFERED_ROWS = 1000
 _BUFFERED_CHARACTERS = 4 << 20
 _SCHEMA = """
 CREATE TABLE rows(number INTEGER PRIMARY KEY, split TEXT, came_from TEXT, id TEXT, key TEXT, cluster TEXT,
-                  weight REAL, copies INTEGER DEFAULT 1, origin TEXT);
+                  alike INTEGER, weight REAL, copies INTEGER DEFAULT 1, origin TEXT);
 CREATE TABLE bodies(number INTEGER PRIMARY KEY, body TEXT);
 CREATE TABLE lengths(number INTEGER PRIMARY KEY, total INTEGER, answer INTEGER);
 CREATE TABLE changes(number INTEGER PRIMARY KEY, body TEXT, id TEXT);
@@ -70,6 +70,8 @@ class Changed:
 
     dropped: Mapping[str, int]
     replaced: Mapping[str, int]
+    dropped_copies: Mapping[str, int]
+    """How often an epoch used the dropped rows."""
 
 
 class RowStore:
@@ -103,6 +105,11 @@ class RowStore:
         self._characters += len(body)
         if len(self._bodies) >= _BUFFERED_ROWS or self._characters >= _BUFFERED_CHARACTERS:
             self._flush()
+        return self._rows
+
+    @property
+    def last(self) -> int:
+        """Number of the row that was added last; 0 = none."""
         return self._rows
 
     def splits(self) -> list[str]:
@@ -155,9 +162,13 @@ class RowStore:
     def apply(self) -> Changed:
         """Apply the noted changes."""
         self._flush()
-        counted = "SELECT split, count(*) FROM rows JOIN changes USING (number) WHERE body IS {} GROUP BY split"
+        counted = "SELECT split, {} FROM rows JOIN changes USING (number) WHERE body IS {} GROUP BY split"
+
+        def by_split(what: str, body: str) -> dict[str, int]:
+            return dict(self.database.execute(counted.format(what, body)))
+
         changed = Changed(
-            dict(self.database.execute(counted.format("NULL"))), dict(self.database.execute(counted.format("NOT NULL")))
+            by_split("count(*)", "NULL"), by_split("count(*)", "NOT NULL"), by_split("sum(copies)", "NULL")
         )
         for statement in _APPLY:
             self.database.execute(statement)

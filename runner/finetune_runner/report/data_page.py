@@ -59,12 +59,13 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> str:
                 cell(source["source"], "text"),
                 cell(source["format"]),
                 cell(str(source["rows"]), "n"),
+                cell(", ".join(f"{split} {rows}" for split, rows in source["kept"].items()) or "nothing"),
                 cell(source["licence"] or "not stated"),
                 cell(provenance, "text"),
                 cell(files, "text"),
             ]
 
-    return table(["field", "source", "format", "rows", "licence", "provenance", "files"], rows())
+    return table(["field", "source", "format", "rows", "kept", "licence", "provenance", "files"], rows())
 
 
 def _findings(document: Mapping[str, Any]) -> str:

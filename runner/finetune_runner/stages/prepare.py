@@ -26,6 +26,7 @@ from finetune_runner.data.prepared_cache import PreparedCache, data_key, model_k
 from finetune_runner.data.row_hashes import adapter_salt, write_row_hashes
 from finetune_runner.data.row_store import RowStore
 from finetune_runner.data.rows import Row, write_rows_to
+from finetune_runner.data.source_shares import emptied, rows_kept
 from finetune_runner.data.wanted import SplitSource, split_sources
 from finetune_runner.evaluation.engines import check_engine
 from finetune_runner.json_schema import schema_validator
@@ -76,9 +77,11 @@ class _Work:
             self.checks.append(run)
             self.findings.extend(remark.finding for remark in run.remarks)
             self.dropped += sum(run.dropped.values())
-            for what, rows in (("dropped", run.dropped), ("replaced", run.replaced)):
-                if rows:
-                    self.transformations.append({"check": run.check, what: dict(rows)})
+            if run.dropped:
+                weighed = {"copies": dict(run.dropped_copies)} if run.dropped_copies != run.dropped else {}
+                self.transformations.append({"check": run.check, "dropped": dict(run.dropped), **weighed})
+            if run.replaced:
+                self.transformations.append({"check": run.check, "replaced": dict(run.replaced)})
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,7 @@ def _prepare(
     """Make the splits, and upload them."""
     spec = context.task.spec
     work = _Work()
-    for named, fetched in sources:
-        _read(context, store, work, named, fetched)
+    read = [(named, *_read(context, store, work, named, fetched)) for named, fetched in sources]
 
     def check(phase: Phase, context_length: int = 0, near: NearDuplicates | None = None) -> None:
         context.report_progress(f"checking the {phase}")
@@ -147,6 +149,9 @@ def _prepare(
     work.say(model.template_remarks)
     _measure(context, model.tokenizer, store, work)
     check("tokens", model.facts.context_length)
+    for description, (named, after, until) in zip(work.sources, read, strict=True):
+        description["kept"] = rows_kept(store, after, until)
+        work.say(emptied(named, description["rows"], description["kept"]))
 
     context.report_progress("writing the splits")
     files, splits, paths = _write(context, store)
@@ -190,16 +195,18 @@ def _fetch_model(context: StageContext) -> _Model:
     return _Model(fetched, facts, tokenizer, said)
 
 
-def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSource, fetched: Fetched) -> None:
-    """Read one source into its split."""
+def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSource, fetched: Fetched) -> tuple[int, int]:
+    """Read one source into its split: the number of the row before its first one, and of its last one."""
+    before = store.last
     loaded = load(context, fetched, lambda row, origin: store.add(named.split, row, origin, named.weight))
     log.info("%s: %d rows from %s", named.wanted.place, loaded.rows, named.wanted.source)
-    work.findings += loaded.findings
+    work.say([Remark(said.check, said.severity, said.message, said.rows) for said in loaded.findings])
     if loaded.empty_answers:
         work.dropped += loaded.empty_answers
         work.transformations.append({"check": "empty_answers", "dropped": {named.split: loaded.empty_answers}})
     work.formats[loaded.format] = None
     work.sources.append(described_source(context, named, fetched, loaded))
+    return before, store.last
 
 
 def _measure(context: StageContext, tokenizer: Any, store: RowStore, work: _Work) -> None:

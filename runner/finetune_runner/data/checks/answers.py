@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from jsonschema import Draft202012Validator
+from jsonschema.protocols import Validator
 
 from finetune_api.job.evaluation import Task
 from finetune_api.job.spec import FineTuneJobSpec
@@ -45,7 +45,7 @@ def check(given: Given) -> list[Remark]:
     return judged("answers", given, found, what="[answer breaks|answers break] evaluation.task", hint=_HINT)
 
 
-def wrong_answer(answer: str, task: Task, validator: Draft202012Validator | None) -> str:
+def wrong_answer(answer: str, task: Task, validator: Validator | None) -> str:
     """What is wrong with an expected answer, without a word of it: it goes to status. Empty when nothing is."""
     try:
         value = json.loads(answer)

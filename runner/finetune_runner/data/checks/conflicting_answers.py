@@ -6,7 +6,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.wording import counted
 from finetune_runner.data.checking import TASK_SPLITS, Given, Mode, Phase, Remark, listed, mode_of
-from finetune_runner.data.shingles import input_text, normal_form
+from finetune_runner.data.shingles import input_text, normal_form, system_form
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "rows"
@@ -23,7 +23,8 @@ def mode(spec: FineTuneJobSpec) -> Mode:
 def check(given: Given) -> list[Remark]:
     """Report inputs that have several answers, over all splits of the task; in mode fix all their rows are dropped.
 
-    Rows that compare or judge answers are left out: there the same input has several answers on purpose.
+    Rows that compare or judge answers are left out: there the same input has several answers on purpose. The same text
+    under another system message is another input.
 
     Raises:
         StageError: INVALID_DATA in mode fail.
@@ -34,7 +35,8 @@ def check(given: Given) -> list[Remark]:
         for example in given.rows(*TASK_SPLITS):
             if example.row.kind != "exchange":
                 continue
-            groups.add(normal_form(input_text(example.row)), example.number, example.row.said.strip())
+            asked = f"{system_form(example.row)}\0{normal_form(input_text(example.row))}"
+            groups.add(asked, example.number, example.row.said.strip())
         for group in groups.several(tags=True):
             inputs += 1
             rows += group.rows

@@ -17,14 +17,20 @@ from finetune_runner.data.rewriting import rewritten, texts_of
 PHASE: Phase = "rows"
 ORDER = 5
 
+_ALPHABETS = "[A-Za-z\u00c0-\u024f\u0370-\u052f]"
 _KINDS = {
     "NUL": re.compile("\x00"),
     "control characters": re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
     "bidirectional controls": re.compile("[\u202a-\u202e\u2066-\u2069]"),
     "byte order marks": re.compile("\ufeff"),
     "replacement characters": re.compile("\ufffd"),
+    "invisible characters": re.compile(
+        f"(?<={_ALPHABETS})[\u00ad\u200b\u2060]+(?={_ALPHABETS})|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]+"
+    ),
 }
-"""Bidirectional controls can make a text read otherwise than it is (Boucher and Anderson 2021, Trojan Source)."""
+"""Bidirectional controls can make a text read otherwise than it is (Boucher and Anderson 2021, Trojan Source), tags
+(U+E0000) hide one. Zero-width spaces and soft hyphens are meant between words and in scripts without spaces, tags in
+flags."""
 _UNMENDABLE = "replacement characters"
 
 

@@ -1,7 +1,7 @@
 """Languages of the rows: a few rows of another language are likely an accident of collecting.
 
-py3langid (Lui and Baldwin 2012, langid.py) tells 97 languages with a model in its package. Short texts are not judged:
-below some 40 letters the guess is poor.
+py3langid (Lui and Baldwin 2012, langid.py) tells 97 languages with a model in its package. Below some 40 letters
+the guess is poor: of short texts only those are judged whose script tells the language.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ ACCIDENT_SHARE = 0.2
 _JUDGED_CHARACTERS = 400
 _TABLE = "CREATE TABLE IF NOT EXISTS languages(number INTEGER PRIMARY KEY, code TEXT)"
 _LETTER = re.compile(r"[^\W\d_]")
+_OWN_SCRIPTS = (
+    ("ja", re.compile("[\u3041-\u30ff]"), 2),
+    ("ko", re.compile("[\u1100-\u11ff\uac00-\ud7a3]"), 6),
+    ("th", re.compile("[\u0e01-\u0e5b]"), 6),
+    ("zh", re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003fffd]"), 10),
+)
+"""Scripts that tell the language, with fewest letters: kana among Han is Japanese, Han alone Chinese."""
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
@@ -43,10 +50,19 @@ def _identifier() -> Any:
 
 def language_of(text: str) -> str:
     """ISO 639-1 code of a text's language; empty when it is too short or the guess is not sure."""
-    if len(_LETTER.findall(text[:_JUDGED_CHARACTERS])) < SHORTEST_LETTERS:
-        return ""
+    letters = "".join(_LETTER.findall(text[:_JUDGED_CHARACTERS]))
+    if len(letters) < SHORTEST_LETTERS:
+        return _by_script(letters)
     code, probability = _identifier().classify(text[:_JUDGED_CHARACTERS])
     return str(code) if probability >= SUREST else ""
+
+
+def _by_script(letters: str) -> str:
+    """The language of a short text whose script has no other; empty where most letters are of another script."""
+    counts = {code: len(script.findall(letters)) for code, script, _ in _OWN_SCRIPTS}
+    if 2 * sum(counts.values()) <= len(letters):
+        return ""
+    return next((code for code, _, fewest in _OWN_SCRIPTS if counts[code] >= fewest), "")
 
 
 def _language(row: Row) -> str:

@@ -20,6 +20,8 @@ _KEPT_APART_FROM = {
     "replay": ("test", "validation", "out_of_domain", "train"),
 }
 """Every pair of splits once: of two rows that are alike the one of the split on the left is objected to."""
+_LEARNED = ("train", "replay")
+"""Of conversations all answers are learned: what asks for an earlier one is an input too."""
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
@@ -37,7 +39,7 @@ def check(given: Given) -> list[Remark]:
     remarks: list[Remark] = []
     for split, others in _KEPT_APART_FROM.items():
         found = Found()
-        for number, held in given.near.leaks(split, others):
+        for number, held in given.near.leaks(split, others, earlier=split in _LEARNED):
             example = given.store.example(number)
             found.add(example, f"(like {given.store.example(held).origin})" if found.rows < SHOWN else "")
             if given.mode == "fix":

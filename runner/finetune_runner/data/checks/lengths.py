@@ -32,13 +32,13 @@ def check(given: Given) -> list[Remark]:
     longest = 0
     for example in given.rows(*given.store.splits()):
         assert example.length is not None, "phase tokens has lengths"  # noqa: S101
-        longest = max(longest, min(example.length.total, most))
-        if example.length.total <= most:
-            continue
         fits = example.length.answer <= most
-        (cut if fits else unfit).add(example)
-        if given.mode == "fix" or not fits:
-            given.drop(example)
+        if example.length.total > most:
+            (cut if fits else unfit).add(example)
+            if given.mode == "fix" or not fits:
+                given.drop(example)
+                continue
+        longest = max(longest, min(example.length.total, most))
     if given.context_length and longest > given.context_length:
         raise StageError(
             ExitCode.INVALID_SPEC,

@@ -12,10 +12,11 @@ from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, jud
 PHASE: Phase = "splits"
 ORDER = 15
 
-_LATER_OF_CLUSTER = """
-SELECT number FROM (SELECT number, row_number() OVER (PARTITION BY split, cluster ORDER BY number) AS place FROM rows
-                    WHERE split = ? AND cluster NOT LIKE 'group:%') WHERE place > 1 ORDER BY number
+_LATER_ALIKE = """
+SELECT number FROM (SELECT number, row_number() OVER (PARTITION BY alike, system ORDER BY number) AS place FROM rows
+                    JOIN inputs USING (number) WHERE split = ? AND alike NOT NULL) WHERE place > 1 ORDER BY number
 """
+"""Another system message asks for something else about the same input."""
 _TRUSTED = ("train", "validation", "test")
 
 
@@ -38,7 +39,7 @@ def check(given: Given) -> list[Remark]:
         if own_sources.get(split) is not None:  # the others have the clusters they were split by
             given.near.set_clusters(split, for_leaks=False)
         found = Found()
-        numbers = [number for (number,) in given.store.database.execute(_LATER_OF_CLUSTER, (split,))]
+        numbers = [number for (number,) in given.store.database.execute(_LATER_ALIKE, (split,))]
         for number in numbers:
             example = given.store.example(number)
             found.add(example)

@@ -5,15 +5,13 @@ Stage prepare keeps the inputs that those versions learned from (`data/earlier_v
 
 from __future__ import annotations
 
-import hashlib
-
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.wording import counted
 from finetune_runner.data.checking import Found, Given, Mode, Phase, Remark, mode_of
 from finetune_runner.data.prepared import Split
 from finetune_runner.data.rows import Row
-from finetune_runner.data.shingles import input_text, normal_form
+from finetune_runner.data.shingles import form_digest, input_text, normal_form
 from finetune_runner.errors import StageError
 
 PHASE: Phase = "versions"
@@ -29,8 +27,8 @@ def mode(spec: FineTuneJobSpec) -> Mode:
 
 
 def input_digest(row: Row) -> bytes:
-    """Identity of what a row asks, whatever its case, white space and answer: 128 bits of a sha256."""
-    return hashlib.sha256(normal_form(input_text(row)).encode("utf-8", "surrogatepass")).digest()[:16]
+    """Identity of what a row asks, whatever its case, white space and answer."""
+    return form_digest(normal_form(input_text(row)))
 
 
 def check(given: Given) -> list[Remark]:
