@@ -139,6 +139,12 @@ def test_checkpoints_between_evaluations_and_how_many_are_kept(tmp_path: Path, t
     assert steps(world) == [4, 5, 6]
 
 
+def test_far_apart_evaluations_leave_no_more_than_50_steps_unsaved(tmp_path: Path, tiny_model: Path) -> None:
+    world = make_world(tmp_path, tiny_model, spec=spec({}, {"validationSamples": 0}), total_steps=51, eval_steps=51)
+    run(world.context("train"))
+    assert steps(world) == [50, 51]
+
+
 def test_other_precision_and_no_clipping(tmp_path: Path, tiny_model: Path) -> None:
     training = {"precision": "bf16", "maxGradNorm": 0}
     world = make_world(tmp_path, tiny_model, spec=spec({}, training), total_steps=4, eval_steps=4, precision="bf16")

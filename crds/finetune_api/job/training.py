@@ -11,6 +11,9 @@ from finetune_api.base import Contract, Rule
 ANSWER_TOKENS, FEWEST_ANSWERS, MOST_ANSWERS = 4096, 8, 64
 """What training.validationSamples is by default: by generated tokens of an evaluation, between so many rows."""
 
+DEFAULT_SAVE_STEPS = 50
+"""Evaluations may be far apart, and what is not saved is lost with a node."""
+
 
 def answered_rows(validation_samples: int | None, max_new_tokens: int) -> int:
     """Validation rows that are answered at every evaluation: as asked, else fewer the longer an answer may be."""
@@ -48,12 +51,17 @@ class Checkpoints(Contract):
     every_steps: Annotated[
         int | None,
         Field(
-            description="Save at every so many optimiser steps too, for runs with few evaluations. Default: only at "
-            "evaluations.",
+            description="Save at every so many optimiser steps too: a node that is lost costs no more. Range "
+            "1-10000000. Default 50.",
             ge=1,
             le=10_000_000,
         ),
     ] = None
+
+    @property
+    def effective_every_steps(self) -> int:
+        """The interval in force."""
+        return DEFAULT_SAVE_STEPS if self.every_steps is None else self.every_steps
 
 
 Optimizer = Literal[

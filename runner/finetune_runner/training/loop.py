@@ -95,13 +95,12 @@ class Loop:
             state.pending_evaluation = due
             save(session, self._learner)
             return True
-        every = session.training.checkpoints.every_steps
         if due:
             if slow_somewhere:
                 state.pending_evaluation = True
                 save(session, self._learner)
             self._evaluations.after(step, over_budget=bool(budget))
-        elif every is not None and step % every == 0:
+        elif step % session.training.checkpoints.effective_every_steps == 0:
             save(session, self._learner)
         if time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
             self._said_at = time.monotonic()
