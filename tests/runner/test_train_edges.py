@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.stages import StageResults
 from finetune_runner.data.rows import Row, make_row
 from finetune_runner.errors import StageError
+from finetune_runner.evaluation.serving import fetch_adapter
 from finetune_runner.training import evaluating, proof, saving, stopping, validating
 from finetune_runner.training.divergence import DivergenceGuard
 from finetune_runner.training.loop import Loop
@@ -319,3 +321,25 @@ def test_what_an_earlier_attempt_measured_may_differ_by_the_rounding_of_another_
         return
     with pytest.raises(StageError, match="after reloading"):
         run(world.context("train"))
+
+
+def test_what_is_judged_is_what_train_saved(tmp_path: Path, tiny_model: Path) -> None:
+    """With another alpha the same weights are another model."""
+    world = small(tmp_path, tiny_model, total_steps=1, eval_steps=1)
+    result = run(world.context("train"))
+    context = world.context("evaluate", results=StageResults(prepare=world.prepare, train=result))
+    folder = checkpoints(world) / f"step-{result.best_step}"
+    assert fetch_adapter(context, tmp_path / "adapter").is_dir()
+    for name, change in (
+        ("adapter_config.json", (b'"lora_alpha": 16', b'"lora_alpha": 64')),
+        ("adapter_model.safetensors", (b"lora_B", b"lora_C")),
+        ("checkpoint.json", (b'"files"', b'"file"')),
+        ("checkpoint.json", (b'"files": {', b'"files": [')),
+    ):
+        whole = (folder / name).read_bytes()
+        assert change[0] in whole
+        (folder / name).write_bytes(whole.replace(*change))
+        with pytest.raises(StageError, match=f"{name} is not the") as refused:
+            fetch_adapter(context, tmp_path / "adapter")
+        assert refused.value.exit_code == ExitCode.INVALID_DATA
+        (folder / name).write_bytes(whole)
