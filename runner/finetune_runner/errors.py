@@ -8,8 +8,13 @@ from finetune_api.exit_codes import CAUSE_OF_EXIT_CODE, ExitCode
 
 FULL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-_FULL_DISK_WORDS = ("No space left on device", "database or disk is full")
-"""The system's words, and SQLite's."""
+_FULL_DISK_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large (os error",
+    "database or disk is full",
+)
+"""The system's words, as they are and in errors of libraries in Rust (safetensors), and SQLite's."""
 _FULL_DISK_IN_SQLITE = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE"})
 """The second is what a quota or a limit on the size of files makes of a write."""
 

@@ -128,6 +128,9 @@ OutOfMemoryError.__module__ = "torch"
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 87, "HostOutOfMemory"),
         (OSError(28, "No space left on device", "/scratch/x"), 84, "DiskFull"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 84, "DiskFull"),
+        (RuntimeError("I/O error: File too large (os error 27)"), 84, "DiskFull"),  # a limit or a quota of NFS
+        (RuntimeError("I/O error: Disk quota exceeded (os error 122)"), 84, "DiskFull"),
+        (RuntimeError("the request entity is too large"), 1, "InternalError"),
         (PermissionError(13, "Permission denied", "/mnt/pvc/models/base"), 83, "AccessDenied"),
         (PermissionError("the process may not ask for more files"), 1, "InternalError"),
         (ZeroDivisionError("division by zero"), 1, "InternalError"),

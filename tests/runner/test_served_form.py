@@ -253,7 +253,7 @@ def test_an_adapter_changed_after_training_is_refused(lora: Published) -> None:
     trained = lora.results.train
     assert trained is not None
     other = lora.results.model_copy(update={"train": trained.model_copy(update={"checkpoint_digest": "0" * 64})})
-    with pytest.raises(StageError, match="is not the file that train reported"):
+    with pytest.raises(StageError, match="is not the file that train saved"):
         evaluate.run(lora.world.context("evaluate", results=other))
 
 

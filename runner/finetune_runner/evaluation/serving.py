@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
 from finetune_runner.evaluation.phases import MERGED_AT
-from finetune_runner.training.checkpoint import sha256_of
+from finetune_runner.training.checkpoint import MANIFEST, sha256_of
 from finetune_runner.training.device import release_memory
 from finetune_runner.training.loading import ADAPTER_FILE, MethodType, base_dtype, load_base, merged
 from finetune_runner.training.placement import device_map, judging_devices
@@ -35,15 +36,31 @@ def fetch_adapter(context: StageContext, folder: Path) -> Path:
         raise StageError(ExitCode.INVALID_SPEC, "this stage needs the result of train")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    wanted = {**_saved_digests(context, trained.checkpoint_uri), ADAPTER_FILE: trained.checkpoint_digest}
     for name in ADAPTER_FILES:
         context.storage.download_file(f"{trained.checkpoint_uri}/{name}", folder / name)
-    if sha256_of(folder / ADAPTER_FILE) != trained.checkpoint_digest:
+        # The configuration too: with another alpha the same weights are another model.
+        if sha256_of(folder / name) != wanted.get(name):
+            raise StageError(
+                ExitCode.INVALID_DATA,
+                f"{trained.checkpoint_uri}/{name} is not the file that train saved",
+                hint="nobody may write below runs/; start a new run",
+            )
+    return folder
+
+
+def _saved_digests(context: StageContext, checkpoint_uri: str) -> dict[str, str]:
+    """sha256 of a checkpoint's files by name, as its manifest has them. Raises StageError when it has none."""
+    try:
+        manifest = json.loads(context.storage.read_bytes(f"{checkpoint_uri}/{MANIFEST}"))
+        return {str(name): str(facts["sha256"]) for name, facts in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StageError(
             ExitCode.INVALID_DATA,
-            f"{trained.checkpoint_uri}/{ADAPTER_FILE} is not the file that train reported",
+            f"{checkpoint_uri}/{MANIFEST} is not the manifest that train saved",
             hint="nobody may write below runs/; start a new run",
-        )
-    return folder
+            evidence=repr(error)[:500],
+        ) from error
 
 
 def make_merged(

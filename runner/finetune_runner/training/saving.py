@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError
 from finetune_runner.training.adapter_file import ADAPTER_FILE
+from finetune_runner.training.divergence import refuse_no_numbers
 from finetune_runner.training.optimizer_files import write_optimizer
 from finetune_runner.training.session import Saved
 
@@ -35,7 +36,10 @@ def newest_checkpoint(session: Session, folder: Path) -> Checkpoint | None:
 
 
 def save(session: Session, learner: Learner) -> None:
-    """A checkpoint: every rank uploads its share of the files, the main process commits the manifest last."""
+    """A checkpoint: every rank uploads its share of the files, the main process commits the manifest last.
+
+    Raises as `refuse_no_numbers`, in all ranks.
+    """
     state = session.state
     with session.stopwatch.measure("checkpoint"):
         if session.saved is None or session.saved.step != state.step:
@@ -61,7 +65,9 @@ def _upload(session: Session, learner: Learner) -> dict[str, dict[str, Any]]:
     folder = session.folder / "save"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    adapter, states = learner.engine.adapter(), learner.engine.optimizer_state()
+    adapter = learner.engine.adapter()
+    refuse_no_numbers(session, adapter)
+    states = learner.engine.optimizer_state()
     if session.world.main:
         learner.model.save_pretrained(
             str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=adapter
