@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import struct
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -33,11 +34,15 @@ FREQUENT_TYPES = frozenset(
     }
 )  # fmt: skip
 """Known without asking transformers, which imports torch: prepare starts in seconds without it."""
+_TRAINED_QUANTISED = frozenset({"mxfp4", "bitsandbytes"})
+"""gpt-oss, which transformers unpacks; and what QLoRA itself makes."""
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks|block)\.(?P<number>\d+)\.")
 
 
 def check_names(names: Iterable[str], source: str) -> None:
-    """Refuse a folder by the names in it: no model, or only pickles. Raises StageError (MODEL_UNUSABLE)."""
+    """Refuse a folder by the names in it: no model, only pickles, no index. Raises StageError (MODEL_UNUSABLE)."""
     names = sorted(names)
     if not any(name.endswith(".safetensors") for name in names):
         pickles = [name for name in names if any(fnmatch(name, pattern) for pattern in _PICKLES)]
@@ -47,6 +52,13 @@ def check_names(names: Iterable[str], source: str) -> None:
             "convert it: load it with transformers where you trust it, then save_pretrained (it writes safetensors)"
             if pickles
             else "name the folder with config.json and *.safetensors",
+        )
+    if not {SINGLE, INDEX} & set(names):
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            f"model.source {source} has neither {SINGLE} nor {INDEX}, by which transformers finds weights (there is "
+            f"{', '.join([name for name in names if name.endswith('.safetensors')][:3])})",
+            f"copy the model again, with all its files; a single file of weights is named {SINGLE}",
         )
     if "config.json" not in names:
         raise StageError(
@@ -98,13 +110,22 @@ def check_architecture(path: Path, source: str) -> None:
     """Refuse a model that the installed transformers has no code for: code shipped with a model is never run.
 
     Raises:
-        StageError: MODEL_UNUSABLE naming the architecture, and those with the nearest names.
+        StageError: MODEL_UNUSABLE naming the architecture, and those with the nearest names; or how its weights are
+            quantised, where nothing is trained on such.
     """
     try:
         config = json.loads((path / "config.json").read_bytes())
         model_type = config.get("model_type")
+        quantised = (config.get("quantization_config") or {}).get("quant_method")
     except (ValueError, AttributeError) as error:
         raise _damaged(source, "config.json is damaged", error) from error
+    if quantised is not None and quantised not in _TRAINED_QUANTISED:
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            f"model.source {source}: its weights are quantised already ({str(quantised)[:40]}), for serving; no "
+            "adapter is trained on them",
+            "name the model that they were made of; method.type: qlora quantises it to 4 bits when it is loaded",
+        )
     if model_type in FREQUENT_TYPES:
         return
 
@@ -132,7 +153,7 @@ def model_facts(path: Path, source: str) -> ModelFacts:
         config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
         files = _weights(path)
         shapes = {name: tensor["shape"] for item in files for name, tensor in _head(item)[0].items()}
-        return facts_of_config(
+        facts = facts_of_config(
             config,
             parameters=sum(map(prod, shapes.values())),
             file_bytes=sum(item.stat().st_size for item in files),
@@ -140,6 +161,20 @@ def model_facts(path: Path, source: str) -> ModelFacts:
         )
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise _damaged(source, "config.json or a safetensors file is damaged", error) from error
+    layers = _layers_in(shapes)
+    if 0 < layers < facts.layers:
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            f"model.source {source}: config.json says {facts.layers} layers, the weights have {layers}: the others "
+            "would be random",
+            "copy the model again: config.json and weights are not of one model",
+        )
+    return facts
+
+
+def _layers_in(names: Iterable[str]) -> int:
+    """Layers of the deepest stack that tensors are named after; 0 = they are named otherwise."""
+    return max((int(found["number"]) + 1 for name in names if (found := _LAYER.match(name))), default=0)
 
 
 def _weights(path: Path) -> list[Path]:

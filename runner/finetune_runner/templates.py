@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -23,11 +24,15 @@ def built_in_templates() -> dict[str, str]:
 def use_template(tokenizer: Any, chat_template: str) -> None:
     """Give a tokenizer the template that `model.chatTemplate` names; `save_pretrained` then writes it.
 
+    Of several beside a tokenizer (Command R: default, tool_use, rag) it is the one that transformers takes: default.
+
     Raises:
         StageError: INVALID_SPEC when a built-in template writes a marker that the tokenizer has no token for: the
-            model would spell it letter by letter and never learn to stop.
+            model would spell it letter by letter and never learn to stop. MODEL_UNUSABLE for several without a default.
     """
     if chat_template == TOKENIZER:
+        if isinstance(tokenizer.chat_template, dict):
+            tokenizer.chat_template = _default_of(tokenizer.chat_template)
         return
     built_in = built_in_templates().get(chat_template)
     if built_in is None:
@@ -43,3 +48,13 @@ def use_template(tokenizer: Any, chat_template: str) -> None:
             "use the tokenizer's own template, or model.chatTemplate: plain",
         )
     tokenizer.chat_template = built_in
+
+
+def _default_of(templates: Mapping[str, str]) -> str:
+    if "default" not in templates:
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            f"the tokenizer has several chat templates and none is named default: {', '.join(sorted(templates))[:200]}",
+            "write the one to train with into model.chatTemplate",
+        )
+    return templates["default"]

@@ -20,7 +20,7 @@ from finetune_runner.data.checks import (
     refusals,
 )
 from finetune_runner.data.registry import modules_of
-from finetune_runner.data.rows import Row
+from finetune_runner.data.rows import Row, make_row
 from finetune_runner.errors import StageError
 from tests.runner.check_rows import CLASSIFICATION, PAIR, row, rows, run, spec, warned
 from tests.runner.stores import store_of, varied
@@ -222,6 +222,24 @@ def test_a_class_called_none_is_a_class() -> None:
 def test_a_pair_is_no_conflict() -> None:
     pairs = [row("q", "a", rejected="b"), row("q", "c", rejected="d")]
     assert run(conflicting_answers, {"pool": pairs}, spec({"conflictingAnswers": "fail"})) == ([], {"pool": 2})
+
+
+@pytest.mark.parametrize(
+    ("objective", "decided", "conflicts"),
+    [
+        ("dpo", [row("q", "a", rejected="b"), row("Q!", "b", rejected="a")], 2),
+        ("dpo", [row("q", "a", rejected="b"), row("q", "a", rejected="b"), row("q", "b", rejected="c")], 0),
+        ("kto", [row("q", "a", label=True), row("q", "a", label=False), row("q", "b", label=False)], 2),
+        ("kto", [row("q", "a", label=True), row("q", "b", label=False)], 0),
+        ("sft", [make_row([{"role": "assistant", "content": text}]) for text in ("a manual", "A manual!")], 0),
+    ],
+)
+def test_answers_that_are_judged_both_ways_conflict(objective: str, decided: list[Row], conflicts: int) -> None:
+    wanted = spec({"conflictingAnswers": "drop"}, method={"objective": objective})
+    remarks, left = run(conflicting_answers, {"pool": decided}, wanted)
+    assert left.get("pool", 0) == len(decided) - conflicts
+    assert [remark.rows for remark in remarks] == [conflicts] * bool(conflicts)
+    assert all("1 input has the same answers judged in two ways (2 rows" in remark.message for remark in remarks)
 
 
 def test_the_worse_answer_is_looked_at_too() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from finetune_api.exit_codes import ExitCode
 from finetune_runner.data.measuring import Measured
 from finetune_runner.data.row_store import Example
 from finetune_runner.data.rows import make_row
 from finetune_runner.errors import StageError
-from finetune_runner.text import load_tokenizer
+from finetune_runner.text import encode_example, load_tokenizer
 from tests.runner.check_rows import row
 from tests.runner.template_styles import MISTRAL
 from tests.runner.tiny import TEMPLATE
@@ -62,6 +63,21 @@ def test_a_system_message_that_the_template_leaves_out_is_told(
     remarks = measured(tokenizer, Example(row("q", "a"), "a.jsonl line 1"), Example(told, "a.jsonl line 2")).remarks()
     assert [(remark.check, remark.rows) for remark in remarks] == [("chatTemplate", 1)] * left_out
     assert all("leaves out the system message of 1 row: a.jsonl line 2" in remark.message for remark in remarks)
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_token_without_an_embedding_is_named(tokenizer: Any, short: int) -> None:
+    highest = max(encode_example(tokenizer, row("q", "q").messages, 512)[0])
+    of_model = Measured(tokenizer, 512, "assistant", vocabulary=highest + 1 - short)
+    of_model.length(Example(row("q", "q"), "a.jsonl line 1"))
+    if not short:
+        assert of_model.remarks() == []
+        return
+    with pytest.raises(
+        StageError, match=rf"no embedding for \(it has {highest}\): 1 row: a\.jsonl line 1 \("
+    ) as caught:
+        of_model.remarks()
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
 
 
 def test_rows_that_the_template_refuses_end_the_job_with_counts_and_the_fix(tokenizer: Any) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import PrepareResult, Progress, StageResults
 from finetune_runner import mounts
 from finetune_runner.errors import StageError
-from finetune_runner.model_files import FREQUENT_TYPES
+from finetune_runner.model_files import FREQUENT_TYPES, check_architecture, check_files
 from finetune_runner.model_source import fetch_model, model_digest, model_facts
+from finetune_runner.training.loading import load_base
 from tests.cluster.harness.s3 import S3Server
 from tests.runner.stores import PrepareWorld, s3_storage
 
@@ -172,8 +176,6 @@ def test_damaged_files_are_refused(model: Path, name: str, content: bytes) -> No
 
 def shards(model: Path, count: int = 2) -> list[str]:
     """Split the model's weights into files with an index, as save_pretrained does with large models."""
-    from safetensors.numpy import load_file, save_file
-
     tensors = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
     names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
@@ -206,6 +208,53 @@ def test_a_weight_file_that_its_own_head_contradicts_is_named(
         StageError, match=rf"model\.safetensors is {what}: .* \({len(data) + cut} and {len(data)} bytes"
     ):
         fetch_model(context_of(world))
+
+
+def test_shards_without_their_index_are_refused(world: PrepareWorld, model: Path) -> None:
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    with pytest.raises(StageError, match=r"neither model\.safetensors nor .*index\.json, .*model-00001-of") as caught:
+        check_files(model, "hf://a/b")
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"num_hidden_layers": 4}, "config.json says 4 layers, the weights have 2"),
+        ({"num_hidden_layers": 2}, ""),
+        ({"num_hidden_layers": 1}, ""),  # some keep a layer for what is not computed here (DeepSeek's prediction)
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised already (gptq)"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, ""),
+        ({"quantization_config": None}, ""),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration_are_refused(
+    model: Path, changed: dict[str, Any], says: str
+) -> None:
+    config = json.loads((model / "config.json").read_bytes())
+    (model / "config.json").write_text(json.dumps(config | changed))
+
+    def look() -> int:
+        check_architecture(model, "hf://a/b")
+        return model_facts(model, "hf://a/b").layers
+
+    if not says:
+        assert look() == changed.get("num_hidden_layers", 2)
+        return
+    with pytest.raises(StageError, match=re.escape(says)) as caught:
+        look()
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert caught.value.hint
+
+
+def test_a_base_that_lacks_weights_is_refused_when_it_is_loaded(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    lost = "model.layers.1.mlp.up_proj.weight"
+    save_file({name: tensor for name, tensor in weights.items() if name != lost}, model / "model.safetensors")
+    check_files(model, "hf://a/b")
+    with pytest.raises(StageError, match=f"lacks 1 of the weights that its config.json asks for: {lost}") as caught:
+        load_base(model, "lora", torch.device("cpu"), None)
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
 
 
 def test_what_is_known_without_transformers_is_known_to_it() -> None:

@@ -360,6 +360,19 @@ def test_the_tokenizer_is_the_one_that_transformers_loads(tokenizer: Any, tiny_m
     assert tokenizer.get_vocab() == reference.get_vocab()
 
 
+def test_of_several_templates_the_default_is_used(tiny_model: Path, tmp_path: Path) -> None:
+    several = load_tokenizer(tiny_model)
+    several.chat_template = {"default": several.chat_template, "tool_use": "{{ tools }}"}
+    several.save_pretrained(tmp_path / "with")
+    assert load_tokenizer(tmp_path / "with").chat_template == load_tokenizer(tiny_model).chat_template
+    several.chat_template = {"rag": "{{ a }}", "tool_use": "{{ tools }}"}
+    several.save_pretrained(tmp_path / "without")
+    with pytest.raises(StageError, match="none is named default: rag, tool_use") as caught:
+        load_tokenizer(tmp_path / "without")
+    assert caught.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert load_tokenizer(tmp_path / "without", "plain").chat_template == built_in_templates()["plain"]
+
+
 @pytest.mark.parametrize("broken", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", [None, b"{"])
 def test_a_tokenizer_that_cannot_be_loaded_is_refused(

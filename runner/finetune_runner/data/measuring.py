@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.wording import agreeing, counted
 from finetune_runner.data.checking import Found, Remark
 from finetune_runner.data.records import BadRow, BadRows
@@ -28,17 +29,20 @@ class Measured:
         tokenizer: with the template in force.
         max_length: training.maxLength.
         loss: data.loss.
+        vocabulary: tokens that the model has embeddings for; 0 = unknown.
     """
 
     tokenizer: Any
     max_length: int
     loss: Loss
+    vocabulary: int = 0
     _bad: BadRows = field(default_factory=BadRows)
     _left_out: Found = field(default_factory=Found)
     _left_out_answers: int = 0
     _rewritten: Found = field(default_factory=Found)
     _markers: Found = field(default_factory=Found)
     _without_system: Found = field(default_factory=Found)
+    _unknown: Found = field(default_factory=Found)
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
@@ -79,6 +83,9 @@ class Measured:
             )
             self._bad.add(BadRow(example.origin, "", error.message, hint))
             return _NOT_RENDERED
+        highest = max(*encoded.input_ids, *other.input_ids)
+        if 0 < self.vocabulary <= highest:
+            self._unknown.add(example, f"({self.tokenizer.decode([highest])!r})")
         if example.split in _TRAINED:
             if encoded.earlier_left_out:
                 self._left_out.add(example)
@@ -88,8 +95,19 @@ class Measured:
         return Length(max(encoded.total, other.total), max(encoded.least, other.least))
 
     def remarks(self) -> list[Remark]:
-        """What is worth knowing. Raises StageError (INVALID_DATA) for rows that the template refuses."""
+        """What is worth knowing.
+
+        Raises:
+            StageError: INVALID_DATA for rows that the template refuses; MODEL_UNUSABLE for tokens without an embedding.
+        """
         self._bad.raise_if_any("rows against the model's chat template")
+        if self._unknown.rows:
+            raise StageError(
+                ExitCode.MODEL_UNUSABLE,
+                f"the tokenizer gives tokens that the model has no embedding for (it has {self.vocabulary}): "
+                f"{counted(self._unknown.rows, 'row')}: {self._unknown.where()}",
+                "copy the tokenizer again: it is another model's, or got tokens for which the model was not resized",
+            )
         remarks = []
         if self._markers.rows:
             found = self._markers

@@ -147,7 +147,7 @@ def _prepare(
     # The model comes second: it is the larger download, and bad rows are found without it.
     model = model or _fetch_model(context)
     work.say(model.template_remarks)
-    _measure(context, model.tokenizer, store, work)
+    _measure(context, model, store, work)
     check("tokens", model.facts.context_length)
     for description, (named, after, until) in zip(work.sources, read, strict=True):
         description["kept"] = rows_kept(store, after, until)
@@ -209,11 +209,12 @@ def _read(context: StageContext, store: RowStore, work: _Work, named: SplitSourc
     return before, store.last
 
 
-def _measure(context: StageContext, tokenizer: Any, store: RowStore, work: _Work) -> None:
-    """Count the tokens of every row. Raises StageError (INVALID_DATA) for rows that the chat template refuses."""
+def _measure(context: StageContext, model: _Model, store: RowStore, work: _Work) -> None:
+    """Count the tokens of every row. Raises StageError as `Measured.remarks`."""
     counts = store.counts()
     total, done = sum(counts.values()), 0
-    measured = Measured(tokenizer, context.task.spec.training.max_length, context.task.spec.data.loss)
+    spec = context.task.spec
+    measured = Measured(model.tokenizer, spec.training.max_length, spec.data.loss, model.facts.vocabulary)
     examples = store.examples(*counts)
     while chunk := list(islice(examples, _AT_ONCE)):
         context.check_stop()

@@ -93,7 +93,8 @@ def load_base(
             options["device_map"] = {"": "meta"}
         elif len(spread) > 1:
             options["device_map"] = device_map(model_path, spread)
-        model: Any = AutoModelForCausalLM.from_pretrained(str(model_path), **options)
+        causal: Any = AutoModelForCausalLM
+        model, loaded = causal.from_pretrained(str(model_path), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
@@ -103,6 +104,14 @@ def load_base(
             else "model.source must be a transformers causal language model with safetensors weights",
             evidence=str(error)[:500],
         ) from error
+    missing = sorted(loaded["missing_keys"]) if reads else []
+    if missing:  # transformers only logs it, and goes on with random ones
+        raise StageError(
+            ExitCode.MODEL_UNUSABLE,
+            f"the base model lacks {len(missing)} of the weights that its config.json asks for: {missing[0][:200]}"
+            + (" and others" if len(missing) > 1 else ""),
+            "copy the model again: config.json and weights are not of one model",
+        )
     # transformers asks this of its own `sdpa` only.
     if plan is not None and plan.attention == "flash" and not model._supports_sdpa:
         raise refuse(f"{type(model).__name__} has an attention that SDPA does not compute")
