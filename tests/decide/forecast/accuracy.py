@@ -63,6 +63,7 @@ def setup_of(row: dict[str, Any]) -> TrainingSetup:
         "offload",
         "stored_bytes",
         "saves_frozen_inputs",
+        "reentrant",
     )
     return TrainingSetup(
         shape=known_shapes()[row["model"]],

@@ -73,6 +73,9 @@ class TrainingSetup:
     the parts as they were loaded, and PEFT's example loads fp32. 0: as the quantisation says."""
     saves_frozen_inputs: bool = False
     """Whether frozen 4-bit layers keep their inputs: bitsandbytes before 0.43.2, for published rows only."""
+    reentrant: bool = False
+    """Whether gradient checkpointing is reentrant around FSDP's units, for published rows only: the default of
+    transformers' Trainer before version 5."""
     head: Head = "fused"
     attention: Attention = "sdpa"
     """The published rows make no mask: flash."""
@@ -131,7 +134,7 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
         parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
         block = {"recomputation": factor * saved * setup.tokens + fixed, "attentionScores": wider * scores}
-        if keeps_input_gradients(setup.strategy):
+        if keeps_input_gradients(setup.strategy, reentrant=setup.reentrant):
             block["inputGradients"] = checkpoint_bytes(shape, setup.tokens)
         # Head and blocks have their peaks one after the other.
         parts |= block if sum(block.values()) >= head else {"head": head}
