@@ -24,6 +24,7 @@ BYTES_PER_LOGIT: dict[Head, float] = {
     "fused-loss": 10.0,
     "fused-loss-upcast": 8.0,
 }
+LOGITS_BEFORE_A_FUSED_LOSS: frozenset[Head] = frozenset({"fused-loss", "fused-loss-upcast"})
 FUSED_TILE_BYTES = 268_435_456
 """4,096 tokens x 32,768 entries of the vocabulary in bf16 (trl, trainer/utils.py)."""
 CHUNK_BYTES = 512 * 2**20
