@@ -66,6 +66,7 @@ def setup_of(row: dict[str, Any]) -> TrainingSetup:
         "stored_bytes",
         "saves_frozen_inputs",
         "reentrant",
+        "mean_sequence",
     )
     return TrainingSetup(
         shape=known_shapes()[row["model"]],

@@ -12,6 +12,19 @@ BYTES_PER_STRANDED_LOGIT = 6.0
 STRANDED_BLOCK_SHARE = 0.42
 """Of what a block needs backward, that finds no room in them. Fitted: rows of Mistral-7B on one GPU, fused loss."""
 
+BYTES_PER_LOGIT_OF_OTHER_ROWS = 34.0
+"""Held besides the longest row's where rows of every length pass by one after the other, per logit of a mean row.
+Fitted: ms-swift's rows of Qwen-7B, by Qwen's own model code."""
+
+
+def other_rows_bytes(logits: float) -> float:
+    """Bytes reserved for rows of other lengths than the longest, which its logits do not fit into.
+
+    Args:
+        logits: of a mean batch, padded: tokens x vocabulary.
+    """
+    return BYTES_PER_LOGIT_OF_OTHER_ROWS * logits
+
 
 def stranded_bytes(logits: float, head: float, recomputation: float, peak: float) -> float:
     """Bytes reserved beyond the tensors of the peak, where the loss is one kernel over logits in full.

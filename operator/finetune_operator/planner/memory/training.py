@@ -42,7 +42,7 @@ from finetune_operator.planner.memory.sharding import (
     outside_bytes,
     shards,
 )
-from finetune_operator.planner.memory.stranding import stranded_bytes
+from finetune_operator.planner.memory.stranding import other_rows_bytes, stranded_bytes
 from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
 from finetune_operator.planner.shape import ModelShape
 
@@ -82,6 +82,9 @@ class TrainingSetup:
     reentrant: bool = False
     """Whether gradient checkpointing is reentrant around FSDP's units, for published rows only: the default of
     transformers' Trainer before version 5."""
+    mean_sequence: float = 0.0
+    """Tokens of a mean row, padded to the longest of its batch, where an allocator keeps blocks for rows of every
+    length: for published rows only. 0: all rows are alike, or segments may grow."""
     head: Head = "fused"
     attention: Attention = "sdpa"
     """The published rows make no mask: flash."""
@@ -136,7 +139,7 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     scores = (
         score_bytes(shape.heads, row_tokens, setup.tokens, blocks=kept_blocks) if setup.attention == "eager" else 0.0
     )
-    stranded = 0.0
+    stranded = other_rows_bytes(setup.micro_batch * setup.mean_sequence * shape.vocabulary)
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
         parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
