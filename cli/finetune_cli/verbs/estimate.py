@@ -120,7 +120,7 @@ def _facts(job: FineTuneJob, model: KnownModel, data: Counted, estimates: list[P
         batch = job.spec.training.global_batch_size
         told["training"] = (
             f"{plan.total_steps:,} {agreeing(plan.total_steps, 'step')} of {batch} "
-            f"{agreeing(batch, 'example')} ({plan.epochs:g} epochs), {known.train_tokens / 1e6:.2f} "
+            f"{agreeing(batch, 'example')} ({plan.epochs or 0:g} {agreeing(plan.epochs or 0, 'epoch')}), {known.train_tokens / 1e6:.2f} "
             f"million tokens; {job.spec.method.objective} at learning rate {plan.learning_rate:g}"
         )
         if known.minimum_detectable_gain is not None:
