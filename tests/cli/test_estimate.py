@@ -319,7 +319,7 @@ LONG = ["--rows", "500", "--tokens-per-row", "100000"]
             {"a100": A100},
             GIVEN,
             0,
-            ["warning", "40 times", "set 5e-06 to 5e-05", "(1 epochs)"],
+            ["warning", "40 times", "set 5e-06 to 5e-05", "(1 epoch)"],
         ),
         ({"method": {"objective": "kto"}}, {"a100": A100}, GIVEN, 0, ["kto at learning rate 5e-06"]),
     ],
