@@ -136,7 +136,7 @@ def test_another_trainers_step_is_shown_beside(tmp_path: Path, capsys: pytest.Ca
     arguments = ["estimate", job(tmp_path), *GIVEN, "--gpu", "A100-80"]
     assert main([*arguments, "--trainer", "hf-trainer"]) == 0
     shown = capsys.readouterr().out
-    assert "train, moment by moment: a step " in shown
+    assert "train, moment by moment: loading " in shown
     assert "a step with hf-trainer: " in shown
     assert main([*arguments, "--trainer", "axolotl"]) == 2
     assert "--trainer: 'axolotl' is not a known one" in capsys.readouterr().err
@@ -319,7 +319,7 @@ LONG = ["--rows", "500", "--tokens-per-row", "100000"]
             {"a100": A100},
             GIVEN,
             0,
-            ["warning", "40 times", "set 5e-06 to 5e-05", "(1 epochs)"],
+            ["warning", "40 times", "set 5e-06 to 5e-05", "(1 epoch)"],
         ),
         ({"method": {"objective": "kto"}}, {"a100": A100}, GIVEN, 0, ["kto at learning rate 5e-06"]),
     ],

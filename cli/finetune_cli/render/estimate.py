@@ -93,6 +93,7 @@ def components_table(known: Forecast) -> Table:
 
 
 MOMENTS = {
+    "loading": "loading",
     "step": "a step",
     "validation": "validation",
     "reference": "asking the reference",

@@ -117,10 +117,10 @@ def _facts(job: FineTuneJob, model: KnownModel, data: Counted, estimates: list[P
     planned = next(((i.plan, i.forecast) for i in estimates if i.plan and i.forecast), None)
     if planned is not None:
         plan, known = planned
-        batch = job.spec.training.global_batch_size
+        batch, epochs = job.spec.training.global_batch_size, plan.epochs or 0.0
         told["training"] = (
             f"{plan.total_steps:,} {agreeing(plan.total_steps, 'step')} of {batch} "
-            f"{agreeing(batch, 'example')} ({plan.epochs:g} epochs), {known.train_tokens / 1e6:.2f} "
+            f"{agreeing(batch, 'example')} ({epochs:g} {agreeing(epochs, 'epoch')}), {known.train_tokens / 1e6:.2f} "
             f"million tokens; {job.spec.method.objective} at learning rate {plan.learning_rate:g}"
         )
         if known.minimum_detectable_gain is not None:

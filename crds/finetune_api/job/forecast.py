@@ -9,7 +9,7 @@ from pydantic import Field
 from finetune_api.base import Contract
 
 ForecastStage = Literal["baseline", "train", "evaluate", "merge"]
-Moment = Literal["step", "validation", "reference", "answers"]
+Moment = Literal["loading", "step", "validation", "reference", "answers"]
 Fit = Literal["Fits", "Tight", "DoesNotFit", "Unknown"]
 
 
@@ -20,7 +20,7 @@ class MemoryShare(Contract):
         str,
         Field(
             description="weights, adapter, gradients, optimiser, masterCopy, activations, recomputation, "
-            "inputGradients, head, attentionMask, attentionScores, keyValueCache, dequantisation, communication, "
+            "loading, head, attentionMask, attentionScores, keyValueCache, dequantisation, communication, "
             "merge, fragmentation or context.",
             max_length=32,
         ),
@@ -34,9 +34,9 @@ class MomentForecast(Contract):
     moment: Annotated[
         Moment,
         Field(
-            description="step: an optimiser step, what published figures of training measure; validation: the loss of "
-            "validation rows; reference: log-probabilities that dpo and kto ask for; answers: validation rows that are "
-            "answered."
+            description="loading: the model is read and cut into parts; step: an optimiser step, what published "
+            "figures of training measure; validation: the loss of validation rows; reference: log-probabilities that "
+            "dpo and kto ask for; answers: validation rows that are answered."
         ),
     ]
     tensors_gib: Annotated[float, Field(description="What tensors need: torch.cuda.max_memory_allocated, in GiB.")]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 
 from finetune_api.job.method import LARGEST_SERVED_RANK
 from finetune_operator.planner.fit import Demand, Offered, fit, fsdp_of, sharded_gpus, stage_memory
@@ -117,20 +116,38 @@ def smallest_change(demand: Demand, memory_gib: float, p95_length: int) -> str |
     return next((c.text for c in _changes(demand, p95_length) if _fits(c.demand, memory_gib)), None)
 
 
+def _change_with_gpus(demand: Demand, offered: Offered, p95_length: int) -> str | None:
+    """Edits that do not cut rows and the fewest GPUs with which they are enough, as fields; None where none are."""
+    if demand.strategy in ("zero2", "zero3"):
+        return None  # compute.deepspeed would have to go as well
+    edits = _edits(demand)
+    lengths = [None, *(length for length in _lengths(demand) if length >= p95_length)]
+    for size in range(1, len(edits) + 1):
+        for some, length in product(combinations(edits, size), lengths):
+            change = _applied(demand, some, length)
+            gpus = sharded_gpus(change.demand, offered) if can_be_parts(change.demand) else None
+            if gpus is not None:
+                per_node = min(gpus, offered.gpus_per_node)
+                nodes = f", compute.nodes: {gpus // per_node}" if gpus > per_node else ""
+                words = change.text.replace(" and ", ", ")
+                return f"{words}, compute.strategy: fsdp{nodes} and compute.gpusPerNode: {per_node}"
+    return None
+
+
 def card_size_gib(demand: Demand) -> int | None:
     """Memory of the smallest usual GPU that the job fits as it is; None where it fits none of them."""
     return next((size for size in CARD_SIZES_GIB if _fits(demand, size)), None)
 
 
-def _need_gib(demand: Demand) -> int:
+def _need_gib(demand: Demand) -> float:
     stages = stage_memory(demand, demand.least_micro_batch, merges=demand.serves_merged)
-    return math.ceil(max(part.device_bytes for part in stages.values()) / GIB)
+    return max(part.device_bytes for part in stages.values()) / GIB
 
 
 def _edit_or_size(edit: str | None, demand: Demand) -> str:
     size = card_size_gib(demand)
     if size is None:
-        too_large = f"no GPU is large enough, it needs {_need_gib(demand)} GiB"
+        too_large = f"no GPU is large enough, it needs {_need_gib(demand):.1f} GiB"
         none = f"no setting is enough and {too_large}: use a smaller model"
         return f"set {edit}; as it is {too_large}" if edit else none
     pool = f"a pool whose GPUs have {size} GiB"
@@ -145,6 +162,10 @@ def what_would_fit(demand: Demand, offered: Offered, p95_length: int) -> str:
         why = "8-bit weights" if demand.quantisation == "int8" else f"the states of {demand.optimizer}"
         return f"{options}; more GPUs do not help, {why} are not cut into parts: each trains with the whole model"
     gpus = sharded_gpus(demand, offered)
+    if gpus is None and edit is None:
+        shared = _change_with_gpus(demand, offered, p95_length)
+        if shared is not None:
+            return _edit_or_size(shared, demand)
     if gpus is None:
         most = max(offered.shares(demand.least_micro_batch), default=1)
         if most == 1:

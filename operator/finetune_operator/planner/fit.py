@@ -13,6 +13,7 @@ from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.attention import Attention
 from finetune_operator.planner.memory.breakdown import GIB, Breakdown
 from finetune_operator.planner.memory.inference import InferenceSetup, inference_memory, merge_memory
+from finetune_operator.planner.memory.loading import loading_memory
 from finetune_operator.planner.memory.sharding import Strategy
 from finetune_operator.planner.memory.spreading import spreads
 from finetune_operator.planner.memory.training import (
@@ -140,9 +141,9 @@ def training_setup(demand: Demand, micro_batch: int) -> TrainingSetup:
 
 
 def train_moments(demand: Demand, micro_batch: int) -> Mapping[Moment, Breakdown]:
-    """Peaks of the train stage one after the other: a step, and what is done between steps."""
+    """Peaks of the train stage one after the other: loading, a step, and what is done between steps."""
     setup = training_setup(demand, micro_batch)
-    moments: dict[Moment, Breakdown] = {"step": training_memory(setup)}
+    moments: dict[Moment, Breakdown] = {"loading": loading_memory(setup), "step": training_memory(setup)}
     if demand.asks_reference:
         moments["reference"] = reference_memory(setup, demand.longest_row)
     else:

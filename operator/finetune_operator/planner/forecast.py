@@ -18,6 +18,7 @@ from finetune_operator.planner.fit import (
     Demand,
     Offered,
     fit,
+    judging_memory,
     merge_breakdown,
     stage_memory,
     train_breakdown,
@@ -379,7 +380,8 @@ def _notes(
     notes += budget_notes(case.spec.compute, seconds, costs, timed.get("currency", ""))
     if plan.judging_gpus > 1 and case.spec.evaluation.engine == "transformers":
         notes.append(
-            f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod: it does not fit on one"
+            f"baseline and evaluate spread the base over {plan.judging_gpus} GPUs of a pod: "
+            f"{'its merged form' if _only_merged_is_spread(case) else 'it'} does not fit on one"
         )
     if plan.method == "qlora" and not case.demand.serves_merged and not plan.judge_both_forms:
         need = merge_breakdown(case.demand).device_bytes
@@ -388,6 +390,12 @@ def _notes(
     if not seconds:
         notes.append("times and cost are not forecast: set gpuModel in the pool, for example A100-80")
     return notes
+
+
+def _only_merged_is_spread(case: _Case) -> bool:
+    """Whether one GPU would do but for the merged form."""
+    judging = judging_memory(replace(case.demand, judging_gpus=1), merges=False)
+    return case.demand.serves_merged and worst_fit(judging, case.resolved.pool_spec.gpu_memory_gib) == "Fits"
 
 
 def _room(case: _Case) -> str:

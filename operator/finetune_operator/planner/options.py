@@ -87,7 +87,9 @@ def reason(spec: FineTuneJobSpec, found: Sequence[Option], best: Option) -> str:
     limit_s = duration_s(spec.compute.max_duration)
     fewer = [option for option in found if option.gpus_per_node < best.gpus_per_node]
     if fewer and not any(option.fits for option in fewer):
-        why = f"{max(o.gpus_per_node for o in fewer)} per node would not hold it"
+        most = max(fewer, key=lambda option: option.gpus_per_node)
+        verb = "may" if most.forecast.fit == "Tight" else "would"
+        why = f"{most.gpus_per_node} per node {verb} not hold it"
     elif any(option.seconds is not None and option.seconds > limit_s for option in fewer):
         why = f"fewer take longer than compute.maxDuration ({spec.compute.max_duration})"
     else:

@@ -84,7 +84,7 @@ def choose(compute: Compute, demand: Demand | None, memory_gib: float, processes
     """The choice for a demand; None is one without GPUs or of an unknown shape.
 
     Activations are recomputed only when memory needs it: without, a step is up to a fifth faster (torchtune), but only
-    if its micro-batch still fills the GPU.
+    if its micro-batch of rows of usual length still fills the GPU.
 
     Raises:
         PlanError: naming compute.strategy, when it cannot be had.
@@ -102,7 +102,8 @@ def choose(compute: Compute, demand: Demand | None, memory_gib: float, processes
         return Choice(strategy, stage, offload, asked, checkpointing=recomputes)
     most = largest_micro_batch(spread, memory_gib)
     without = largest_micro_batch(keeps, memory_gib)
-    filled = without * demand.longest_row >= saturation_tokens(demand.method) or without >= most
+    usual = min(demand.typical_row or demand.longest_row, demand.longest_row)
+    filled = without * usual >= saturation_tokens(demand.method) or without >= most
     if filled and fit(train_breakdown(keeps, without), memory_gib) == "Fits":
         return Choice(strategy, stage, offload, without, checkpointing=False)
     return Choice(strategy, stage, offload, most)

@@ -23,6 +23,8 @@ class Trainer:
     """Fields of TrainingSetup."""
     quantised: dict[str, Any]
     """Those of 4-bit bases only."""
+    mixed_lengths: bool = False
+    """Whether its allocator keeps blocks for rows of every length."""
 
 
 @cache
@@ -31,8 +33,10 @@ def known_trainers() -> dict[str, Trainer]:
     text = files("finetune_operator.planner").joinpath("data/trainers.toml").read_text(encoding="utf-8")
     found = {}
     for name, said in tomllib.loads(text).items():
-        always = {field: value for field, value in said.items() if field not in ("about", "quantised")}
-        found[name] = Trainer(name, said["about"], always, said.get("quantised", {}))
+        aside = ("about", "quantised", "mixed_lengths")
+        always = {field: value for field, value in said.items() if field not in aside}
+        mixed = said.get("mixed_lengths", False)
+        found[name] = Trainer(name, said["about"], always, said.get("quantised", {}), mixed)
     return found
 
 
@@ -40,6 +44,8 @@ def other_setup(demand: Demand, micro_batch: int, trainer: Trainer) -> TrainingS
     """The setup of a step with that trainer. FSDP cuts adapters too, as it does there; FSDP 2 is torchtune's alone."""
     setup = training_setup(demand, micro_batch)
     changes = trainer.always | (trainer.quantised if setup.quantisation in ("nf4", "nf4-double") else {})
+    if trainer.mixed_lengths:
+        changes = changes | {"mean_sequence": float(demand.typical_row)}
     if setup.strategy in ("fsdpBase", "fsdp2"):
         changes = changes | {"strategy": "fsdp2" if trainer.name == "torchtune" else "fsdp"}
     return replace(setup, **changes)

@@ -31,6 +31,8 @@ class Row:
     forecast_gb: float
     least_gb: float
     """What its tensors need at least."""
+    head: str
+    """How the source computes logits and loss; empty where it trains nothing."""
     excused: str = ""
     """Why a forecast that is too low by more than 5 % does not count: what the figure holds that no setting says."""
 
@@ -63,6 +65,8 @@ def setup_of(row: dict[str, Any]) -> TrainingSetup:
         "offload",
         "stored_bytes",
         "saves_frozen_inputs",
+        "reentrant",
+        "mean_sequence",
     )
     return TrainingSetup(
         shape=known_shapes()[row["model"]],
@@ -109,6 +113,7 @@ def _row(row: dict[str, Any]) -> Row:
         measured_gb=row["gb"],
         forecast_gb=_quantity(breakdown, row["quantity"]) / GB + row.get("buffers_gb", 0.0),
         least_gb=(breakdown.least_bytes - breakdown.outside_bytes) / GB,
+        head=row.get("head", ""),
         excused=row.get("excused", ""),
     )
 

@@ -242,7 +242,7 @@ def _resolved(**pool_spec: Any) -> Resolved:
     ("model", "memory_gib", "method", "micro_batch", "recomputes"),
     [
         ("Llama-3.1-8B", 80, "lora", 8, False),
-        ("Llama-3.1-8B", 24, "qlora", 2, False),
+        ("Llama-3.1-8B", 24, "qlora", 16, True),  # two rows of usual length would not fill the GPU
         ("Llama-3.1-70B", 64, "qlora", 8, True),
     ],
 )
@@ -255,6 +255,16 @@ def test_method_micro_batch_and_checkpointing_follow_from_memory(
     plan = make_plan(spec, resolved, known)
     assert (plan.method, plan.micro_batch_size, plan.gradient_checkpointing) == (method, micro_batch, recomputes)
     assert forecast(spec, resolved, known, plan).fit in ("Fits", "Tight")
+
+
+@pytest.mark.parametrize(("usual", "micro_batch", "recomputes"), [(1024, 2, False), (511, 16, True)])
+def test_a_micro_batch_is_judged_by_rows_of_usual_length(usual: int, micro_batch: int, recomputes: bool) -> None:
+    """Without recomputation two rows fit, and 4-bit weights want 1,024 tokens of a forward pass."""
+    known = PrepareResult.from_wire(prepared("Llama-3.1-8B", 1024))
+    known = known.model_copy(update={"lengths": known.lengths.model_copy(update={"p50": usual})})
+    spec = FineTuneJobSpec.from_wire(job_dict(method={"type": "qlora"})["spec"])
+    plan = make_plan(spec, _resolved(gpuMemoryGib=24), known)
+    assert (plan.micro_batch_size, plan.gradient_checkpointing) == (micro_batch, recomputes)
 
 
 @pytest.mark.parametrize(

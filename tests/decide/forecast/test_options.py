@@ -96,3 +96,14 @@ def test_the_times_of_evaluation_fall_with_the_gpus_of_the_pod() -> None:
     times = [next(s.seconds_high or 0.0 for s in o.forecast.stages if s.stage == "baseline") for o in found]
     assert times == sorted(times, reverse=True)
     assert times[-1] < 0.7 * times[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "memory_gib", "words"),
+    [("Mistral-7B", 24, "1 per node may not"), ("Llama-2-70B", 80, "2 per node would not")],
+)
+def test_fewer_gpus_that_are_tight_may_not_hold_it(model: str, memory_gib: int, words: str) -> None:
+    spec, found = looked_at(model, memory_gib, method={"type": "lora"})
+    best = recommended(spec, found)
+    assert best is not None
+    assert words in reason(spec, found, best)

@@ -119,3 +119,27 @@ def test_a_mixture_of_experts_is_spread_by_its_size_alone(method: str, spread: i
     assert status.forecast is not None
     assert status.forecast.fit == "Unknown"
     assert status.plan.judging_gpus == spread
+
+
+def test_an_edit_and_gpus_are_named_together_where_neither_is_enough() -> None:
+    status = status_of("Llama-2-70B", {"type": "lora"}, 1, 24)
+    remedy = (
+        "Set method.type: qlora, compute.strategy: fsdp and compute.gpusPerNode: 8, or use a pool whose GPUs have 180"
+    )
+    assert status.next_step.startswith(remedy)
+    followed = status_of("Llama-2-70B", {"type": "qlora"}, 8, 24, compute={"strategy": "fsdp"})
+    assert followed.forecast is not None
+    assert followed.forecast.fit == "Fits"
+    for gpus, strategy in ((2, "fsdp"), (8, "ddp")):
+        alone = status_of("Llama-2-70B", {"type": "qlora"}, gpus, 24, compute={"strategy": strategy})
+        assert alone.reason == "DoesNotFit"
+
+
+@pytest.mark.parametrize(
+    ("kind", "served", "what"), [("qlora", "merged", "its merged form"), ("lora", "adapter", "it")]
+)
+def test_what_is_spread_is_said(kind: str, served: str, what: str) -> None:
+    output = {"adapterRef": {"name": "triage"}, "servedAs": served}
+    status = status_of("Llama-3.1-70B", {"type": kind}, 8, 80, output=output)
+    assert status.forecast is not None
+    assert any(f"GPUs of a pod: {what} does not fit on one" in note for note in status.forecast.notes)

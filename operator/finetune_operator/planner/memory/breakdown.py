@@ -30,6 +30,8 @@ class Breakdown:
     outside_bytes: float = CONTEXT_BYTES
     """Outside of PyTorch's allocator: CUDA context, and NCCL's buffers where there are several GPUs."""
     fragmentation_share: float = field(default=FRAGMENTATION_SHARE)
+    stranded_bytes: float = 0.0
+    """Held beyond the tensors at least, whatever the share: stranding.py, for published rows only."""
 
     @property
     def allocated_bytes(self) -> float:
@@ -41,7 +43,7 @@ class Breakdown:
         """What the allocator holds beyond that."""
         grown = self.allocated.get("keyValueCache", 0.0)
         moving = sum(size for name, size in self.allocated.items() if name not in _STAYS) - grown
-        return self.fragmentation_share * moving + GROWING_CACHE_SHARE * grown
+        return max(self.fragmentation_share * moving + GROWING_CACHE_SHARE * grown, self.stranded_bytes)
 
     @property
     def reserved_bytes(self) -> float:

@@ -6,20 +6,25 @@ from typing import Literal
 
 from finetune_operator.planner.shape import ModelShape
 
-Head = Literal["fused", "full", "autocast", "half", "fused-loss"]
+Head = Literal["fused", "full", "full-upcast", "autocast", "half", "fused-loss", "fused-loss-upcast"]
 
 BYTES_PER_LOGIT: dict[Head, float] = {
     # TRL and Liger compute head and loss tile by tile: no logits.
     "fused": 0.0,
-    # transformers: bf16 logits (2), fp32 copy (4), log-softmax (4), gradients; measured.
+    # transformers since 4.46: bf16 logits (2), fp32 copy (4), log-softmax (4), gradients; measured. Before, logits were
+    # made fp32 by the model itself, and the bf16 ones were gone before the loss: 2 less, measured likewise.
     "full": 14.25,
+    "full-upcast": 12.25,
     # Two heads of other stacks, for published rows only. Chosen after the slope of Qwen's rows over the sequence length
     # (11.9 and 8.2 bytes per logit), explained by 16-bit logits and copy with fp32 inside the loss, or all in 16 bit.
     "autocast": 12.0,
     "half": 8.0,
-    # Logits exist, the loss is one kernel (Unsloth's, as fms-acceleration ships it).
-    "fused-loss": 8.0,
+    # Logits exist, the loss is one kernel (Unsloth's, as fms-acceleration ships it): fp32 and a shifted copy, with
+    # transformers since 4.46 beside the bf16 ones.
+    "fused-loss": 10.0,
+    "fused-loss-upcast": 8.0,
 }
+LOGITS_BEFORE_A_FUSED_LOSS: frozenset[Head] = frozenset({"fused-loss", "fused-loss-upcast"})
 FUSED_TILE_BYTES = 268_435_456
 """4,096 tokens x 32,768 entries of the vocabulary in bf16 (trl, trainer/utils.py)."""
 CHUNK_BYTES = 512 * 2**20

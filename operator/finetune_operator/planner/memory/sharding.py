@@ -80,10 +80,12 @@ def outside_bytes(strategy: Strategy) -> float:
     return DDP_OUTSIDE_BYTES if strategy in ("ddp", "zero2") else SHARDED_OUTSIDE_BYTES
 
 
-def keeps_input_gradients(strategy: Strategy) -> bool:
+def keeps_input_gradients(strategy: Strategy, *, reentrant: bool) -> bool:
     """Whether each block's input gradient (2 h T) stays until the backward pass ends.
 
-    Found in the calibration rows: under FSDP1 the peak inside the blocks, not that in the head, is 2 h L T higher than
-    on one GPU. FSDP2 does not show it, nor does ZeRO-3: chosen after PEFT's rows, 18 % and 47 % too high.
+    FSDP1 hooks the inputs of a unit whose weights are frozen, to know when to free what it gathered, and lets go of
+    them at the end of the backward pass. Under reentrant checkpointing around the unit those inputs are leaves that
+    hold their gradients. Seen first in fms-acceleration's rows (2 h L T more than on one GPU), then in PyTorch:
+    tests/runner/test_input_gradients.py. The runner checkpoints otherwise.
     """
-    return strategy in ("fsdp", "fsdpBase")
+    return strategy == "fsdp" and reentrant

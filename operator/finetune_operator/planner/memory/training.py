@@ -25,7 +25,12 @@ from finetune_operator.planner.memory.dora import (
     dora_saved_bytes_per_block,
     dora_saved_bytes_per_token,
 )
-from finetune_operator.planner.memory.head import Head, evaluated_logits_bytes, head_bytes
+from finetune_operator.planner.memory.head import (
+    LOGITS_BEFORE_A_FUSED_LOSS,
+    Head,
+    evaluated_logits_bytes,
+    head_bytes,
+)
 from finetune_operator.planner.memory.inference import answered_tokens, scored_tokens
 from finetune_operator.planner.memory.sharding import (
     Strategy,
@@ -37,6 +42,7 @@ from finetune_operator.planner.memory.sharding import (
     outside_bytes,
     shards,
 )
+from finetune_operator.planner.memory.stranding import other_rows_bytes, stranded_bytes
 from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
 from finetune_operator.planner.shape import ModelShape
 
@@ -73,6 +79,12 @@ class TrainingSetup:
     the parts as they were loaded, and PEFT's example loads fp32. 0: as the quantisation says."""
     saves_frozen_inputs: bool = False
     """Whether frozen 4-bit layers keep their inputs: bitsandbytes before 0.43.2, for published rows only."""
+    reentrant: bool = False
+    """Whether gradient checkpointing is reentrant around FSDP's units, for published rows only: the default of
+    transformers' Trainer before version 5."""
+    mean_sequence: float = 0.0
+    """Tokens of a mean row, padded to the longest of its batch, where an allocator keeps blocks for rows of every
+    length: for published rows only. 0: all rows are alike, or segments may grow."""
     head: Head = "fused"
     attention: Attention = "sdpa"
     """The published rows make no mask: flash."""
@@ -127,20 +139,25 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     scores = (
         score_bytes(shape.heads, row_tokens, setup.tokens, blocks=kept_blocks) if setup.attention == "eager" else 0.0
     )
+    stranded = other_rows_bytes(setup.micro_batch * setup.mean_sequence * shape.vocabulary)
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
         parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
         block = {"recomputation": factor * saved * setup.tokens + fixed, "attentionScores": wider * scores}
-        if keeps_input_gradients(setup.strategy):
+        if keeps_input_gradients(setup.strategy, reentrant=setup.reentrant):
             block["inputGradients"] = checkpoint_bytes(shape, setup.tokens)
         # Head and blocks have their peaks one after the other.
         parts |= block if sum(block.values()) >= head else {"head": head}
+        if setup.head in LOGITS_BEFORE_A_FUSED_LOSS:
+            logits = float(setup.tokens * shape.vocabulary)
+            stranded = stranded_bytes(logits, head, block["recomputation"], max(head, sum(block.values())))
     else:
         parts["activations"] = shape.layers * (saved * setup.tokens + fixed)
         parts |= {"head": head, "attentionScores": wider * scores}
-    share = FRAGMENTATION_SHARE if setup.head == "fused" else FRAGMENTATION_SHARE_FULL_LOGITS
+    tiled = setup.head == "fused" or setup.head in LOGITS_BEFORE_A_FUSED_LOSS
+    share = FRAGMENTATION_SHARE if tiled else FRAGMENTATION_SHARE_FULL_LOGITS
     outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
-    return Breakdown({name: size for name, size in parts.items() if size > 0}, outside, share)
+    return Breakdown({name: size for name, size in parts.items() if size > 0}, outside, share, stranded)
 
 
 def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Breakdown:

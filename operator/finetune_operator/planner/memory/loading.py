@@ -1,0 +1,45 @@
+"""The peak while the model is loaded and, with a strategy that cuts it, put into parts."""
+
+from __future__ import annotations
+
+from finetune_operator.planner.memory.adapter import adapter_parameters
+from finetune_operator.planner.memory.breakdown import CONTEXT_BYTES, Breakdown
+from finetune_operator.planner.memory.sharding import adapter_shards, offloaded, outside_bytes, shards
+from finetune_operator.planner.memory.training import TrainingSetup
+from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, weight_bytes
+
+
+def loading_memory(setup: TrainingSetup) -> Breakdown:
+    """Memory of one GPU, before the first step.
+
+    A whole model is read onto the GPU tensor by tensor, and a tensor that is quantised is there in 16 bit as well
+    (transformers, core_model_loading.py: one at a time). A model that is cut comes from host memory block by block,
+    embedding and head last (runner, training/strategies).
+    """
+    shape = setup.shape
+    weight_shards = shards(setup.strategy, setup.gpus)[0]
+    targets = shape.targets(setup.target_modules)
+    parameters = adapter_parameters(shape, setup.rank, targets, dora=setup.dora)
+    parts = {
+        "weights": weight_bytes(shape, setup.quantisation, setup.unquantised_bytes) / weight_shards,
+        "adapter": float(parameters * setup.adapter_bytes) / adapter_shards(setup.strategy, setup.gpus),
+    }
+    parts |= {name: 0.0 for name in offloaded(setup.offload) if name in parts}
+    parts["loading"] = _whole_bytes(setup) if weight_shards > 1 else _quantised_bytes(setup)
+    outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
+    return Breakdown({name: size for name, size in parts.items() if size > 0}, outside)
+
+
+def _quantised_bytes(setup: TrainingSetup) -> float:
+    """The largest tensor before it is quantised; LLM.int8 makes a copy in fp16 of one in bf16."""
+    if setup.quantisation in ("none", "fp32"):
+        return 0.0
+    return (4.0 if setup.quantisation == "int8" else 2.0) * setup.shape.largest_linear
+
+
+def _whole_bytes(setup: TrainingSetup) -> float:
+    """The largest part that is whole before it is cut; FSDP1 copies it into one flat tensor first."""
+    shape = setup.shape
+    block = shape.block_parameters * BYTES_PER_PARAMETER[setup.quantisation]
+    outside = (4.0 if setup.quantisation == "fp32" else 2.0) * shape.embedding_parameters
+    return max(block, outside) * (2 if setup.strategy == "fsdpBase" else 1)
