@@ -12,17 +12,20 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.cluster.harness.cluster import UNDER_TEST
 
 ONE_WORKER = (
-    "tests/node/",
-    "tests/cluster/scenarios/",
-    "tests/cluster/",
-    "tests/gitops/",
-    "tests/manifests/",
-    "tests/kueue/",
-    "tests/images/",
+    ("tests/node/test_", "tests/node/e2e/test_fa", "tests/node/e2e/test_gang"),
+    ("tests/node/",),
+    ("tests/cluster/scenarios/",),
+    ("tests/cluster/",),
+    ("tests/gitops/",),
+    ("tests/manifests/",),
+    ("tests/kueue/",),
+    ("tests/images/",),
 )
-"""Folders whose tests share what takes long to start (a control plane, a node); the first that fits counts.
+"""Tests that share what takes long to start (a control plane, a node), by how their paths begin; the first group that
+fits counts.
 
-They start in this order, before all others: what takes longest must not come last.
+They start in this order, before all others: what takes longest must not come last. The node's are two groups of like
+length, each with a node: as one they took as long as all other tests together.
 """
 LONG = (
     "tests/runner/test_rank_faults.py",
@@ -54,18 +57,18 @@ def shares_a_fixture(file: Path) -> bool:
 
 
 class OneControlPlane(LoadScopeScheduling):
-    """Spread tests over the workers one by one, but keep together those of each folder above, and of such a file.
+    """Spread tests over the workers one by one, but keep together those of each group above, and of such a file.
 
     xdist's own `loadgroup` does this by a marker, which has no effect with pytest 9.2 (it writes the group into an
     attribute that pytest no longer reads).
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        folder = next((folder for folder in ONE_WORKER if nodeid.startswith(folder)), None)
-        if folder and UNDER_TEST in os.environ:
+        group = next((group for group in ONE_WORKER if nodeid.startswith(group)), None)
+        if group and UNDER_TEST in os.environ:
             return UNDER_TEST  # a cluster that was given is one for all of them: two operators would meet in it
-        if folder:
-            return folder
+        if group:
+            return " ".join(group)
         file = nodeid.split("::")[0]
         return file if shares_a_fixture(self.config.rootpath / file) else nodeid
 
@@ -77,16 +80,16 @@ def kubectl_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep xdist from sorting the folders by their number of tests."""
+    """Keep xdist from sorting the groups by their number of tests."""
     config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort by the order above; within a folder nothing moves."""
+    """Sort by the order above; within a group nothing moves."""
+    order = (*ONE_WORKER, *LONG)
 
     def place(item: pytest.Item) -> int:
-        order = (*ONE_WORKER, *LONG)
-        return next((number for number, path in enumerate(order) if item.nodeid.startswith(path)), len(order))
+        return next((number for number, begins in enumerate(order) if item.nodeid.startswith(begins)), len(order))
 
     items.sort(key=place)
 

@@ -9,6 +9,8 @@ a model of the same recipe nothing is done.
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -18,6 +20,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -157,6 +160,17 @@ def pretrain(model: LlamaForCausalLM, batches: list[list[list[int]]], pad: int) 
     return sum(losses[-50:]) / len(losses[-50:])
 
 
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait for whoever else makes a model in this folder: then there is one, and nothing more to do."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def make(output: Path, seed: int) -> None:
     """Pre-train and save; the folder appears complete or not at all."""
     digest = recipe_digest(seed)
@@ -211,7 +225,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="seed of corpus, initialisation and order (default 7)")
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    make(arguments.output, arguments.seed)
+    with one_at_a_time(arguments.output.parent):
+        make(arguments.output, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def annotate(cluster: Cluster, namespace: str, annotations: dict[str, str], unti
     """Set the lists; the API server's view of the Namespace may be a moment old, so wait until it shows."""
     patch = json.dumps({"metadata": {"annotations": annotations}})
     cluster.kubectl("patch", "namespace", namespace, "--type=merge", "-p", patch)
-    wait_for(until, 10, "the answer that the new annotations ask for")
+    wait_for(until, 60, "the answer that the new annotations ask for")
 
 
 @pytest.mark.parametrize(("lists", "sections", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

@@ -42,6 +42,7 @@ class Traces:
 
     slot: Slot
     work_dir: str
+    pid: int
 
     def processes(self) -> list[str]:
         """Command lines of processes that are in its control groups or use its folder."""
@@ -52,24 +53,31 @@ class Traces:
                 groups = (entry / "cgroup").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if self.work_dir in command or f"/{self.slot.name}" in groups:
+            if self.work_dir in command or (f"/{self.slot.name}" in groups and not self.is_anothers()):
                 found.append(command or entry.name)
         return found
 
     def all(self) -> dict[str, object]:
-        """Everything, by kind; empty values where nothing is left."""
+        """Everything, by kind; empty values where nothing is left.
+
+        A free slot may be another cluster's a moment later: then what goes by the slot's name is not ours.
+        """
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if self.work_dir in line]
         groups = [str(path) for item in cgroups.hierarchies() for path in item.path.glob(f"{self.slot.name}*")]
         addresses = network.ip("address", "show").count(self.slot.host_address)
-        return {
-            "processes": self.processes(),
-            "mounts": mounts,
+        by_slot = {
             "control groups": groups,
             "interfaces": network.interfaces(self.slot.name),
             "addresses": addresses,
             "routes": network.overlaps(self.slot.network),
-            "folder": os.path.exists(self.work_dir),
         }
+        by_folder = {"processes": self.processes(), "mounts": mounts, "folder": os.path.exists(self.work_dir)}
+        return by_folder if self.is_anothers() else by_folder | by_slot
+
+    def is_anothers(self) -> bool:
+        """Whether another process has claimed the slot meanwhile; it says so before it makes anything."""
+        claim = (slots.RUN_DIR / f"slot-{self.slot.number}").read_text()
+        return bool(claim) and json.loads(claim)["pid"] != self.pid
 
 
 def interrupt(child: subprocess.Popen[str]) -> None:
@@ -91,7 +99,7 @@ def started(probe_archive: Path) -> tuple[subprocess.Popen[str], Traces]:
     )
     assert child.stdout is not None
     said = json.loads(child.stdout.readline())
-    traces = Traces(Slot(said["slot"]), said["work_dir"])
+    traces = Traces(Slot(said["slot"]), said["work_dir"], child.pid)
     seen = traces.all()
     assert all(seen[kind] for kind in seen if kind != "mounts"), seen  # the mounts are in the node's namespace
     return child, traces

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import STAGES, StageReport, StageResults, TrainPlan, decode_report
+from tests.cluster.harness.waiting import wait_for
 from tests.runner.tiny import tickets
 
 DEADLINE_S = 240
@@ -128,9 +128,7 @@ def test_a_stopped_training_exits_with_85_and_goes_on_where_it_was(tmp_path: Pat
     chain = Chain(tmp_path, tiny_model, total_steps=3000, eval_steps=3000)
     chain.run("prepare")
     process = chain.start("train")
-    deadline = time.monotonic() + DEADLINE_S
-    while chain.step() < 1 and process.poll() is None and time.monotonic() < deadline:
-        os.sched_yield()
+    wait_for(lambda: chain.step() >= 1 or process.poll() is not None, DEADLINE_S, "the first step", poll_s=0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=DEADLINE_S) == ExitCode.INTERRUPTED
     report = chain.report("train")

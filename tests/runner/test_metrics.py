@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from finetune_api.job.evaluation import Evaluation, MetricName
@@ -91,10 +91,15 @@ def test_schema_valid(text: str, valid: int) -> None:
     assert value("schemaValid", [("", text)], Settings(schema=schema)) == valid
 
 
-def test_rouge_l_equals_rouge_score() -> None:
+WORDS = st.text(alphabet="ab1Ä .", max_size=24)
+"""Texts of few letters: words come again, in another order; some have no word at all."""
+
+
+@given(pairs=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4))
+@example(pairs=[("the cat sat on the mat", "the cat lay on a mat"), ("one two three", "three two one"), ("a b", "")])
+def test_rouge_l_equals_rouge_score(pairs: list[tuple[str, str]]) -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
-    pairs = [("the cat sat on the mat", "the cat lay on a mat"), ("one two three", "three two one"), ("a b", "")]
     scorer = RougeScorer(["rougeL"])
     oracle = np.mean([scorer.score(expected, text)["rougeL"].fmeasure for expected, text in pairs])
     assert value("rougeL", pairs) == pytest.approx(oracle)

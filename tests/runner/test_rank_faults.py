@@ -29,9 +29,21 @@ from tests.runner.tiny import World, make_world
 FAULTS = Path(__file__).parent / "faults"
 
 
-def pair(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch, strategy: str = "ddp", **plan: Any) -> World:
+SHORT: dict[str, Any] = {"validation": 4, "total_steps": 4, "eval_steps": 2}
+ANSWERING = {"learningRate": 1e-2, "globalBatchSize": 8, "maxLength": 128, "earlyStopping": {"patience": 0}}
+SILENT = {**ANSWERING, "validationSamples": 0}
+"""Training that asks the model nothing, which takes sharded ranks longer than the steps; no rank fails by it here."""
+
+
+def pair(
+    folder: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str = "ddp",
+    training: dict[str, Any] = SILENT,
+) -> World:
     """A run of two processes."""
-    world = make_world(folder, model, strategy=strategy, micro_batch_size=2, total_steps=4, eval_steps=2, **plan)
+    world = make_world(folder, model, strategy=strategy, micro_batch_size=2, spec={"training": training}, **SHORT)
     monkeypatch.setenv("FINETUNE_CPU_PROCESSES", "2")
     monkeypatch.setenv("FINETUNE_SCRATCH", str(folder / "scratch"))
     return world
@@ -125,7 +137,7 @@ def test_the_main_process_that_cannot_write_the_curve_fails_the_run(
 def test_sharded_ranks_save_on_a_stop_and_another_world_resumes(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = make_world(tmp_path / "alone", tiny_model, total_steps=4, eval_steps=2)
+    alone = make_world(tmp_path / "alone", tiny_model, spec={"training": SILENT}, **SHORT)
     undisturbed, _ = train.run(alone.context("train"))
     world = pair(tmp_path / "pair", tiny_model, monkeypatch, "fsdp")
     monkeypatch.setenv("FAULT", "stop")
@@ -147,9 +159,9 @@ def test_sharded_ranks_save_on_a_stop_and_another_world_resumes(
 def test_a_stop_during_a_slow_evaluation_of_two_ranks_loses_no_step(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = make_world(tmp_path / "alone", tiny_model, total_steps=4, eval_steps=2)
+    undisturbed = make_world(tmp_path / "alone", tiny_model, **SHORT)
     train.run(undisturbed.context("train"))
-    world = pair(tmp_path / "pair", tiny_model, monkeypatch, "fsdp")
+    world = pair(tmp_path / "pair", tiny_model, monkeypatch, "fsdp", ANSWERING)
     monkeypatch.setenv("FAULT", "stop-evaluation")
     monkeypatch.setenv("PYTHONPATH", str(FAULTS))
     with pytest.raises(StageError, match="saved a checkpoint at step 2") as stopped:

@@ -11,7 +11,6 @@ import pytest
 
 from tests.cluster.harness.binaries import cache_root
 from tests.cluster.harness.cluster import Cluster
-from tests.cluster.harness.node.cluster import NodeCluster
 from tests.cluster.harness.operator_process import OPERATOR_NAMESPACE
 from tests.cluster.harness.policies import wait_for_policies
 from tests.cluster.harness.s3 import S3Server
@@ -19,18 +18,14 @@ from tests.node.e2e.tenant import Tenant
 from tests.runner.tiny import make_tiny_model, tickets
 
 ROOT = Path(__file__).parents[3]
-SPARE = "spare"
 
 
 @pytest.fixture(scope="session")
 def installed_node(cluster: Cluster) -> Cluster:
-    """The cluster with the operator installed as pods and live progress on; ours has a second node that is cordoned.
+    """The cluster with the operator installed as pods and live progress on.
 
     The nodes of a cluster that is given must have both images (`make kind-test` loads them).
     """
-    if isinstance(cluster, NodeCluster):
-        spare = cluster.add_node(SPARE, gpus=8, image_targets=("operator", "runner"))
-        cluster.kubectl("cordon", spare.name)
     cluster.kubectl("apply", "-f", ROOT / "manifests" / "base" / "namespace.yaml")
     secret = subprocess.run(
         [sys.executable, "-m", "finetune_cli", "certificate", "--namespace", OPERATOR_NAMESPACE],

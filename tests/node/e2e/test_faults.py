@@ -19,13 +19,20 @@ from tests.node.e2e.tenant import RUN_DEADLINE_S, TEST_TIMEOUT_S, Tenant
 pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 REFERENCE, DISTURBED = "reference", "disturbed"
 STEPS = 2400
+SPARE = "spare"
 
 
 def apply(tenant: Tenant, name: str) -> None:
     """A training that is long enough to be disturbed; the same for every name."""
     tenant.apply_job(
         *(name, f"{tenant.namespace}-cpu"),
-        training={"epochs": 100, "maxSteps": STEPS, "evalSteps": 100, "earlyStopping": {"patience": 0}},
+        training={
+            "epochs": 100,
+            "maxSteps": STEPS,
+            "evalSteps": 100,
+            "validationSamples": 0,
+            "earlyStopping": {"patience": 0},
+        },
         output={"adapterRef": {"name": name}},
     )
 
@@ -45,9 +52,11 @@ def operator_pods(cluster: NodeCluster) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def own_nodes(installed_node: Cluster) -> NodeCluster:
-    """The cluster, when its machines are ours to break."""
+    """The cluster, when its machines are ours to break, with a second node that is cordoned."""
     if not isinstance(installed_node, NodeCluster):
         pytest.skip("a given cluster's nodes and API server are not ours to break")
+    spare = installed_node.add_node(SPARE, gpus=8, image_targets=("operator", "runner"))
+    installed_node.kubectl("cordon", spare.name)
     return installed_node
 
 
@@ -103,7 +112,7 @@ def evict(tenant: Tenant, pod: client.V1Pod) -> None:
 def test_a_training_that_is_evicted_deleted_drained_and_robbed_of_its_node_ends_with_the_same_adapter(
     reference: dict[str, Any], team: Tenant, own_nodes: NodeCluster
 ) -> None:
-    spare = own_nodes.nodes.get("spare") or pytest.fail("the second node is missing")
+    spare = own_nodes.nodes[SPARE]
     apply(team, DISTURBED)
     seen: set[str] = set()
 

@@ -41,7 +41,7 @@ def test_gangs_have_the_losses_of_one_pod_although_ranks_were_deleted_on_the_way
     for name, compute in shapes.items():
         tenant.apply_job(
             *(name, pool),
-            training={"epochs": 2, "globalBatchSize": 8},
+            training={"epochs": 2, "globalBatchSize": 8, "validationSamples": 0},
             method={"dropout": 0},
             compute=compute,
             output={"adapterRef": {"name": name}},

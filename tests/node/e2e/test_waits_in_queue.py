@@ -73,7 +73,7 @@ def queued(reason: str) -> Any:
 
 
 def test_a_job_waits_for_quota_gives_way_to_an_urgent_one_and_resumes(tenant: Tenant, queue: str) -> None:
-    long = {"epochs": 100, "maxSteps": 2400, "evalSteps": 100, "earlyStopping": {"patience": 0}}
+    long = {"epochs": 100, "maxSteps": 2400, "evalSteps": 100, "validationSamples": 0, "earlyStopping": {"patience": 0}}
     apply(tenant, "patient", queue, LOW, **long)
     step = tenant.wait_checkpoint("patient")
 

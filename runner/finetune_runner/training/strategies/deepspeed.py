@@ -71,6 +71,7 @@ def engine(setup: Setup) -> Engine:
         safe_set_local_optimizer_state,
     )
 
+    from finetune_runner.training.eager_imports import nothing_compiles
     from finetune_runner.training.objectives.base import Batch
     from finetune_runner.training.one_copy import NodeCopy
     from finetune_runner.training.optimizer import new_optimizer, trainable
@@ -97,12 +98,14 @@ def engine(setup: Setup) -> Engine:
             self._inner, self._inner_schedule = new_optimizer(
                 self.model, setup.training, setup.horizon, setup.first_step
             )
-            made, self._zero, _, _ = deepspeed.initialize(
-                model=module,
-                optimizer=self._inner,
-                config=config,
-                dist_init_required=False,
-            )
+            # It imports its Muon to know that this is another optimiser, and Muon's functions are compiled.
+            with nothing_compiles():
+                made, self._zero, _, _ = deepspeed.initialize(
+                    model=module,
+                    optimizer=self._inner,
+                    config=config,
+                    dist_init_required=False,
+                )
             return made
 
         def _cut(self, module: InForward, config: dict[str, Any]) -> None:
