@@ -54,10 +54,13 @@ def remember_quantisation(module: Any) -> None:
 def _weight(module: Any, name: str) -> torch.Tensor:
     """[experts, ., .]: the weights in the precision that is computed in."""
     stored: torch.Tensor = getattr(module, name)
-    state = getattr(stored, "quant_state", None) or module.__dict__.get(_STATES, {}).get(name)
-    if state is None:
-        return stored
-    return _restored(stored, state)
+    state = _state(module, name)
+    return stored if state is None else _restored(stored, state)
+
+
+def _state(module: Any, name: str) -> Any:
+    """Scales, shape and precision of a weight in 4 bit; None of any other."""
+    return getattr(getattr(module, name), "quant_state", None) or module.__dict__.get(_STATES, {}).get(name)
 
 
 def _restored(stored: torch.Tensor, state: Any) -> torch.Tensor:
@@ -92,7 +95,7 @@ class _Product(torch.autograd.Function):
 
 
 def _projected(tokens: torch.Tensor, ends: torch.Tensor, experts: torch.Tensor, module: Any, name: str) -> torch.Tensor:
-    dtype = module.__dict__.get(_STATES, {}).get(name, getattr(module, name)).dtype
+    dtype = (_state(module, name) or getattr(module, name)).dtype
     product: torch.Tensor = _Product.apply(tokens.to(dtype), ends, module, name)  # type: ignore[no-untyped-call]
     return product + getattr(module, f"{name}_bias")[experts] if module.has_bias else product
 
