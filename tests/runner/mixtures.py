@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,8 @@ def make_mixture(folder: Path, kind: str, tokenizer: Path, **changes: Any) -> Pa
     return folder
 
 
-def reordered(folder: Path, target: Path, shards: int) -> Path:
-    """The same model with its weights dealt out over several files, so that experts of one block are in different ones."""
-    import json
-
+def dealt_out(folder: Path, target: Path, shards: int) -> Path:
+    """The same model with its weights dealt out over several files: experts of one block are in different ones."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folder, target)

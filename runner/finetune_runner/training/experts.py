@@ -3,8 +3,8 @@
 transformers 5 keeps them as parameters of three dimensions, which bitsandbytes, made for nn.Linear, leaves in 16 bit:
 of Qwen3-30B-A3B 58 of 61 GB. Here they are quantised while they are read, one tensor at a time, and restored where a
 forward or backward pass uses them, as bitsandbytes does for a linear layer. Scales are not quantised a second time
-(0.5625 bytes per parameter instead of 0.516): so each expert's matrix is quantised alike alone and in the tensor of all,
-and merging.py can restore it file by file.
+(0.5625 bytes per parameter instead of 0.516): so each expert's matrix is quantised alike alone and in the tensor of
+all, and merging.py can restore it file by file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ BLOCK = 64
 
 
 def is_fused(module: Any) -> bool:
-    """Whether a module holds the weights of all experts of a block, and lets transformers choose how to compute them
-    (`use_experts_implementation`)."""
+    """Whether a module holds the weights of all experts of a block, and is computed as its configuration says.
+
+    That is what transformers' `use_experts_implementation` makes of a class.
+    """
     return hasattr(module, "_apply_gate") and hasattr(module, "is_transposed")
 
 
@@ -128,29 +130,29 @@ ExpertsInterface.register(NAME, forward)
 
 
 @register_quantization_config(_QUANTISATION)
-class MixtureConfig(BitsAndBytesConfig):  # type: ignore[misc]
+class MixtureConfig(BitsAndBytesConfig):
     """What transformers is told of a mixture whose base is quantised to NF4."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.quant_method = _QUANTISATION
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self.quant_method: Any = _QUANTISATION
 
 
-class _Quantise(ConversionOps):  # type: ignore[misc]
+class _Quantise(ConversionOps):
     def __init__(self, quantizer: Any) -> None:
         self._config = quantizer.quantization_config
         self._linear = Bnb4BitHfQuantizer.get_quantize_ops(quantizer)
 
-    def convert(self, input_dict: dict[str, Any], model: Any = None, **kwargs: Any) -> dict[str, Any]:
+    def convert(self, input_dict: dict[str, Any], *args: Any, model: Any = None, **kwargs: Any) -> dict[str, Any]:
         from bitsandbytes.nn.modules import Params4bit
 
         (name, value), *_ = input_dict.items()
         module = model.get_submodule(name.rpartition(".")[0])
         if not is_fused(module):
-            found: dict[str, Any] = self._linear.convert(input_dict, model=model, **kwargs)
+            found: dict[str, Any] = self._linear.convert(input_dict, *args, model=model, **kwargs)
             return found
         weight = value[0] if isinstance(value, list) else value
-        quantised = Params4bit(
+        quantised: Any = Params4bit(
             weight.contiguous(),
             requires_grad=False,
             compress_statistics=False,
@@ -162,7 +164,7 @@ class _Quantise(ConversionOps):  # type: ignore[misc]
 
 
 @register_quantizer(_QUANTISATION)
-class MixtureQuantizer(Bnb4BitHfQuantizer):  # type: ignore[misc]
+class MixtureQuantizer(Bnb4BitHfQuantizer):
     """bitsandbytes' NF4 for linear layers, and for the weights of experts."""
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
@@ -182,4 +184,4 @@ class MixtureQuantizer(Bnb4BitHfQuantizer):  # type: ignore[misc]
             stored = getattr(module, name)
             weight = _restored(stored, stored.quant_state)
             setattr(module, name, torch.nn.Parameter(weight.to(dtype or weight.dtype), requires_grad=False))
-        return super()._dequantize(model, dtype)
+        return super()._dequantize(model, dtype)  # type: ignore[no-untyped-call]

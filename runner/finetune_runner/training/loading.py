@@ -117,6 +117,12 @@ def load_base(
             model.to(device)
     else:
         _keep_quantised_weights(model)
+        if mixture and method == "qlora" and not any(experts.expert_weights(model)):
+            raise StageError(
+                ExitCode.INVALID_SPEC,
+                f"method.type: the experts of {type(model).__name__} cannot be quantised, they would stay in 16 bit",
+                hint="set method.type: lora",
+            )
     model.requires_grad_(False)
     return model.eval()
 

@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from finetune_api.exit_codes import ExitCode
+from finetune_api.job.method import Method
 from finetune_api.model_config import facts_of_config
+from finetune_api.stages import ModelFacts
+from finetune_runner.errors import StageError
 
 EXPERTS = "experts"
 REMAPPED = frozenset({"gate", "gate_proj", "up_proj", "gate_up_proj", "down_proj", "w1", "w2", "w3"})
@@ -31,3 +35,18 @@ def feed_forward_names(model: Any) -> frozenset[str]:
     # The layer around the experts, for example `mlp`; where they stand in a decoder block themselves, only they.
     around = {path[-2] for path in paths if path[-1] == EXPERTS and len(path) > 1 and not path[-2].isdigit()}
     return frozenset({EXPERTS, "router", *around}) | REMAPPED
+
+
+def check_mixture(method: Method, facts: ModelFacts) -> None:
+    """Refuse what quantises linear layers only: a mixture would stay as large as in 16 bit.
+
+    Raises StageError (INVALID_SPEC) with the fix.
+    """
+    if facts.experts <= 1 or method.bits != 8:
+        return
+    raise StageError(
+        ExitCode.INVALID_SPEC,
+        f"method.bits: LLM.int8 quantises linear layers only, and {facts.architecture} has its weights in "
+        f"{facts.experts} experts, which are none: they would stay in 16 bit",
+        hint="set method.bits: 4, which quantises the experts too, or method.type: lora",
+    )
