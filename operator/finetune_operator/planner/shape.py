@@ -58,11 +58,6 @@ class Mixture:
     dense_blocks: int = 0
     """Blocks with a feed-forward layer of the common width instead."""
 
-    @property
-    def passed(self) -> int:
-        """Width of all that a token passes in one block."""
-        return self.active * self.width + self.shared
-
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -161,21 +156,18 @@ class ModelShape:
         return self.linear_parameters + self.router_parameters - round(idle * self.expert_parameters)
 
     @property
-    def passed_width(self) -> int:
-        """Width of the feed-forward layers that a token passes in one block, of the wider kind."""
-        if self.mixture is None:
-            return self.feed_forward
-        dense = self.feed_forward if self.mixture.dense_blocks else 0
-        return max(self.mixture.passed, dense)
-
-    @property
     def widest_moment(self) -> int:
         """Elements per token at the widest moment of a block's forward pass, beside the residual stream.
 
-        Gate, up and their product; of a mixture for each expert, and what goes in and comes out of it for each too.
+        Gate, up and their product; of each expert that a token passes these and the two halves of its gate, or what
+        comes out of it, weighted and put in order (runner, training/experts.py).
         """
-        found = 4 * self.hidden + 3 * self.passed_width
-        return found + self.mixture.active * (3 * self.hidden + self.mixture.width) if self.mixture else found
+        wide = 3 * self.feed_forward
+        if self.mixture is not None:
+            mixture = self.mixture
+            passed = mixture.active * max(4 * mixture.width, 3 * self.hidden + mixture.width) + 3 * mixture.shared
+            wide = max(passed, wide if mixture.dense_blocks else 0)
+        return 4 * self.hidden + wide
 
     @property
     def embedding_parameters(self) -> int:
