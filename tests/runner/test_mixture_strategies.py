@@ -9,7 +9,7 @@ import pytest
 from tests.runner.mixtures import make_mixture
 from tests.runner.test_strategies import Facts, run_ranks
 
-CASES = ("ddp", "fsdp", "zero3", "qlora fsdp", "qlora zero3")
+CASES = ("fsdp", "zero3", "qlora fsdp", "qlora zero3")
 
 
 @pytest.fixture(scope="module")

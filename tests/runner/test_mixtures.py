@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.method import Method
+from finetune_api.model_config import facts_of_config
 from finetune_api.stages import TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.evaluation.merging import NotByShardsError, merge_by_shards
+from finetune_runner.model_files import model_facts
 from finetune_runner.training.experts import expert_weights
 from finetune_runner.training.loading import MethodType, load_base, merged, new_adapter
-from finetune_runner.training.mixtures import feed_forward_names
+from finetune_runner.training.mixtures import check_mixture, feed_forward_names
 from finetune_runner.training.targets import check_targets, linear_modules, resolve_targets
-from tests.runner.mixtures import KINDS, dealt_out, make_mixture
+from tests.runner.mixtures import COMMON, KINDS, dealt_out, make_mixture
 
 CPU = torch.device("cpu")
 IDS = torch.arange(5, 45).reshape(2, 20)
@@ -90,6 +92,41 @@ def test_a_name_of_the_attention_is_taken(mixtures: dict[str, Path]) -> None:
     )
     assert found.target == ["q_proj", "self_attn.v_proj"]
     assert found.exclude == ["layers.0.self_attn.q_proj"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "fix"),
+    [
+        ({"type": "qlora", "bits": 8}, "method.bits: LLM.int8 quantises linear layers only", "method.bits: 4"),
+        ({"bits": 8}, "Qwen3MoeForCausalLM has its weights in 8 experts", "method.type: lora"),
+        ({"type": "qlora", "bits": 4}, "", ""),
+        ({"type": "lora"}, "", ""),
+    ],
+)
+def test_what_cannot_quantise_experts_is_refused(
+    fields: dict[str, Any], words: str, fix: str, mixtures: dict[str, Path], tiny_model: Path
+) -> None:
+    path, method = mixtures["qwen3_moe"], Method.from_wire(fields)
+    check_mixture(method, model_facts(tiny_model, "dense"), tiny_model)
+    if not words:
+        check_mixture(method, model_facts(path, "mixture"), path)
+        return
+    with pytest.raises(StageError, match=words) as refused:
+        check_mixture(method, model_facts(path, "mixture"), path)
+    assert refused.value.exit_code == ExitCode.INVALID_SPEC
+    assert fix in refused.value.hint
+
+
+def test_experts_in_an_unknown_layout_are_named(tmp_path: Path) -> None:
+    """Llama 4 computes all of its experts for every token, in code of its own."""
+    config = AutoConfig.for_model("llama4_text", **COMMON, intermediate_size=64, num_local_experts=2, vocab_size=64)
+    config.architectures = ["Llama4ForCausalLM"]
+    config.save_pretrained(tmp_path)
+    facts = facts_of_config(config.to_dict(), parameters=0)
+    check_mixture(Method(type="lora"), facts, tmp_path)
+    with pytest.raises(StageError, match="the experts of Llama4ForCausalLM cannot be quantised") as refused:
+        check_mixture(Method(type="qlora"), facts, tmp_path)
+    assert "method.type: lora" in refused.value.hint
 
 
 def test_a_dense_model_has_no_such_names(tiny_model: Path) -> None:

@@ -185,7 +185,7 @@ def _fetch_model(context: StageContext) -> _Model:
     source = context.task.spec.model.source
     fetched = fetch_model(context)
     facts = model_facts(fetched.path, source)
-    check_mixture(context.task.spec.method, facts)
+    check_mixture(context.task.spec.method, facts, fetched.path)
     check_targets(context.task.spec.method, fetched.path)
     tokenizer = load_tokenizer(fetched.path, context.task.spec.model.chat_template)
     said = [Remark("chatTemplate", "warning", words) for words in check_chat_template(tokenizer, source)]

@@ -12,7 +12,7 @@ from finetune_api.job.method import Method
 from finetune_api.stages import StageTask, TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.text import load_tokenizer as load_tokenizer
-from finetune_runner.training.mixtures import feed_forward_names, is_mixture
+from finetune_runner.training.mixtures import feed_forward_names, is_mixture, refuse_unquantised_experts
 from finetune_runner.training.targets import linear_modules, resolve_targets
 
 if TYPE_CHECKING:
@@ -117,12 +117,8 @@ def load_base(
             model.to(device)
     else:
         _keep_quantised_weights(model)
-        if mixture and method == "qlora" and not any(experts.expert_weights(model)):
-            raise StageError(
-                ExitCode.INVALID_SPEC,
-                f"method.type: the experts of {type(model).__name__} cannot be quantised, they would stay in 16 bit",
-                hint="set method.type: lora",
-            )
+        if mixture and method == "qlora":
+            refuse_unquantised_experts(model)
     model.requires_grad_(False)
     return model.eval()
 

@@ -37,16 +37,42 @@ def feed_forward_names(model: Any) -> frozenset[str]:
     return frozenset({EXPERTS, "router", *around}) | REMAPPED
 
 
-def check_mixture(method: Method, facts: ModelFacts) -> None:
-    """Refuse what quantises linear layers only: a mixture would stay as large as in 16 bit.
+def check_mixture(method: Method, facts: ModelFacts, model_path: Path) -> None:
+    """Refuse what cannot quantise the experts of a mixture: it would stay nearly as large as in 16 bit.
 
     Raises StageError (INVALID_SPEC) with the fix.
     """
-    if facts.experts <= 1 or method.bits != 8:
+    if facts.experts <= 1:
+        return
+    if method.bits == 8:
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"method.bits: LLM.int8 quantises linear layers only, and {facts.architecture} has its weights in "
+            f"{facts.experts} experts, which are none: they would stay in 16 bit",
+            hint="set method.bits: 4, which quantises the experts too, or method.type: lora",
+        )
+    if method.type == "qlora":
+        refuse_unquantised_experts(_skeleton(model_path))
+
+
+def refuse_unquantised_experts(model: Any) -> None:
+    """A mixture whose experts are laid out as no other's cannot be quantised. Raises StageError (INVALID_SPEC)."""
+    from finetune_runner.training.experts import expert_weights
+
+    if any(True for _ in expert_weights(model)):
         return
     raise StageError(
         ExitCode.INVALID_SPEC,
-        f"method.bits: LLM.int8 quantises linear layers only, and {facts.architecture} has its weights in "
-        f"{facts.experts} experts, which are none: they would stay in 16 bit",
-        hint="set method.bits: 4, which quantises the experts too, or method.type: lora",
+        f"method.type: the experts of {type(model).__name__} cannot be quantised, they would stay in 16 bit",
+        hint="set method.type: lora",
     )
+
+
+def _skeleton(model_path: Path) -> Any:
+    """The model without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(model_path), trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
