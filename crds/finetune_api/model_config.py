@@ -47,7 +47,8 @@ def facts_of_config(
         key_value_heads=_whole(text, "num_key_value_heads", "num_kv_heads") or heads,
         head_size=_whole(text, "head_dim") or (hidden // heads if heads else 0),
         tied_embeddings=tied_embeddings,
-        experts=_whole(text, "num_local_experts", "num_experts", "n_routed_experts"),
+        **_mixture(text),
+        latent_attention=bool(_whole(text, "kv_lora_rank")),
         file_bytes=file_bytes,
     )
 
@@ -55,18 +56,37 @@ def facts_of_config(
 def mixture_parameters(config: Mapping[str, Any]) -> int:
     """About how many parameters a mixture of experts has, by its configuration; 0 when it does not say.
 
-    Experts of three matrices in every block but the first dense ones, shared experts counted; off by 2 % at most for
-    Mixtral, Qwen3, DeepSeek-V3 and gpt-oss. Raises as `facts_of_config`.
+    Experts of three matrices in every block but the dense ones, shared experts counted; off by 2 % at most for Mixtral,
+    Qwen3, DeepSeek-V3 and gpt-oss. Raises as `facts_of_config`.
     """
-    facts, text = facts_of_config(config, parameters=0), _language_model(config)
-    hidden, wide = facts.hidden_size, facts.feed_forward_size
-    expert = 3 * hidden * (_whole(text, "moe_intermediate_size") or wide)
-    dense = min(_whole(text, "first_k_dense_replace"), facts.layers)
-    experts = (facts.experts + _whole(text, "n_shared_experts")) * expert
+    facts = facts_of_config(config, parameters=0)
+    hidden, wide, layers = facts.hidden_size, facts.feed_forward_size, facts.layers
+    experts = 3 * hidden * (facts.experts * facts.expert_size + facts.shared_expert_size)
     attention = 2 * hidden * facts.head_size * (facts.attention_heads + facts.key_value_heads)
     tables = facts.vocabulary * hidden * (1 if facts.tied_embeddings else 2)
-    found = facts.layers * attention + (facts.layers - dense) * experts + dense * 3 * hidden * wide + tables
-    return found if all((facts.layers, hidden, wide, facts.experts, facts.attention_heads)) else 0
+    dense = facts.dense_layers
+    found = layers * attention + (layers - dense) * experts + dense * 3 * hidden * wide + tables
+    return found if all((layers, hidden, wide, facts.experts, facts.attention_heads)) else 0
+
+
+def _mixture(text: Mapping[str, Any]) -> dict[str, int]:
+    """Facts of a mixture's experts; none of a dense model."""
+    experts = _whole(text, "num_local_experts", "num_experts", "n_routed_experts")
+    if experts <= 1:
+        return {"experts": experts}
+    size = _whole(text, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_dim")
+    layers = _whole(text, "num_hidden_layers", "n_layer", "num_layers")
+    # Every so many blocks have experts (Qwen2-MoE); some are named that have none.
+    every = max(1, _whole(text, "decoder_sparse_step", "interleave_moe_layer_step"))
+    dense = max(_whole(text, "first_k_dense_replace"), layers - layers // every, len(text.get("mlp_only_layers") or ()))
+    return {
+        "experts": experts,
+        "active_experts": _whole(text, "num_experts_per_tok", "num_experts_per_token", "moe_topk"),
+        "expert_size": size,
+        "shared_expert_size": _whole(text, "shared_expert_intermediate_size", "shared_intermediate_size")
+        or size * _whole(text, "n_shared_experts"),
+        "dense_layers": min(dense, layers),
+    }
 
 
 def _language_model(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,13 @@ class ModelFacts(Contract):
     head_size: Annotated[int, Field(description="Width of one head; 0 = unknown.")] = 0
     tied_embeddings: Annotated[bool, Field(description="Whether the head is the embedding's own weight.")] = False
     experts: Annotated[int, Field(description="Experts of a mixture; 0 = dense.")] = 0
+    active_experts: Annotated[int, Field(description="Experts of a mixture that each token passes; 0 = unknown.")] = 0
+    expert_size: Annotated[int, Field(description="Width of an expert's feed-forward layer; 0 = unknown.")] = 0
+    shared_expert_size: Annotated[int, Field(description="Width of the experts that every token passes; 0 = none.")] = 0
+    dense_layers: Annotated[int, Field(description="Blocks of a mixture that have no experts.")] = 0
+    latent_attention: Annotated[
+        bool, Field(description="Whether keys and values are compressed (multi-head latent attention).")
+    ] = False
     file_bytes: Annotated[int, Field(description="Size of the weight files in bytes; 0 = unknown.")] = 0
 
 

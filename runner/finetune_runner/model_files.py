@@ -34,8 +34,6 @@ FREQUENT_TYPES = frozenset(
     }
 )  # fmt: skip
 """Known without asking transformers, which imports torch: prepare starts in seconds without it."""
-_TRAINED_QUANTISED = frozenset({"mxfp4", "bitsandbytes"})
-"""gpt-oss, which transformers unpacks; and what QLoRA itself makes."""
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks|block)\.(?P<number>\d+)\.")
@@ -107,7 +105,9 @@ def check_files(path: Path, source: str) -> None:
 
 
 def check_architecture(path: Path, source: str) -> None:
-    """Refuse a model that the installed transformers has no code for: code shipped with a model is never run.
+    """Refuse a model that the installed transformers has no code for, or whose weights are already quantised.
+
+    Code shipped with a model is never run.
 
     Raises:
         StageError: MODEL_UNUSABLE naming the architecture, and those with the nearest names; or how its weights are
@@ -116,15 +116,22 @@ def check_architecture(path: Path, source: str) -> None:
     try:
         config = json.loads((path / "config.json").read_bytes())
         model_type = config.get("model_type")
-        quantised = (config.get("quantization_config") or {}).get("quant_method")
+        quantised = config.get("quantization_config")
+        how = str(quantised.get("quant_method", "an unnamed method"))[:100] if quantised else ""
     except (ValueError, AttributeError) as error:
         raise _damaged(source, "config.json is damaged", error) from error
-    if quantised is not None and quantised not in _TRAINED_QUANTISED:
+    if how:
         raise StageError(
             ExitCode.MODEL_UNUSABLE,
-            f"model.source {source}: its weights are quantised already ({str(quantised)[:40]}), for serving; no "
-            "adapter is trained on them",
-            "name the model that they were made of; method.type: qlora quantises it to 4 bits when it is loaded",
+            f"model.source {source}: its weights are already quantised (quantization_config: {how}); adapters are "
+            "trained on, and merged into, weights of 16 or 32 bit, which qlora quantises itself",
+            "use the unquantised model"
+            + (
+                ", for gpt-oss one of those published in bf16, or load it with transformers and "
+                "Mxfp4Config(dequantize=True), then save_pretrained"
+                if how == "mxfp4"
+                else " that this one was made of"
+            ),
         )
     if model_type in FREQUENT_TYPES:
         return

@@ -211,7 +211,7 @@ def _facts(
 
 
 def main() -> None:
-    """Print the facts of every case."""
+    """Print the facts of every case, or of those that are named."""
     torch.set_num_threads(1)
     world = World.from_environment()
     if world.size > 1:
@@ -220,6 +220,8 @@ def main() -> None:
     facts: dict[str, Any] = {}
     halves: dict[str, Halfway] = {}
     for name, changes in cases.items():
+        if name not in (sys.argv[2:] or cases):
+            continue
         other = halves.get(CROSSED.get(name, ""))
         facts[name], halves[name] = _facts(name, Path(sys.argv[1]), world, changes, other)
     if world.main:

@@ -111,6 +111,12 @@ def test_a_model_of_pickles_is_refused_before_it_is_fetched(world: PrepareWorld,
         ({"model_type": "own", "auto_map": {"AutoModel": "x.Y"}}, "its own code, which is never run", "known arch"),
         ({}, "model_type null", "known architecture"),
         ({"model_type": "vit"}, "no causal language model", "known architecture"),
+        (
+            {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}},
+            "already quantised (quantization_config: mxfp4)",
+            "published in bf16",
+        ),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, "already quantised", "unquantised"),
     ],
 )
 def test_an_unknown_architecture_is_refused_before_its_weights_are_fetched(

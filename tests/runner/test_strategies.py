@@ -26,10 +26,11 @@ KINDS = ("qlora", "dora", "dpo", "kto")
 ROOT = Path(__file__).parents[2]
 
 
-def _run(processes: int, model: Path) -> Facts:
+def run_ranks(processes: int, model: Path, *cases: str) -> Facts:
+    """What the ranks report of these cases, by default of all."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
-        [*command, "-m", "tests.runner.ranks", str(model)],
+        [*command, "-m", "tests.runner.ranks", str(model), *cases],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -46,7 +47,7 @@ def _run(processes: int, model: Path) -> Facts:
 @pytest.fixture(scope="module")
 def facts(tiny_model: Path) -> Facts:
     """Of all strategies; printed side by side (`pytest -s`)."""
-    found = _run(1, tiny_model) | _run(2, tiny_model)
+    found = run_ranks(1, tiny_model) | run_ranks(2, tiny_model)
     for name, of in found.items():
         losses = " ".join(f"{loss:.6f}" for loss in of["losses"])
         print(f"{name:22} losses {losses}  validation {of['validation']:.6f}")

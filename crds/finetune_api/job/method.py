@@ -115,7 +115,8 @@ class Method(Contract):
     target_modules: Annotated[
         str,
         Field(
-            description="`all-linear` (default; every linear layer but the head, Dettmers et al. 2023), `default` "
+            description="`all-linear` (default; every linear layer but the head, Dettmers et al. 2023; of a mixture of "
+            "experts those of its attention), `default` "
             "(PEFT's choice for the model's architecture, mostly query and value), or module names separated by "
             "commas, for example `q_proj,v_proj`.",
             max_length=512,

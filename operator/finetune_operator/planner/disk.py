@@ -61,7 +61,7 @@ def pinned_bytes(shape: ModelShape, bytes_per_parameter: float, parts: int) -> f
     def rounded(size: float) -> int:
         return 1 << max(0, math.ceil(size) - 1).bit_length()
 
-    block = sum(rounded(inside * outside * bytes_per_parameter / parts) for inside, outside in shape.linears.values())
+    block = sum(rounded(size * bytes_per_parameter / parts) for size in shape.matrices)
     tables = 1 if shape.tied_embeddings else 2
     return float(shape.layers * block + tables * rounded(2.0 * shape.vocabulary * shape.hidden / parts))
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 
 from finetune_api.stages import ModelFacts
-from finetune_operator.planner.shape import ModelShape
+from finetune_operator.planner.shape import Mixture, ModelShape
 
 NEAREST_TOLERANCE = 0.25
 """How far `--parameters` may be from the nearest known shape."""
@@ -33,6 +33,7 @@ def known_shapes() -> dict[str, ModelShape]:
             head_size=head_size,
             vocabulary=vocabulary,
             tied_embeddings=bool(tied),
+            mixture=Mixture(*experts) if experts else None,
         )
         for name, (
             layers,
@@ -43,6 +44,7 @@ def known_shapes() -> dict[str, ModelShape]:
             head_size,
             vocabulary,
             tied,
+            *experts,
         ) in _data()["shapes"].items()
     }
 
@@ -65,13 +67,15 @@ def nearest_shape(parameters: float) -> str | None:
     def distance(name: str) -> float:
         return abs(known_shapes()[name].parameters / parameters - 1)
 
-    name = min(known_shapes(), key=distance)
+    # A mixture is asked for by its name: its size says little of what it needs.
+    name = min((name for name, shape in known_shapes().items() if shape.mixture is None), key=distance)
     return name if distance(name) <= NEAREST_TOLERANCE else None
 
 
 def facts_of_shape(name: str) -> ModelFacts:
     """Facts of a known shape. Raises KeyError for an unknown name."""
     shape = known_shapes()[name]
+    mixture = shape.mixture
     return ModelFacts(
         architecture=name,
         parameters=shape.parameters,
@@ -84,4 +88,9 @@ def facts_of_shape(name: str) -> ModelFacts:
         head_size=shape.head_size,
         tied_embeddings=shape.tied_embeddings,
         file_bytes=2 * shape.parameters,
+        experts=mixture.experts if mixture else 0,
+        active_experts=mixture.active if mixture else 0,
+        expert_size=mixture.width if mixture else 0,
+        shared_expert_size=mixture.shared if mixture else 0,
+        dense_layers=mixture.dense_blocks if mixture else 0,
     )

@@ -11,11 +11,16 @@ RECOMPUTATION_PASSES = 2
 
 def matrix_parameters(shape: ModelShape) -> int:
     """Parameters that take part in matrix products: the blocks and the head, not the embedding."""
-    return shape.linear_parameters + shape.vocabulary * shape.hidden
+    return shape.linear_parameters + shape.router_parameters + shape.vocabulary * shape.hidden
+
+
+def active_matrix_parameters(shape: ModelShape) -> int:
+    """Those that take part in the products of one token: of a mixture, the experts that it passes."""
+    return shape.active_parameters + shape.vocabulary * shape.hidden
 
 
 def training_flops_per_token(shape: ModelShape, mean_length: float, *, checkpointing: bool) -> float:
     """Operations per token: matrix products, and causal attention over half of the row's tokens before it."""
     passes = TRAINING_PASSES + (RECOMPUTATION_PASSES if checkpointing else 0)
     attention = 2 * shape.layers * shape.query_width * mean_length / 2
-    return passes * (matrix_parameters(shape) + attention)
+    return passes * (active_matrix_parameters(shape) + attention)

@@ -40,9 +40,28 @@ def needs_eager(architecture: str) -> bool:
     return architecture.startswith(EAGER_ONLY)
 
 
+HYBRIDS = ("Qwen3Next", "Qwen3_5Moe", "Jamba", "GraniteMoeHybrid", "NemotronH", "Lfm2Moe", "KimiLinear")
+"""Beginnings of architectures of mixtures, some of whose blocks have no attention but a state."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Experts in place of the feed-forward layer of most blocks. Widths in elements."""
+
+    experts: int
+    active: int
+    """Experts that each token passes."""
+    width: int
+    """Of one expert."""
+    shared: int = 0
+    """Width of what every token passes beside them."""
+    dense_blocks: int = 0
+    """Blocks with a feed-forward layer of the common width instead."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
-    """A dense decoder of equal blocks. Widths in elements."""
+    """A decoder of equal blocks, or of a mixture's two kinds of blocks. Widths in elements."""
 
     layers: int
     hidden: int
@@ -54,6 +73,7 @@ class ModelShape:
     tied_embeddings: bool = False
     gated: bool = True
     """Whether the feed-forward has a gate (SwiGLU: three matrices) or not (GPT-2: two)."""
+    mixture: Mixture | None = None
 
     @property
     def query_width(self) -> int:
@@ -67,27 +87,87 @@ class ModelShape:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each linear layer of a block, by Llama's names."""
+        """(in, out) of each linear layer of a block that can have an adapter, by Llama's names.
+
+        Of a mixture those of its attention (runner, training/targets.py).
+        """
         hidden, feed_forward = self.hidden, self.feed_forward
         found = {
             "q_proj": (hidden, self.query_width),
             "k_proj": (hidden, self.key_value_width),
             "v_proj": (hidden, self.key_value_width),
             "o_proj": (self.query_width, hidden),
-            "up_proj": (hidden, feed_forward),
-            "down_proj": (feed_forward, hidden),
         }
+        if self.mixture is not None:
+            return found
+        found |= {"up_proj": (hidden, feed_forward), "down_proj": (feed_forward, hidden)}
         return found | ({"gate_proj": (hidden, feed_forward)} if self.gated else {})
+
+    @cached_property
+    def matrices(self) -> tuple[int, ...]:
+        """Parameters of each tensor of a block, of the larger kind where there are two.
+
+        Experts are one tensor for gate and up, and one for down.
+        """
+        found = tuple(inside * outside for inside, outside in self.linears.values())
+        if self.mixture is None:
+            return found
+        hidden, mixture = self.hidden, self.mixture
+        experts = mixture.experts * hidden * mixture.width
+        shared = (hidden * mixture.shared,) * 3 if mixture.shared else ()
+        return (*found, 2 * experts, experts, mixture.experts * hidden, *shared)
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of the linear layers of one block."""
-        return sum(inside * outside for inside, outside in self.linears.values())
+        """Parameters of the matrices of one block."""
+        return sum(self.matrices)
+
+    @property
+    def block_expert_parameters(self) -> int:
+        """Parameters of all experts of one block."""
+        return 3 * self.mixture.experts * self.hidden * self.mixture.width if self.mixture else 0
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of all experts of a mixture but the shared ones."""
+        return (self.layers - self.mixture.dense_blocks) * self.block_expert_parameters if self.mixture else 0
+
+    @property
+    def router_parameters(self) -> int:
+        """Parameters of a mixture's routers, which stay in 16 bit."""
+        return (self.layers - self.mixture.dense_blocks) * self.mixture.experts * self.hidden if self.mixture else 0
 
     @property
     def linear_parameters(self) -> int:
-        """Parameters that 4-bit quantisation covers: the linear layers of all blocks, not the head."""
-        return self.layers * self.block_parameters
+        """Parameters that 4-bit quantisation covers: linear layers and experts of all blocks, not the head."""
+        if self.mixture is None:
+            return self.layers * self.block_parameters
+        attention = self.layers * sum(inside * outside for inside, outside in self.linears.values())
+        dense = self.mixture.dense_blocks
+        wide = 3 * self.hidden * (dense * self.feed_forward + (self.layers - dense) * self.mixture.shared)
+        return attention + wide + self.expert_parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters of the blocks that take part in a token's products: of a mixture the experts that it passes."""
+        if self.mixture is None:
+            return self.linear_parameters
+        idle = 1 - self.mixture.active / self.mixture.experts
+        return self.linear_parameters + self.router_parameters - round(idle * self.expert_parameters)
+
+    @property
+    def widest_moment(self) -> int:
+        """Elements per token at the widest moment of a block's forward pass, beside the residual stream.
+
+        Gate, up and their product; of each expert that a token passes these and the two halves of its gate, or what
+        comes out of it, weighted and put in order (runner, training/experts.py).
+        """
+        wide = 3 * self.feed_forward
+        if self.mixture is not None:
+            mixture = self.mixture
+            passed = mixture.active * max(4 * mixture.width, 3 * self.hidden + mixture.width) + 3 * mixture.shared
+            wide = max(passed, wide if mixture.dense_blocks else 0)
+        return 4 * self.hidden + wide
 
     @property
     def embedding_parameters(self) -> int:
@@ -102,11 +182,11 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         """All parameters."""
-        return self.linear_parameters + self.embedding_parameters + self.norm_parameters
+        return self.linear_parameters + self.router_parameters + self.embedding_parameters + self.norm_parameters
 
     @property
     def largest_linear(self) -> int:
-        """Parameters of the largest linear layer of a block."""
+        """Parameters of the largest linear layer that can have an adapter."""
         return max(inside * outside for inside, outside in self.linears.values())
 
     def trained(self, target_modules: str, exclude_modules: str | None) -> str:
@@ -124,14 +204,14 @@ class ModelShape:
 
 
 class UnknownShapeError(ValueError):
-    """The facts do not describe a dense decoder of equal blocks; the message says why."""
+    """The facts do not describe a decoder of equal blocks, dense or of experts; the message says why."""
 
 
 def shape_of(facts: ModelFacts) -> ModelShape:
     """The shape that the facts describe.
 
     Whether the feed-forward is gated is read off the number of parameters, which also shows everything that is not a
-    plain decoder (mixtures of experts, vision towers, cross-layer sharing); without it, off the architecture's name.
+    plain decoder (vision towers, cross-layer sharing); without it, off the architecture's name.
 
     Raises:
         UnknownShapeError: a fact is missing, or the parameters do not follow from the configuration.
@@ -150,8 +230,9 @@ def shape_of(facts: ModelFacts) -> ModelShape:
         raise UnknownShapeError(f"the model's configuration does not say: {', '.join(missing)}")
     if facts.architecture.startswith(ENCODERS):
         raise UnknownShapeError(f"{facts.architecture} is not a decoder")
-    if facts.experts > 1:
-        raise UnknownShapeError(f"{facts.architecture} is a mixture of {facts.experts} experts")
+    if facts.latent_attention:
+        raise UnknownShapeError(f"{facts.architecture} has multi-head latent attention")
+    mixture = _mixture(facts)
     shapes = [
         ModelShape(
             layers=facts.layers,
@@ -163,15 +244,36 @@ def shape_of(facts: ModelFacts) -> ModelShape:
             vocabulary=facts.vocabulary,
             tied_embeddings=facts.tied_embeddings,
             gated=gated,
+            mixture=mixture,
         )
-        for gated in (True, False)
+        for gated in ((True, False) if mixture is None else (True,))
     ]
     if facts.parameters <= 0:
-        return shapes[1] if facts.architecture.startswith(UNGATED) else shapes[0]
+        return shapes[-1] if facts.architecture.startswith(UNGATED) else shapes[0]
+    kind = "dense decoder" if mixture is None else "mixture of experts"
     nearest = min(shapes, key=lambda shape: abs(shape.parameters - facts.parameters))
     if abs(nearest.parameters / facts.parameters - 1) > PARAMETER_TOLERANCE:
         raise UnknownShapeError(
             f"{facts.architecture} has {facts.parameters / 1e9:.2f} billion parameters, its configuration implies "
-            f"{nearest.parameters / 1e9:.2f}: not a plain dense decoder"
+            f"{nearest.parameters / 1e9:.2f}: not a plain {kind}"
         )
     return nearest
+
+
+def _mixture(facts: ModelFacts) -> Mixture | None:
+    """The experts that the facts describe; None of a dense model. Raises UnknownShapeError."""
+    if facts.experts <= 1:
+        return None
+    what = f"{facts.architecture} is a mixture of {facts.experts} experts"
+    if facts.architecture.startswith(HYBRIDS):
+        raise UnknownShapeError(f"{what} whose blocks are not all attention")
+    if facts.active_experts <= 0 or facts.expert_size <= 0:
+        missing = "how many each token passes" if facts.active_experts <= 0 else "how wide they are"
+        raise UnknownShapeError(f"{what}, and its configuration does not say {missing}")
+    return Mixture(
+        experts=facts.experts,
+        active=min(facts.active_experts, facts.experts),
+        width=facts.expert_size,
+        shared=facts.shared_expert_size,
+        dense_blocks=min(facts.dense_layers, facts.layers),
+    )

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +61,12 @@ class _Plan:
 
     files: dict[str, list[str]]
     """Names of the tensors by file."""
+    own_names: Mapping[str, str]
+    """What the model calls the weight, or the tensor that it becomes a part of, by its name in the files."""
     updates: Mapping[str, _Update]
     quantised: frozenset[str]
+    experts: frozenset[str]
+    """Weights of a mixture's experts, which are quantised without double quantisation (training/experts.py)."""
     fp32: tuple[str, ...]
     """Parts of the names of weights that a model of 16 bit keeps in 32."""
     dtype: torch.dtype
@@ -133,25 +137,31 @@ def merge_by_shards(
 def _merged_weight(weight: torch.Tensor, name: str, plan: _Plan) -> torch.Tensor:
     if not weight.is_floating_point():
         return weight.clone()
+    name = plan.own_names[name]
     dtype = plan.dtype_of(name)
     update = plan.updates.get(name)
-    if update is None and name not in plan.quantised:
+    quantised, expert = name in plan.quantised, name in plan.experts
+    if update is None and not quantised and not expert:
         # A copy: what is read from a mapped file keeps the file in memory.
         return weight.to(dtype, copy=True)
     here = weight.to(plan.device, dtype)
-    if name in plan.quantised:
-        here = _through_nf4(here)
+    if quantised or expert:
+        here = _through_nf4(here, double=quantised)
     if update is not None:
         here = update.applied(here.float())
     return here.to("cpu", dtype).contiguous()
 
 
-def _through_nf4(weight: torch.Tensor) -> torch.Tensor:
-    """The weight as bitsandbytes restores it: NF4 in blocks of 64, constants doubly quantised, as loading does it."""
+def _through_nf4(weight: torch.Tensor, *, double: bool) -> torch.Tensor:
+    """The weight as bitsandbytes restores it: NF4 in blocks of 64, as loading does it.
+
+    `double`: whether the blocks' constants are quantised too; they are not for experts, so that each expert's part of
+    a tensor is rounded as the whole tensor is.
+    """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn.modules import Params4bit
 
-    parameter: Any = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    parameter: Any = Params4bit(weight, requires_grad=False, compress_statistics=double, quant_type="nf4")
     stored = parameter.to(weight.device)
     restored: torch.Tensor = dequantize_4bit(stored.data, stored.quant_state)
     return restored.to(weight.dtype)
@@ -166,19 +176,18 @@ def _plan(base: Path, adapter: Path, *, quantise: bool, dtype: torch.dtype, devi
     config.dtype = dtype
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    own = set(skeleton.state_dict())
-    foreign = sorted(name for names in files.values() for name in names if name not in own)
-    if foreign:
-        raise NotByShardsError(f"its files name weights otherwise than the model does, for example {foreign[0]}")
+    own_names = _own_names(skeleton, [name for names in files.values() for name in names])
     updates = _updates(adapter)
-    present = {name for names in files.values() for name in names}
+    present = set(own_names.values())
     absent = sorted(set(updates) - present)
     if absent:
         raise NotByShardsError(f"the adapter updates {absent[0]}, which is no weight of the base's files")
     return _Plan(
         files=files,
+        own_names=own_names,
         updates=updates,
         quantised=_quantised(skeleton) if quantise else frozenset(),
+        experts=_experts(skeleton) if quantise else frozenset(),
         fp32=tuple(skeleton._keep_in_fp32_modules_strict or ()),
         dtype=dtype,
         device=device,
@@ -197,6 +206,52 @@ def _files(base: Path) -> dict[str, list[str]]:
         return {file: sorted(found[file]) for file in sorted(found)}
     with safe_open(str(base / SINGLE), framework="pt") as source:
         return {SINGLE: sorted(source.keys())}
+
+
+def _own_names(skeleton: Any, names: Sequence[str]) -> dict[str, str]:
+    """What the model calls each weight of its files: transformers makes one tensor of the experts' when it reads them.
+
+    Raises NotByShardsError for files from which it makes anything else than the same values in the same order.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import Concatenate, MergeModulelist, WeightRenaming, rename_source_key
+
+    own = skeleton.state_dict()
+    if own.keys() >= set(names):
+        return {name: name for name in names}
+    transforms: list[Any] = get_model_conversion_mapping(skeleton)
+    renamings = [found for found in transforms if isinstance(found, WeightRenaming)]
+    converters = [found for found in transforms if not isinstance(found, WeightRenaming)]
+    # Each matrix of an expert is a run of whole blocks of the tensor: [expert, rows of gate and up, columns].
+    plain = {
+        pattern
+        for converter in converters
+        for pattern in converter.source_patterns
+        if all(isinstance(step, MergeModulelist) or _joins_rows(step, Concatenate) for step in converter.operations)
+    }
+    found = {}
+    for name in names:
+        renamed, pattern = (name, None) if name in own else rename_source_key(name, renamings, converters)
+        if renamed not in own or (pattern is not None and pattern not in plain):
+            raise NotByShardsError(f"its files name weights otherwise than the model does, for example {name}")
+        found[name] = renamed
+    return found
+
+
+def _joins_rows(step: Any, kind: type) -> bool:
+    return isinstance(step, kind) and step.dim == 1  # type: ignore[attr-defined]
+
+
+def _experts(skeleton: Any) -> frozenset[str]:
+    """Weights of experts, which training quantises too."""
+    from finetune_runner.training.experts import BLOCK, expert_weights
+
+    found = {f"{path}.{name}": getattr(module, name) for path, module, name in expert_weights(skeleton)}
+    for name, weight in found.items():
+        # A gate of an odd size would share a block with the up-projection behind it.
+        if weight.shape[1] * weight.shape[2] // 2 % BLOCK:
+            raise NotByShardsError(f"{name} has experts of {tuple(weight.shape[1:])}, no whole blocks of {BLOCK}")
+    return frozenset(found)
 
 
 def _quantised(skeleton: Any) -> frozenset[str]:

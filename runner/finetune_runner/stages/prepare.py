@@ -37,6 +37,7 @@ from finetune_runner.storage import join, probe_conditional_writes
 from finetune_runner.template_check import check_chat_template
 from finetune_runner.text import load_tokenizer
 from finetune_runner.training.loading import method_of
+from finetune_runner.training.mixtures import check_mixture
 from finetune_runner.training.targets import check_targets
 
 log = logging.getLogger("finetune_runner.prepare")
@@ -189,6 +190,7 @@ def _fetch_model(context: StageContext) -> _Model:
     source = context.task.spec.model.source
     fetched = fetch_model(context)
     facts = model_facts(fetched.path, source)
+    check_mixture(context.task.spec.method, facts, fetched.path)
     check_targets(context.task.spec.method, fetched.path)
     tokenizer = load_tokenizer(fetched.path, context.task.spec.model.chat_template)
     said = [Remark("chatTemplate", "warning", words) for words in check_chat_template(tokenizer, source)]

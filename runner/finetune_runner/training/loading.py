@@ -13,6 +13,7 @@ from finetune_api.stages import StageTask, TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.text import load_tokenizer as load_tokenizer
 from finetune_runner.training.eager_imports import import_bitsandbytes
+from finetune_runner.training.mixtures import feed_forward_names, is_mixture, refuse_unquantised_experts
 from finetune_runner.training.targets import linear_modules, resolve_targets
 
 if TYPE_CHECKING:
@@ -84,8 +85,13 @@ def load_base(
         "use_safetensors": True,
         "attn_implementation": implementation(plan.attention if plan is not None else "sdpa"),
     }
+    mixture = is_mixture(model_path)
+    if mixture:
+        from finetune_runner.training import experts
+
+        options["experts_implementation"] = experts.NAME
     if method != "lora":
-        options["quantization_config"] = _quantisation(method, plan)
+        options["quantization_config"] = _quantisation(method, plan, mixture=mixture)
     if method != "lora" or device.type == "cuda":
         # Straight onto the device, weight by weight: a base need not fit the host. "auto" would spread it over all
         # GPUs of the pod (transformers#31557).
@@ -122,12 +128,14 @@ def load_base(
             model.to(device)
     else:
         _keep_quantised_weights(model)
+        if mixture and method == "qlora":
+            refuse_unquantised_experts(model)
     model.requires_grad_(False)
     return model.eval()
 
 
-def _quantisation(method: MethodType, plan: TrainPlan | None) -> Any:
-    """What bitsandbytes is told of a quantised base."""
+def _quantisation(method: MethodType, plan: TrainPlan | None, *, mixture: bool) -> Any:
+    """What bitsandbytes is told of a quantised base, and this package of a mixture's experts."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -135,7 +143,10 @@ def _quantisation(method: MethodType, plan: TrainPlan | None) -> Any:
         # It says in every layer and step that activations pass through fp16; that is how LLM.int8 works.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+    kind: Any = BitsAndBytesConfig
+    if mixture:
+        from finetune_runner.training.experts import MixtureConfig as kind
+    return kind(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -163,7 +174,7 @@ def lora_config(base: Any, method: Method) -> Any:
     """PEFT's configuration of the job's method on a base. The head is never a target. Raises as `resolve_targets`."""
     from peft import LoraConfig
 
-    targets = resolve_targets(method, linear_modules(base), base.config.model_type)
+    targets = resolve_targets(method, linear_modules(base), base.config.model_type, feed_forward_names(base))
     return LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,

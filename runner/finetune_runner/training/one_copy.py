@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
+from finetune_runner.training.experts import remember_quantisation
 from finetune_runner.training.loading import shards_weights
 
 if TYPE_CHECKING:
@@ -74,12 +75,12 @@ class NodeCopy:
         if self._reads or not self._shared:
             for module in modules:
                 module._apply(lambda tensor: tensor.to(self._device), recurse=False)
-        if not self._shared:
-            return
-        if self._reads:
+        if self._shared and self._reads:
             self._give([getattr(*same[0]) for same in places])
-        else:
+        elif self._shared:
             self._take(places)
+        for module in modules:
+            remember_quantisation(module)
 
     def _give(self, tensors: Sequence[torch.Tensor]) -> None:
         self._tell([_announced(tensor) for tensor in tensors])

@@ -218,7 +218,11 @@ def test_shapes_come_from_config_and_weights(config: dict[str, Any], parameters:
     ("changes", "why"),
     [
         ({"feed_forward_size": 0, "attention_heads": 0}, "does not say: feed-forward size, attention heads"),
-        ({"experts": 8}, "mixture of 8 experts"),
+        ({"experts": 8}, "mixture of 8 experts, and its configuration does not say how many each token passes"),
+        ({"experts": 8, "active_experts": 2}, "does not say how wide they are"),
+        ({"experts": 8, "active_experts": 2, "expert_size": 14336}, "not a plain mixture of experts"),
+        ({"experts": 8, "architecture": "Qwen3NextForCausalLM"}, "whose blocks are not all attention"),
+        ({"latent_attention": True}, "multi-head latent attention"),
         ({"parameters": 46_000_000_000}, "not a plain dense decoder"),
     ],
 )

@@ -44,7 +44,7 @@ class InferenceSetup:
 
 def _per_token(shape: ModelShape) -> float:
     """Bytes of the widest moment of a block: gate, up and their product, beside the residual stream."""
-    return 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
+    return 2.0 * shape.widest_moment
 
 
 def generated_rows(shape: ModelShape, rows: int, longest_prompt: int, max_new_tokens: int) -> int:

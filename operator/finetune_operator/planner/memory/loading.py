@@ -6,7 +6,7 @@ from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import CONTEXT_BYTES, Breakdown
 from finetune_operator.planner.memory.sharding import adapter_shards, offloaded, outside_bytes, shards
 from finetune_operator.planner.memory.training import TrainingSetup
-from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, weight_bytes
+from finetune_operator.planner.memory.weights import block_bytes, weight_bytes
 
 
 def loading_memory(setup: TrainingSetup) -> Breakdown:
@@ -31,15 +31,15 @@ def loading_memory(setup: TrainingSetup) -> Breakdown:
 
 
 def _quantised_bytes(setup: TrainingSetup) -> float:
-    """The largest tensor before it is quantised; LLM.int8 makes a copy in fp16 of one in bf16."""
+    """The largest tensor before it is quantised, a block's experts together; LLM.int8 copies one in bf16 to fp16."""
     if setup.quantisation in ("none", "fp32"):
         return 0.0
-    return (4.0 if setup.quantisation == "int8" else 2.0) * setup.shape.largest_linear
+    return (4.0 if setup.quantisation == "int8" else 2.0) * max(setup.shape.matrices)
 
 
 def _whole_bytes(setup: TrainingSetup) -> float:
     """The largest part that is whole before it is cut; FSDP1 copies it into one flat tensor first."""
     shape = setup.shape
-    block = shape.block_parameters * BYTES_PER_PARAMETER[setup.quantisation]
+    block = block_bytes(shape, setup.quantisation)
     outside = (4.0 if setup.quantisation == "fp32" else 2.0) * shape.embedding_parameters
     return max(block, outside) * (2 if setup.strategy == "fsdpBase" else 1)

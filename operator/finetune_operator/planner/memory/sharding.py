@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from finetune_api.stages import Offload
-from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, Quantisation
+from finetune_operator.planner.memory.weights import Quantisation, block_bytes
 from finetune_operator.planner.shape import ModelShape
 
 Strategy = Literal["single", "ddp", "zero2", "zero3", "fsdp", "fsdp2", "fsdpBase"]
@@ -66,9 +66,10 @@ def communication_bytes(
     if strategy == "zero3":
         # Embedding and head are whole while they are used, beyond what is kept. Chosen after Qwen-72B's rows, which
         # were 5 GB too low at 256 tokens: that is what its two tables take.
-        return ZERO3_LIVE_BYTES + 2.0 * shape.embedding_parameters
+        # A tensor is whole or not: the experts of a block may be more than what is to be kept at most.
+        return max(ZERO3_LIVE_BYTES, 2.0 * shape.block_expert_parameters) + 2.0 * shape.embedding_parameters
     flat_gradients = gradient_bytes if strategy == "fsdpBase" else 0.0
-    block = shape.block_parameters * BYTES_PER_PARAMETER[quantisation]
+    block = block_bytes(shape, quantisation)
     # The root unit holds embedding and head; it is gathered for the whole step.
     return GATHERED_BLOCKS * block + 2.0 * shape.embedding_parameters + flat_gradients
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, Quantisation, weight_bytes
+from finetune_operator.planner.memory.weights import BYTES_PER_PARAMETER, Quantisation, block_bytes, weight_bytes
 from finetune_operator.planner.shape import ModelShape
 
 BUFFER_BLOCKS = 1.25
@@ -44,5 +44,5 @@ def spread_weight_bytes(shape: ModelShape, quantisation: Quantisation, gpus: int
     if quantisation in ("none", "fp32"):
         wider = BYTES_PER_PARAMETER[quantisation] / BYTES_PER_PARAMETER["none"]
         return min(whole, wider * _most_16_bit_bytes(shape, gpus))
-    blocks = blocks_on_a_gpu(shape, gpus) * shape.block_parameters * BYTES_PER_PARAMETER[quantisation]
+    blocks = blocks_on_a_gpu(shape, gpus) * block_bytes(shape, quantisation)
     return min(whole, blocks + 2.0 * shape.vocabulary * shape.hidden)

@@ -10,6 +10,7 @@ from finetune_operator.planner.memory.activations import (
     checkpoint_bytes,
     frozen_input_bytes_per_token,
     recomputation_factor,
+    recomputed_bytes_per_token,
     saved_bytes_per_token,
 )
 from finetune_operator.planner.memory.adapter import adapter_bytes, adapter_parameters
@@ -143,7 +144,11 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     if setup.checkpointing:
         factor = recomputation_factor(dropout=dropout, adapter_bytes=setup.adapter_bytes)
         parts["activations"] = checkpoint_bytes(shape, setup.tokens, wider * setup.residual_bytes)
-        block = {"recomputation": factor * saved * setup.tokens + fixed, "attentionScores": wider * scores}
+        beyond = wider * recomputed_bytes_per_token(shape)
+        block = {
+            "recomputation": (factor * saved + beyond) * setup.tokens + fixed,
+            "attentionScores": wider * scores,
+        }
         if keeps_input_gradients(setup.strategy, reentrant=setup.reentrant):
             block["inputGradients"] = checkpoint_bytes(shape, setup.tokens)
         # Head and blocks have their peaks one after the other.
@@ -164,7 +169,7 @@ def validation_memory(setup: TrainingSetup, rows: int, longest_row: int) -> Brea
     """Peak of validation between steps: the step's activations are gone, the optimiser's states are not."""
     shape, parts = setup.shape, _between_steps(setup)
     tokens = scored_tokens(max(1, min(rows, 16)), longest_row)
-    wide = 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * tokens
+    wide = 2.0 * shape.widest_moment * tokens
     parts |= {"head": evaluated_logits_bytes(shape, tokens), "activations": wide}
     return _moment(setup, parts, longest_row, tokens)
 
@@ -176,7 +181,7 @@ def reference_memory(setup: TrainingSetup, longest_row: int) -> Breakdown:
     """
     shape, parts = setup.shape, _between_steps(setup)
     tokens = min(REFERENCE_ROWS * longest_row, max(REFERENCE_TOKENS, longest_row))
-    wide = element_factor(setup.quantisation) * 2.0 * (4 * shape.hidden + 3 * shape.feed_forward)
+    wide = element_factor(setup.quantisation) * 2.0 * shape.widest_moment
     parts |= {"head": evaluated_logits_bytes(shape, tokens), "activations": wide * tokens}
     return _moment(setup, parts, longest_row, tokens)
 
@@ -187,7 +192,7 @@ def answering_memory(setup: TrainingSetup, rows: int, longest_prompt: int, max_n
     kept, passed = answered_tokens(shape, rows, longest_prompt, max_new_tokens)
     parts |= {
         "keyValueCache": cache_bytes(shape, kept),
-        "activations": 2.0 * (4 * shape.hidden + 3 * shape.feed_forward) * passed,
+        "activations": 2.0 * shape.widest_moment * passed,
     }
     return _moment(setup, parts, longest_prompt, passed)
 

@@ -19,6 +19,12 @@ BYTES_PER_PARAMETER: dict[Quantisation, float] = {
     "nf4-double": 4.127 / 8,
 }
 
+BYTES_PER_EXPERT_PARAMETER: dict[Quantisation, float] = {
+    # The runner quantises experts without double quantisation (training/experts.py); LLM.int8 leaves them in 16 bit.
+    "int8": 2.0,
+    "nf4-double": 4.500 / 8,
+}
+
 
 def weight_bytes(shape: ModelShape, quantisation: Quantisation, unquantised_bytes: int = 2) -> float:
     """Bytes of all weights. Embedding, head and norms are never quantised.
@@ -28,14 +34,26 @@ def weight_bytes(shape: ModelShape, quantisation: Quantisation, unquantised_byte
         quantisation: of the linear layers of the blocks.
         unquantised_bytes: per parameter outside of them; 4 after peft's `prepare_model_for_kbit_training`.
     """
-    outside = shape.embedding_parameters + shape.norm_parameters
+    outside = shape.embedding_parameters + shape.norm_parameters + shape.router_parameters
     outside_bytes = 4 if quantisation == "fp32" else unquantised_bytes
-    return shape.linear_parameters * BYTES_PER_PARAMETER[quantisation] + outside * outside_bytes
+    linear = shape.linear_parameters - shape.expert_parameters
+    experts = shape.expert_parameters * _expert_bytes(quantisation)
+    return linear * BYTES_PER_PARAMETER[quantisation] + experts + outside * outside_bytes
+
+
+def block_bytes(shape: ModelShape, quantisation: Quantisation) -> float:
+    """Bytes of the matrices of one block."""
+    rest = shape.block_parameters - shape.block_expert_parameters
+    return rest * BYTES_PER_PARAMETER[quantisation] + shape.block_expert_parameters * _expert_bytes(quantisation)
+
+
+def _expert_bytes(quantisation: Quantisation) -> float:
+    return BYTES_PER_EXPERT_PARAMETER.get(quantisation, BYTES_PER_PARAMETER[quantisation])
 
 
 def dequantisation_bytes(shape: ModelShape, quantisation: Quantisation) -> float:
-    """The largest linear layer in 16 bit: bitsandbytes restores one at a time for its matrix product."""
-    return 0.0 if quantisation in ("none", "fp32") else 2.0 * shape.largest_linear
+    """The largest weight in 16 bit: one is restored at a time for its product, the experts of a block together."""
+    return 0.0 if quantisation in ("none", "fp32") else 2.0 * max(shape.matrices)
 
 
 def element_factor(quantisation: Quantisation) -> int:

@@ -1,0 +1,134 @@
+"""What blocks of experts keep for the backward pass, and hold while they are recomputed, as the planner counts it."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from finetune_api.job.method import Method
+from finetune_api.model_config import facts_of_config
+from finetune_operator.planner.memory.activations import (
+    recomputation_factor,
+    recomputed_bytes_per_token,
+    saved_bytes_per_token,
+)
+from finetune_operator.planner.memory.weights import block_bytes
+from finetune_operator.planner.shape import ModelShape, shape_of
+from finetune_runner.training import experts
+from finetune_runner.training.loading import new_adapter
+from tests.runner.mixtures import COMMON, KINDS
+
+TOKENS, RANK = 256, 8
+IDS = {"vocab_size": 64, "pad_token_id": 0, "eos_token_id": 1}
+CASES: list[tuple[str, dict[str, Any], int]] = [
+    # Bytes per token of norms of queries and keys, which are no matter of experts.
+    ("mixtral", {}, 0),
+    ("mixtral", {"num_local_experts": 16, "num_experts_per_tok": 4}, 0),
+    ("qwen3_moe", {}, 408),
+    ("qwen3_moe", {"moe_intermediate_size": 128}, 408),
+    ("qwen2_moe", {}, 0),
+    ("olmoe", {}, 520),
+]
+
+
+def config_of(kind: str, layers: int, changes: dict[str, Any]) -> dict[str, Any]:
+    return {**COMMON, **KINDS[kind], **IDS, **changes, "num_hidden_layers": layers}
+
+
+def trained(kind: str, layers: int, changes: dict[str, Any]) -> Any:
+    config = AutoConfig.for_model(kind, **config_of(kind, layers, changes))
+    base = AutoModelForCausalLM.from_config(config, experts_implementation=experts.NAME).to(torch.bfloat16)
+    model = new_adapter(base.requires_grad_(False), Method(rank=RANK), 0).train()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+            parameter.grad = torch.zeros_like(parameter)
+    return model
+
+
+def shape(kind: str, changes: dict[str, Any]) -> ModelShape:
+    config = AutoConfig.for_model(kind, **config_of(kind, 2, changes)).to_dict()
+    return shape_of(facts_of_config(config, parameters=0))
+
+
+def rows(model: Any) -> torch.Tensor:
+    return model.get_base_model().get_input_embeddings()(torch.arange(TOKENS)[None] % 64).requires_grad_()
+
+
+def saved_bytes(model: Any) -> int:
+    """Of the distinct tensors that a forward pass of the decoder keeps, weights not counted."""
+    weights = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.get_base_model().model(inputs_embeds=rows(model), use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(("kind", "changes", "norms"), CASES)
+def test_bytes_that_a_block_keeps_per_token(kind: str, changes: dict[str, Any], norms: int) -> None:
+    one, three = (saved_bytes(trained(kind, layers, changes)) for layers in (1, 3))
+    measured = (three - one) / 2 / TOKENS - norms
+    of = shape(kind, changes)
+    forecast = saved_bytes_per_token(of, RANK, of.targets("all-linear"), dropout=False, adapter_bytes=2)
+    assert forecast == pytest.approx(measured, rel=0.01)
+
+
+class Live(torch.utils._python_dispatch.TorchDispatchMode):
+    """Bytes of all tensors that were made inside and still exist, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[int] = set()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return made
+
+    def _gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize(("kind", "changes", "norms"), CASES)
+def test_a_recomputed_block_holds_no_more_than_is_planned(kind: str, changes: dict[str, Any], norms: int) -> None:
+    model = trained(kind, 1, changes)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with Live() as live:
+        hidden = model.get_base_model().model(inputs_embeds=rows(model), use_cache=False).last_hidden_state
+        gradient = torch.ones_like(hidden)
+        live.most = before = live.now
+        hidden.backward(gradient)
+    of = shape(kind, changes)
+    saved = norms + saved_bytes_per_token(of, RANK, of.targets("all-linear"), dropout=False, adapter_bytes=2)
+    factor = recomputation_factor(dropout=False, adapter_bytes=2)
+    planned = factor * saved + recomputed_bytes_per_token(of)
+    measured = (live.most - before) / TOKENS
+    print(f"{kind} {changes}: planned {planned:.0f}, measured {measured:.0f} bytes per token")
+    assert measured <= planned <= 1.6 * measured
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe"])
+def test_parameters_of_a_block_are_those_of_the_model(kind: str) -> None:
+    one, three = (
+        sum(p.numel() for name, p in trained(kind, layers, {}).named_parameters() if "lora_" not in name)
+        for layers in (1, 3)
+    )
+    assert block_bytes(shape(kind, {}), "none") / 2 == pytest.approx((three - one) / 2, rel=0.01)
