@@ -25,8 +25,15 @@ def test_a_tensor_that_is_quantised_is_there_in_16_bit_beside_the_weights() -> N
     assert "loading" not in loading_memory(replace(QLORA, quantisation="none")).allocated
 
 
-@pytest.mark.parametrize("quantisation", ["none", "int8", "nf4-double"])
-@pytest.mark.parametrize("name", known_shapes())
+@pytest.mark.parametrize(
+    ("name", "quantisation"),
+    [
+        (name, quantisation)
+        for name, shape in known_shapes().items()
+        for quantisation in ("none", "int8", "nf4-double")
+        if shape.mixture is None or quantisation != "int8"  # experts are not quantised to 8 bit: refused
+    ],
+)
 def test_loading_a_whole_model_takes_no_more_than_a_step_on_one_long_row(name: str, quantisation: Quantisation) -> None:
     setup = TrainingSetup(known_shapes()[name], quantisation, rank=8, micro_batch=1, sequence_length=4096)
     assert loading_memory(setup).reserved_bytes <= training_memory(setup).reserved_bytes
