@@ -48,6 +48,7 @@ def test_a_job_becomes_a_version_that_waits_for_approval(operated: Runs) -> None
     assert adapter["metadata"]["name"] == "triage"
     uid = applied.metadata.uid
     assert {job.metadata.name for job in operated.jobs()} == {job_name("support", uid, 1, name, 1) for name in STAGES}
+    operated.wait(lambda: "AwaitingApproval" in dict(operated.events()), "the last Event, which follows the status")
     told = Counter(reason for reason, _ in operated.events())
     assert told["StageStarting"] == told["StageSucceeded"] == len(STAGES)
     assert told["AwaitingApproval"] == 1
