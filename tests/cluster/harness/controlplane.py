@@ -188,7 +188,8 @@ class ControlPlane(Cluster):
         for line in self.audit_log.read_text().splitlines(keepends=True):
             if line.endswith("\n"):  # the last line may be half-written
                 event = json.loads(line)
-                if user is None or event["user"].get("username") == user:  # nobody, where authentication failed
+                name = event["user"].setdefault("username", "")  # there is none where authentication failed
+                if user in (None, name):
                     yield event
 
     def _client_certificate(self, user: str, groups: Sequence[str]) -> tuple[bytes, bytes]:
