@@ -34,11 +34,12 @@ def facts_of_config(
     if tied_embeddings is None:
         # Left out, it is the class's own default: false in Llama and its kin, true in Gemma.
         tied_embeddings = bool(text.get("tie_word_embeddings", str(text.get("model_type", "")).startswith("gemma")))
+    layers = _whole(text, "num_hidden_layers", "n_layer", "num_layers")
     return ModelFacts(
         architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0])[:128],
         parameters=parameters,
         hidden_size=hidden,
-        layers=_whole(text, "num_hidden_layers", "n_layer", "num_layers"),
+        layers=layers,
         vocabulary=_whole(text, "vocab_size"),
         context_length=_whole(text, "max_position_embeddings", "n_positions", "seq_length"),
         # GPT-2 and its kin leave n_inner empty: four times the width (transformers, configuration_gpt2.py).
@@ -47,7 +48,7 @@ def facts_of_config(
         key_value_heads=_whole(text, "num_key_value_heads", "num_kv_heads") or heads,
         head_size=_whole(text, "head_dim") or (hidden // heads if heads else 0),
         tied_embeddings=tied_embeddings,
-        **_mixture(text),
+        **_mixture(text, layers),
         latent_attention=bool(_whole(text, "kv_lora_rank")),
         file_bytes=file_bytes,
     )
@@ -69,13 +70,12 @@ def mixture_parameters(config: Mapping[str, Any]) -> int:
     return found if all((layers, hidden, wide, facts.experts, facts.attention_heads)) else 0
 
 
-def _mixture(text: Mapping[str, Any]) -> dict[str, int]:
+def _mixture(text: Mapping[str, Any], layers: int) -> dict[str, int]:
     """Facts of a mixture's experts; none of a dense model."""
     experts = _whole(text, "num_local_experts", "num_experts", "n_routed_experts")
     if experts <= 1:
         return {"experts": experts}
     size = _whole(text, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_dim")
-    layers = _whole(text, "num_hidden_layers", "n_layer", "num_layers")
     # Every so many blocks have experts (Qwen2-MoE); some are named that have none.
     every = max(1, _whole(text, "decoder_sparse_step", "interleave_moe_layer_step"))
     dense = max(_whole(text, "first_k_dense_replace"), layers - layers // every, len(text.get("mlp_only_layers") or ()))

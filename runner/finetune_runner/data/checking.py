@@ -26,6 +26,7 @@ from finetune_runner.errors import StageError
 
 Phase = Literal["rows", "splits", "tokens", "versions"]
 """rows: before the split; splits: after it; tokens: with lengths; versions: what judges, against earlier versions."""
+Severity = Literal["info", "warning", "error"]
 Mode = Literal["off", "warn", "fail", "fix"]
 """off: not run; warn: a finding; fail: the job ends with InvalidData; fix: rows are dropped or replaced."""
 
@@ -44,7 +45,7 @@ class Remark:
     """What a check says: a Finding, with what the data report shows beside it."""
 
     check: str
-    severity: Literal["info", "warning", "error"]
+    severity: Severity
     message: str
     rows: int = 0
     positions: Sequence[str] = ()
@@ -112,6 +113,10 @@ class Found:
         """The first positions, and how many more there are."""
         return listed(self.positions, shown, self.rows)
 
+    def remark(self, check: str, severity: Severity, message: str, facts: Mapping[str, Any] | None = None) -> Remark:
+        """What a check says of these rows."""
+        return Remark(check, severity, message, self.rows, tuple(self.positions), dict(self.splits), facts or {})
+
 
 def mode_of(setting: str) -> Mode:
     """The mode that a word of `data.checks` means: `ignore`, `warn`, `fail`, or what is done to the rows."""
@@ -143,8 +148,7 @@ def judged(
         raise StageError(ExitCode.INVALID_DATA, f"{start}{said}: {found.where()}", hint, found.positions[0])
     fix = given.mode == "fix"
     message = f"{start}{said}, {fixed}: {found.where()}" if fix else f"{start}{said}: {found.where()}; {hint}"
-    severity: Literal["info", "warning"] = "info" if fix else "warning"
-    return [Remark(check, severity, message, found.rows, tuple(found.positions), dict(found.splits))]
+    return [found.remark(check, "info" if fix else "warning", message)]
 
 
 class Check(Protocol):

@@ -116,16 +116,14 @@ class Measured:
                 f"{which}: {found.where()}; the model takes them for the end or the beginning of turns: remove them; a "
                 "template is applied to the rows here"
             )
-            remarks.append(
-                Remark("specialTokens", "warning", message, found.rows, tuple(found.positions), found.splits)
-            )
+            remarks.append(found.remark("specialTokens", "warning", message))
         if self._without_system.rows:
             found = self._without_system
             message = (
                 f"the chat template leaves out the system message of {counted(found.rows, 'row')}: {found.where()}; "
                 "write it into the user's first message, or choose another model.chatTemplate"
             )
-            remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))
+            remarks.append(found.remark("chatTemplate", "warning", message))
         if self._left_out.rows:
             found = self._left_out
             message = (
@@ -134,14 +132,14 @@ class Measured:
                 f"{agreeing(self._left_out_answers, '[it|them]')} otherwise than generated: {found.where()}; split the "
                 "conversations, or choose another model.chatTemplate"
             )
-            remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))
+            remarks.append(found.remark("chatTemplate", "warning", message))
         if self._rewritten.rows:
             found = self._rewritten
             message = (
                 f"the chat template changes {counted(found.rows, 'answer')} (drops or moves a part): {found.where()}; "
                 "compare a rendered row with its source"
             )
-            remarks.append(Remark("chatTemplate", "warning", message, found.rows, tuple(found.positions), found.splits))
+            remarks.append(found.remark("chatTemplate", "warning", message))
         return remarks
 
     def _encode(self, example: Example, answer: str) -> Encoded:

@@ -81,6 +81,4 @@ def check(given: Given) -> list[Remark]:
         return [Remark("agreement", "info", f"{message}{weak}", labelled, tuple(split.positions), facts=facts)]
     if given.mode == "fail":
         raise StageError(ExitCode.INVALID_DATA, message, hint, split.positions[0])
-    return [
-        Remark("agreement", "warning", f"{message}; {hint}", split.rows, tuple(split.positions), split.splits, facts)
-    ]
+    return [split.remark("agreement", "warning", f"{message}; {hint}", facts)]

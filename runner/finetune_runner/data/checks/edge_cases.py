@@ -97,11 +97,9 @@ def check(given: Given) -> list[Remark]:
     )
     facts = {"share": round(share, 4), "shortest": round(shortest), "longest": round(longest)}
     if chance_of_so_few(found.rows, rows) > CHANCE:
-        return [Remark("edgeCases", "info", message, found.rows, tuple(found.positions), dict(found.splits), facts)]
+        return [found.remark("edgeCases", "info", message, facts)]
     message += f"; of texts that people wrote {100 * USUAL_SHARE:.1f} % are"
     hint = "add inputs as they come in use: very short, very long, of rare kinds"
     if given.mode == "fail":
         raise StageError(ExitCode.INVALID_DATA, message, hint)
-    return [
-        Remark("edgeCases", "warning", f"{message}; {hint}", found.rows, tuple(found.positions), found.splits, facts)
-    ]
+    return [found.remark("edgeCases", "warning", f"{message}; {hint}", facts)]

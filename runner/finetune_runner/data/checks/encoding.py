@@ -83,5 +83,5 @@ def check(given: Given) -> list[Remark]:
     if left.rows:
         kept = counted(left.rows, "[row keeps|rows keep] broken characters")
         message = f"{kept} that cannot be mended: {left.where()}; correct the source"
-        remarks.append(Remark("encoding", "warning", message, left.rows, tuple(left.positions), dict(left.splits)))
+        remarks.append(left.remark("encoding", "warning", message))
     return [replace(remark, facts={"kinds": dict(kinds)}) for remark in remarks]

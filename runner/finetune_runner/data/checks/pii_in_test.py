@@ -34,9 +34,5 @@ def check(given: Given) -> list[Remark]:
                 f"{agreeing(found.rows, '[was|were]')} redacted: "
                 f"{found.where()}; the model in use will see what was redacted here"
             )
-            remarks.append(
-                Remark(
-                    "pii", "warning", message, found.rows, tuple(found.positions), dict(found.splits), {"share": share}
-                )
-            )
+            remarks.append(found.remark("pii", "warning", message, {"share": share}))
     return remarks

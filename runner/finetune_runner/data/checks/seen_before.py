@@ -50,8 +50,5 @@ def check(given: Given) -> list[Remark]:
         hint = "keep test fixed with data.test.source, or the same data.train and training.seed"
         if given.mode == "fail":
             raise StageError(ExitCode.INVALID_DATA, message, hint, rows.positions[0])
-        facts = {"version": version}
-        remarks.append(
-            Remark("seenBefore", "warning", f"{message}; {hint}", rows.rows, tuple(rows.positions), rows.splits, facts)
-        )
+        remarks.append(rows.remark("seenBefore", "warning", f"{message}; {hint}", {"version": version}))
     return remarks
