@@ -8,7 +8,8 @@ from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.training import Training
 from finetune_operator.planner.memory.inference import GENERATED_ROWS
 from finetune_operator.planner.steps import Steps
-from finetune_operator.planner.workload import SEQUENCES, Workload
+from finetune_operator.planner.time import SCORING_SPEEDUP
+from finetune_operator.planner.workload import SCORED_SEQUENCES, SEQUENCES, Workload
 
 LARGEST_SHARE = 0.2
 """Of the time of steps and evaluations together, for the evaluations. Our choice."""
@@ -16,8 +17,6 @@ MOST_PER_EPOCH, FINEST_STEPS = 4, 50
 """However cheap they are: evaluations of an epoch, and steps between two where a quarter of an epoch is longer."""
 FEWEST = 3
 """Evaluations of a run, even of a single epoch: with fewer there is no best one to speak of."""
-STEP_PASSES = 3.0
-"""Forward passes that a training step takes as long as (forecast: time.py, SCORING_SPEEDUP)."""
 DECODED_TOKEN_PASSES = 256.0
 """Tokens of a forward pass that take as long as one token more of a batch of answers. By the forecast's own speeds 65
 (70B) to 1,100 (0.5B), 215 to 277 for an 8B with lora; a 2-layer model on a CPU: about 300."""
@@ -34,8 +33,8 @@ def evaluation_cost_steps(spec: FineTuneJobSpec, work: Workload) -> float:
     """
     objective, answer = spec.method.objective, spec.evaluation.max_new_tokens
     length = max(1.0, work.mean_length)
-    step = spec.training.global_batch_size * length * SEQUENCES[objective] * STEP_PASSES
-    scored = work.validation_rows * length * (1 if objective == "sft" else 2)  # as time.py counts them
+    step = spec.training.global_batch_size * length * SEQUENCES[objective] * SCORING_SPEEDUP
+    scored = work.validation_rows * length * SCORED_SEQUENCES[objective]
     batches = math.ceil(min(work.validation_rows, spec.training.answered_rows(answer)) / GENERATED_ROWS)
     return (scored + batches * answer * ANSWER_SHARE * DECODED_TOKEN_PASSES) / step
 

@@ -12,7 +12,7 @@ from finetune_operator.planner.gpus import GPU, Range, loading_bytes_per_second
 from finetune_operator.planner.memory.inference import GENERATED_ROWS, generated_rows
 from finetune_operator.planner.shape import ModelShape
 from finetune_operator.planner.throughput import decode_step_seconds, training_tokens_per_second
-from finetune_operator.planner.workload import SEQUENCES, Workload, answered_sets
+from finetune_operator.planner.workload import SCORED_SEQUENCES, SEQUENCES, Workload, answered_sets
 
 SHORTEST_ANSWER_SHARE = 0.1
 """Share of evaluation.maxNewTokens that a batch of short answers takes."""
@@ -69,7 +69,7 @@ def _scored_tokens(timing: Timing, steps: int) -> float:
     plan, work, objective = timing.plan, timing.work, timing.spec.method.objective
     # Before the first step, every eval_steps, after the last, and once more for the kept adapter.
     validations = math.ceil(steps / plan.eval_steps) + 2
-    passes = 1 if objective == "sft" else 2  # two answers, or an answer and one that is not the prompt's
+    passes = SCORED_SEQUENCES[objective]
     scored = float(validations * work.validation_rows * passes)
     if objective != "sft":
         scored += passes * (work.train_rows + work.validation_rows)

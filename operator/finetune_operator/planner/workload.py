@@ -10,6 +10,8 @@ from finetune_api.stages import PrepareResult
 
 SEQUENCES: dict[Objective, int] = {"sft": 1, "dpo": 2, "kto": 1}
 """Sequences of an example that are trained on at once: dpo compares two answers."""
+SCORED_SEQUENCES: dict[Objective, int] = {"sft": 1, "dpo": 2, "kto": 2}
+"""Sequences of a validation row that are scored: two answers, or an answer and one that is not the prompt's."""
 
 
 @dataclass(frozen=True)
