@@ -16,8 +16,8 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.model_config import facts_of_config
 from finetune_api.stages import ModelFacts
 from finetune_runner.errors import StageError
-from finetune_runner.model_cache.cache import size_text
 from finetune_runner.model_cache.files import used_names
+from finetune_runner.model_cache.meter import size_text
 
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 """What the head is called; a model without any uses its embedding."""

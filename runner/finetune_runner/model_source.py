@@ -14,8 +14,9 @@ from finetune_api.exit_codes import ExitCode
 from finetune_runner import mounts
 from finetune_runner.context import StageContext
 from finetune_runner.errors import StageError
-from finetune_runner.model_cache.cache import Hooks, ModelCache, not_whole
+from finetune_runner.model_cache.cache import ModelCache, not_whole
 from finetune_runner.model_cache.files import DigestMemory, ModelFile, digest_of, hash_files, used_names
+from finetune_runner.model_cache.meter import Hooks
 from finetune_runner.model_files import check_architecture, check_files, check_names, model_facts
 from finetune_runner.storage.files import path_of
 

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_runner import hub
-from finetune_runner.model_cache.cache import Hooks, ModelCache
+from finetune_runner.model_cache.cache import ModelCache
 from finetune_runner.model_cache.files import DigestMemory, ModelFile
 from finetune_runner.model_cache.lock import Timing
+from finetune_runner.model_cache.meter import Hooks
 
 TIMING = Timing(beat_s=0.1, stale_s=2.0, poll_s=0.05)
 

@@ -19,9 +19,11 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import StageError, interrupted
 from finetune_runner.model_cache import lock as lock_module
-from finetune_runner.model_cache.cache import MANIFEST, CachedModel, Hooks, ModelCache, size_text
+from finetune_runner.model_cache.cache import CachedModel, ModelCache
 from finetune_runner.model_cache.files import DigestMemory, ModelFile, digest_of, hash_file, used_names
 from finetune_runner.model_cache.lock import FolderLock, Held, Holder, Timing
+from finetune_runner.model_cache.manifest import MANIFEST
+from finetune_runner.model_cache.meter import Hooks, size_text
 from tests.runner.hub_server import HubServer, sha256
 
 ROOT = Path(__file__).parents[2]

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import FULL_DISK_ERRNOS, StageError, disk_full
 from finetune_runner.model_cache.files import DigestMemory, Hashes, ModelFile, digest_of, fits, hash_files
 from finetune_runner.model_cache.lock import FolderLock, Held, Holder, Timing
+from finetune_runner.model_cache.manifest import MANIFEST, Manifest, read_manifest
+from finetune_runner.model_cache.meter import REPORT_EVERY_S, Hooks, Meter, short, size_text, tell
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "finetune-cache.manifest"
-"""Beside the files of a model that is whole. Not *.json: it is no part of the model."""
 _SPARE_BYTES = 64 << 20
-_REPORT_EVERY_S = 15.0
-_SOURCE_CHARACTERS = 64
-_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 @dataclass(frozen=True)
@@ -43,42 +38,6 @@ class Fetch(Protocol):
 
     def __call__(self, files: Sequence[ModelFile], folder: Path, got: Callable[[int], None]) -> None:
         """Bring the files."""
-
-
-class Report(Protocol):
-    """Hears how a download goes."""
-
-    def __call__(self, phase: str, *, percent: float, eta_seconds: float | None) -> None:
-        """`percent` is of the model's bytes."""
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    """What is written beside a model that is whole."""
-
-    source: str
-    digest: str
-    filling: str
-    """Different for every time it was filled."""
-    files: dict[str, dict[str, Any]]
-    """Bytes and sha256 by name."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(int(facts["bytes"]) for facts in self.files.values())
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the cache needs of the stage that uses it."""
-
-    clock: Callable[[], datetime]
-    report: Report
-    check_stop: Callable[[], None]
-    """Raises when the stage has to stop."""
-    wait: Callable[[float], None]
-    """Waits some seconds, or until the stage has to stop."""
 
 
 class ModelCache:
@@ -135,7 +94,7 @@ class ModelCache:
 
     def known_files(self, key: str) -> list[ModelFile] | None:
         """Files of a model that is there, as its manifest has them; None when it is not there."""
-        manifest = _read_manifest(self.path_of(key))
+        manifest = read_manifest(self.path_of(key))
         if manifest is None:
             return None
         return [ModelFile(name, facts["bytes"], facts["sha256"]) for name, facts in manifest.files.items()]
@@ -174,9 +133,9 @@ class ModelCache:
         def waiting(holder: Holder) -> None:
             nonlocal told
             now = self._hooks.clock()
-            if told is None or holder.done != told[0] or (now - told[1]).total_seconds() >= _REPORT_EVERY_S:
+            if told is None or holder.done != told[0] or (now - told[1]).total_seconds() >= REPORT_EVERY_S:
                 told = (holder.done, now)
-                self._tell(f"waiting for {holder.host}: {_short(source)}", holder.done, holder.total)
+                tell(self._hooks.report, f"waiting for {holder.host}: {short(source)}", holder.done, holder.total)
 
         lock = FolderLock(self._folder / "locks" / _flat(key), self._timing)
         held = lock.acquire(
@@ -204,7 +163,7 @@ class ModelCache:
         total = sum(file.size for file in wanted)
         there = total - sum(file.size for file in missing)
         if missing:
-            meter = _Meter(self._hooks, self._tell, f"fetching {_short(source)}", there, total, held)
+            meter = Meter(self._hooks, f"fetching {short(source)}", there, total, held)
             meter.add(0)
             fetch(missing, staging, meter.add)
             hashes |= hash_files(staging, [file.name for file in missing], self._verifying(source, total - there))
@@ -248,13 +207,13 @@ class ModelCache:
 
     def _verifying(self, source: str, total: int) -> Callable[[int], None]:
         """Counts bytes that are hashed, and tells them: of a large model it takes minutes."""
-        return _Meter(self._hooks, self._tell, f"verifying {_short(source)}", 0, total).add
+        return Meter(self._hooks, f"verifying {short(source)}", 0, total).add
 
     def _keep_good(self, staging: Path, source: str, wanted: Sequence[ModelFile]) -> dict[str, Hashes | None]:
         """Hashes of the files that are already what they must be; all others are removed."""
         names = {file.name for file in wanted}
         # A model that turned out corrupt still says what its files were: the only word where the source tells no hash.
-        manifest = _read_manifest(staging)
+        manifest = read_manifest(staging)
         filled = {name: str(facts["sha256"]) for name, facts in manifest.files.items()} if manifest else {}
         for item in staging.iterdir():
             if item.is_dir() and not item.is_symlink():
@@ -280,16 +239,14 @@ class ModelCache:
                 (staging / name).chmod(0o644)
             _sync(staging / name)
         files = {name: {"bytes": found.size, "sha256": found.sha256} for name, found in sorted(hashes.items())}
-        manifest = _Manifest(source, digest, uuid4().hex, files)
-        (staging / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
-        _sync(staging / MANIFEST)
+        _sync(Manifest(source, digest, uuid4().hex, files).write(staging))
         ready.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(ready)
         _sync(ready.parent)
 
     def _verified(self, key: str, wanted: Sequence[ModelFile]) -> CachedModel | None:
         path = self.path_of(key)
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         names = sorted(file.name for file in wanted)
         if manifest is None or sorted(manifest.files) != names:
             return None
@@ -336,22 +293,17 @@ class ModelCache:
             str(error),
         )
 
-    def _models(self) -> Iterator[tuple[Path, _Manifest]]:
+    def _models(self) -> Iterator[tuple[Path, Manifest]]:
         for pattern in (f"hub/*/snapshots/*/{MANIFEST}", f"s3/*/{MANIFEST}"):
             for path in sorted(self._folder.glob(pattern)):
-                manifest = _read_manifest(path.parent)
+                manifest = read_manifest(path.parent)
                 if manifest is not None:
                     yield path.parent, manifest
 
     def _stamp(self, key: str) -> str | None:
         """Which filling is there; None when there is none."""
-        manifest = _read_manifest(self.path_of(key))
+        manifest = read_manifest(self.path_of(key))
         return None if manifest is None else manifest.filling
-
-    def _tell(self, phase: str, done: int = 0, total: int = 0, eta_seconds: float | None = None) -> None:
-        text = f"{phase} {_amounts(done, total)}" if total else phase
-        percent = min(100.0, round(100 * done / total, 1)) if total else 0.0
-        self._hooks.report(text, percent=percent, eta_seconds=eta_seconds)
 
 
 def not_whole(source: str) -> StageError:
@@ -363,84 +315,8 @@ def not_whole(source: str) -> StageError:
     )
 
 
-class _Meter:
-    """Counts the bytes of all threads of a download or of hashing, tells them, and stops it."""
-
-    def __init__(
-        self,
-        hooks: Hooks,
-        tell: Callable[[str, int, int, float | None], None],
-        phase: str,
-        there: int,
-        total: int,
-        held: Held | None = None,
-    ) -> None:
-        self._hooks = hooks
-        self._tell = tell
-        self._held = held
-        self._phase = phase
-        self._there = there
-        self._done = there
-        self._total = total
-        self._guard = threading.Lock()
-        self._started_at = hooks.clock()
-        self._told: tuple[int, datetime] | None = None
-
-    def add(self, count: int) -> None:
-        """Count bytes that arrived; negative when some have to come again."""
-        self._hooks.check_stop()
-        with self._guard:
-            self._done += count
-            now = self._hooks.clock()
-            percent = 100 * self._done // max(self._total, 1)
-            if self._told is not None:
-                told_percent, told_at = self._told
-                if percent == told_percent and (now - told_at).total_seconds() < _REPORT_EVERY_S:
-                    return
-            self._told = (percent, now)
-            if self._held is not None:
-                self._held.tell(self._done, self._total)
-            self._tell(self._phase, self._done, self._total, self._eta_s(now))
-        if self._held is not None and self._held.lost:
-            raise StageError(
-                ExitCode.STORAGE_UNAVAILABLE, "another process took over the download", "nothing: it goes on there"
-            )
-
-    def _eta_s(self, now: datetime) -> float | None:
-        elapsed_s, arrived = (now - self._started_at).total_seconds(), self._done - self._there
-        if elapsed_s <= 0 or arrived <= 0:
-            return None
-        return round(max(self._total - self._done, 0) * elapsed_s / arrived)
-
-
-def size_text(size: float) -> str:
-    """Bytes for people, in decimal units: `16.1 GB`."""
-    return _amounts(None, size)
-
-
-def _amounts(done: float | None, total: float) -> str:
-    """`3.1 of 16.1 GB`, in the unit of the total."""
-    unit, factor = next(((name, factor) for name, factor in _UNITS if total >= factor), ("bytes", 1.0))
-    digits = 1 if factor > 1 else 0
-    whole = f"{total / factor:.{digits}f} {unit}"
-    return whole if done is None else f"{done / factor:.{digits}f} of {whole}"
-
-
-def _short(source: str) -> str:
-    """The source so that the figures behind it still fit into a phase."""
-    return source if len(source) <= _SOURCE_CHARACTERS else f"...{source[-_SOURCE_CHARACTERS:]}"
-
-
 def _flat(key: str) -> str:
     return key.replace("/", "--")
-
-
-def _read_manifest(path: Path) -> _Manifest | None:
-    try:
-        read = json.loads((path / MANIFEST).read_bytes())
-        return _Manifest(**read) if {"bytes", "sha256"} <= set.intersection(*map(set, read["files"].values())) else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
 
 
 def _sync(path: Path) -> None:
