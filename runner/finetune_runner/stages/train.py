@@ -38,7 +38,12 @@ def _findings(context: StageContext, result: TrainResult) -> list[Finding]:
         )
         for problem in result.lost_trackers
     ]
-    return [*findings(Curve.of(history, result)), *_skipped_checkpoints(result), *_smaller_micro_batch(context, result), *lost]
+    return [
+        *findings(Curve.of(history, result)),
+        *_skipped_checkpoints(result),
+        *_smaller_micro_batch(context, result),
+        *lost,
+    ]
 
 
 def _skipped_checkpoints(result: TrainResult) -> list[Finding]:
