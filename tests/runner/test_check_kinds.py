@@ -7,6 +7,7 @@ import json
 import pytest
 
 from finetune_runner.data.checks import (
+    answerable,
     answers,
     balance,
     judgements,
@@ -107,6 +108,18 @@ def test_answers_that_nobody_wants_may_break_the_task_and_are_no_classes() -> No
         "class of pool row 2": 10,
     }
     assert run(size, {"train": [*good, *bad]}, wanted)[0][0].facts["labels"] == 2
+
+
+@pytest.mark.parametrize("rows", [[TEXT], [row("q", "bad", label=False)]])
+def test_a_metric_decides_only_where_validation_can_be_answered(rows: list[Row]) -> None:
+    measured = {"metrics": [{"name": "rougeL"}]}
+    decides = with_objective("kto", evaluation=measured, training={"bestBy": "metric"})
+    with pytest.raises(StageError, match=r"bestBy: metric asks for rougeL") as caught:
+        run(answerable, {"validation": rows}, decides)
+    assert "training.bestBy: validationLoss" in caught.value.hint
+    assert run(answerable, {"validation": [*rows, row("q", "good", label=True)]}, decides)[0] == []
+    for other in (with_objective("kto", evaluation=measured), with_objective("kto", training={"bestBy": "metric"})):
+        assert answerable.mode(other) == "off"
 
 
 def test_plain_text_is_fine_where_all_is_learned_and_as_general_text() -> None:
