@@ -188,6 +188,10 @@ class TrainResult(Contract):
     ] = ""
     duration_seconds: Annotated[float, Field(description="Seconds inside the training loop, this attempt.")] = 0.0
     resumed_from_step: Annotated[int, Field(description="Step this attempt resumed from; 0 = from the start.")] = 0
+    skipped_checkpoints: Annotated[
+        list[str],
+        Field(description="Newer checkpoints that were not resumed from, with the reason.", max_length=3),
+    ] = Field(default_factory=list)
     validation_metrics: Annotated[
         dict[str, float],
         Field(description="Metrics of the kept checkpoint on the answered validation rows; keys are metric names."),

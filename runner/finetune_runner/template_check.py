@@ -49,7 +49,7 @@ def check_chat_template(tokenizer: Any, model: str) -> list[str]:
         encoded = encode_row(tokenizer, single, 1 << 20, "completion")
         full = render_chat(tokenizer, single)
     except RenderError as error:
-        raise unusable(str(error), f"mend the template beside the tokenizer, or {_OTHER}") from error
+        raise unusable(str(error), f"mend it, in model.chatTemplate or beside the tokenizer, or {_OTHER}") from error
     except StageError as error:
         raise StageError(error.exit_code, f"{model}: {error.message}", error.hint) from error
     lost = [m["content"] for m in single if m["content"] not in full]

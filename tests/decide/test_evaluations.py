@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.training import Training
-from finetune_operator.planner.evaluations import LARGEST_SHARE, evaluation_cost_steps, evaluation_interval
+from finetune_api.stages import ModelFacts
+from finetune_operator.planner.evaluations import (
+    LARGEST_SHARE,
+    decoded_token_passes,
+    evaluation_cost_steps,
+    evaluation_interval,
+)
+from finetune_operator.planner.families import facts_of_shape
 from finetune_operator.planner.steps import Steps, plan_steps
 from finetune_operator.planner.workload import Workload
 from tests.decide.world import job_dict
@@ -77,6 +84,7 @@ def test_dearer_evaluations_are_never_more_frequent(total: int, per_epoch: int, 
 
 WORK = Workload(800, 80_000, 100, 200, 0, typical_length=100, longest_row=500)
 """Rows of 100 tokens."""
+UNKNOWN = ModelFacts(architecture="Unknown", parameters=1)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +104,22 @@ def test_what_an_evaluation_costs(spec: dict[str, Any], expected: float) -> None
     evaluation = spec.pop("evaluation", {})
     wire = job_dict(**spec)["spec"]
     wire["evaluation"] |= evaluation
-    assert evaluation_cost_steps(FineTuneJobSpec.from_wire(wire), WORK) == pytest.approx(expected)
+    assert evaluation_cost_steps(FineTuneJobSpec.from_wire(wire), WORK, UNKNOWN, "lora") == pytest.approx(expected)
 
 
 def test_rows_without_a_known_length_cost_something() -> None:
     nothing = Workload(800, 0, 100, 200, 0, typical_length=1, longest_row=1)
-    assert math.isfinite(evaluation_cost_steps(FineTuneJobSpec.from_wire(job_dict()["spec"]), nothing))
+    assert math.isfinite(evaluation_cost_steps(FineTuneJobSpec.from_wire(job_dict()["spec"]), nothing, UNKNOWN, "lora"))
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"), [("Qwen2.5-0.5B", 880), ("Qwen2.5-1.5B", 880), ("Llama-3.1-8B", 285), ("Llama-3.1-70B", 90)]
+)
+def test_answers_of_a_small_model_take_more_of_its_steps(model: str, tokens: float) -> None:
+    """A step of a small model is over soon; an answer waits for as many kernels as one of a large model."""
+    facts = facts_of_shape(model)
+    assert decoded_token_passes(facts, "lora", 1600, 100) == pytest.approx(tokens, rel=0.02)
+    assert decoded_token_passes(facts, "qlora", 1600, 100) > decoded_token_passes(facts, "lora", 1600, 100)
+    spec = FineTuneJobSpec.from_wire(job_dict()["spec"])
+    small, unknown = (evaluation_cost_steps(spec, WORK, known, "lora") for known in (facts, UNKNOWN))
+    assert (small > unknown) == (tokens > 256)

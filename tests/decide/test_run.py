@@ -249,6 +249,39 @@ def test_gpus_that_will_wait_for_a_download_are_told_with_its_size(
         assert "spec.modelCache.claimName" in finding.message
 
 
+def finding(check: str, severity: str) -> dict[str, Any]:
+    return {"check": check, "severity": severity, "message": f"what {check} found"}
+
+
+def test_what_every_stage_finds_is_in_the_status_warnings_first() -> None:
+    world = World()
+    world.run_to("prepare")
+    seen = [finding("size", "warning"), *(finding(f"info{n}", "info") for n in range(28))]
+    world.end(message=world.report(world.results()["prepare"], findings=seen))
+    world.run_to("train")
+    before = [found.check for found in world.status.findings]
+    told = [finding("overfitting", "warning"), finding("plateau", "info"), finding("tracking", "warning")]
+    world.end(message=world.report(world.results()["train"], findings=told))
+    checks = [found.check for found in world.status.findings]
+    assert (
+        checks == [*before[: before.index("info0")], "overfitting", "tracking", *before[before.index("info0") :]][:30]
+    )
+    assert len(checks) == 30
+
+
+def test_a_failure_keeps_what_earlier_stages_found() -> None:
+    world = World()
+    world.run_to("prepare")
+    world.end(message=world.report(world.results()["prepare"], findings=[finding("size", "warning")]))
+    world.run_to("train")
+    report = world.report(
+        None, findings=[finding("tracking", "warning")], outcome="Failed", exitCode=88, cause="TrainingDiverged"
+    )
+    world.end(88, report)
+    checks = [found.check for found in world.status.findings]
+    assert {"size", "tracking"} <= set(checks)
+
+
 def test_a_job_is_accepted_once_the_missing_pool_exists() -> None:
     world = World(pools=())
     world.settle()

@@ -70,7 +70,7 @@ PAIR = row("q", "good", rejected="bad")
 TEXT = make_row([{"role": "assistant", "content": "a manual"}])
 
 
-def with_objective(name: str) -> FineTuneJobSpec:
+def with_objective(name: str, **parts: Any) -> FineTuneJobSpec:
     """A job of this objective."""
-    base = spec()
+    base = spec(**parts)
     return base.model_copy(update={"method": base.method.model_copy(update={"objective": name})})

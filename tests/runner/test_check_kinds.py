@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from finetune_runner.data.checks import (
+    answerable,
+    answers,
+    balance,
     judgements,
     kinds,
+    size,
     turns_in_a_row,
     unwanted,
 )
@@ -89,6 +95,31 @@ def test_models_are_not_judged_on_answers_that_nobody_wants() -> None:
         assert remarks[0].splits == {"test": 1, "out_of_domain": 1}
     wanted = {"train": both, "test": [both[0], PAIR, GOOD[0]]}
     assert run(unwanted, wanted, with_objective("kto")) == ([], {"train": 4, "test": 3})
+
+
+def test_answers_that_nobody_wants_may_break_the_task_and_are_no_classes() -> None:
+    task = {"type": "classification", "labelPath": "$.c", "schema": {"type": "object", "required": ["c"]}}
+    wanted = with_objective("kto", evaluation={"task": task})
+    good = [row(f"q{n}", json.dumps({"c": "ab"[n % 2]}), label=True) for n in range(20)]
+    bad = [row(f"q{n}", f"it is {n}", label=False) for n in range(20)]
+    assert run(answers, {"pool": [*good, *bad]}, wanted)[0] == []
+    assert run(balance, {"pool": [*good, *bad]}, wanted)[0][0].facts["classes"] == {
+        "class of pool row 1": 10,
+        "class of pool row 2": 10,
+    }
+    assert run(size, {"train": [*good, *bad]}, wanted)[0][0].facts["labels"] == 2
+
+
+@pytest.mark.parametrize("rows", [[TEXT], [row("q", "bad", label=False)]])
+def test_a_metric_decides_only_where_validation_can_be_answered(rows: list[Row]) -> None:
+    measured = {"metrics": [{"name": "rougeL"}]}
+    decides = with_objective("kto", evaluation=measured, training={"bestBy": "metric"})
+    with pytest.raises(StageError, match=r"bestBy: metric asks for rougeL") as caught:
+        run(answerable, {"validation": rows}, decides)
+    assert "training.bestBy: validationLoss" in caught.value.hint
+    assert run(answerable, {"validation": [*rows, row("q", "good", label=True)]}, decides)[0] == []
+    for other in (with_objective("kto", evaluation=measured), with_objective("kto", training={"bestBy": "metric"})):
+        assert answerable.mode(other) == "off"
 
 
 def test_plain_text_is_fine_where_all_is_learned_and_as_general_text() -> None:

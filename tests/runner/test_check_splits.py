@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.exit_codes import ExitCode
-from finetune_runner.data.checking import run_checks
+from finetune_runner.data.checking import Given, run_checks
 from finetune_runner.data.checks import (
     duplicates,
     leaks,
@@ -237,6 +237,33 @@ def test_examples_that_are_too_long(overlong: str, left: int, says: str) -> None
     assert counts == {"train": left}
     assert "warning: 1 row whose answer does not fit into training.maxLength 16, dropped: train row 4" in said(remarks)
     assert says in said(remarks)
+
+
+@pytest.mark.parametrize(
+    ("new_tokens", "says"),
+    [
+        (400, ""),
+        (401, "warning: 1 prompt is cut from the left before it is answered: the model's context of 512 less "),
+        (511, "warning: 2 prompts are cut"),
+    ],
+)
+def test_prompts_that_leave_no_room_for_an_answer_are_told(new_tokens: int, says: str) -> None:
+    wanted = spec(evaluation={"maxNewTokens": new_tokens})
+    content = {"train": rows("a"), "validation": rows("short"), "test": rows("long")}
+    with store_of(content) as store:
+        store.set_lengths([(1, Length(500, 2)), (2, Length(12, 2)), (3, Length(122, 10))])
+        told = said(lengths.check(Given(store, wanted, "warn", context_length=512)))
+    assert told.startswith(says) if says else not told
+
+
+def test_answers_as_long_as_the_context_are_refused() -> None:
+    with store_of({"test": rows("a")}) as store:
+        store.set_lengths([(1, Length(10, 2))])
+        given = Given(store, spec(evaluation={"maxNewTokens": 512}), "warn", context_length=512)
+        with pytest.raises(StageError, match="leaves no room for a prompt") as no:
+            lengths.check(given)
+    assert no.value.exit_code == ExitCode.INVALID_SPEC
+    assert "evaluation.maxNewTokens" in no.value.hint
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def test_every_check_has_a_setting_or_always_runs() -> None:
         "sizes_left",
         "pii_in_test",
         "judgements",
+        "answerable",
         "turns_in_a_row",
     }
     for name, module in modules_of("finetune_runner.data.checks").items():

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.job.evaluation import Gate
-from finetune_runner.data.rows import make_row
+from finetune_runner.data.rows import Parsed, make_row
 from finetune_runner.evaluation.bootstrap import interval, minimum_detectable_gain, paired_difference
 from finetune_runner.evaluation.compare import Field, System, best_baseline, compare, values_of
 from finetune_runner.evaluation.labels import label_of
@@ -163,8 +163,9 @@ def test_only_measured_metrics_have_values() -> None:
     }
 
 
-def row(question: str, answer: str) -> Any:
-    return make_row([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+def row(question: str, answer: str, label: bool | None = None) -> Any:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return make_row(Parsed(messages, label=label))
 
 
 def test_few_shot_examples_show_every_class_before_repeating_one() -> None:
@@ -194,6 +195,13 @@ def test_the_majority_answer_is_that_of_counting(answers: list[str]) -> None:
     top = min(labels, key=lambda label: (-labels[label], label), default=None)
     texts = Counter(answer for answer in answers if label_of(answer, "$.c") == top)
     assert majority_answer(train, "$.c") == min(texts, key=lambda text: (-texts[text], text), default="")
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_what_nobody_wants_is_neither_an_example_nor_the_majority_answer(classes: bool) -> None:
+    good, bad = row("q1", "a", label=True), [row(f"q{n}", "b", label=False) for n in range(2, 6)]
+    assert choose_examples([*bad, good], 4, 42, None, classes=classes) == [good]
+    assert majority_answer([*bad, good], None) == "a"
 
 
 def test_prompts_of_the_baselines() -> None:

@@ -11,6 +11,7 @@ import pytest
 from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import TrainResult, WarmStartVersion
 from finetune_runner.errors import StageError
+from finetune_runner.stages import prepare
 from finetune_runner.training import saving
 from finetune_runner.training.checkpoint import CheckpointStore, sha256_of
 from finetune_runner.training.warm_start import check_settings
@@ -193,6 +194,15 @@ def parent(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[
 def warm_run(folder: Path, model: Path, start: WarmStartVersion, method: Any = None, **plan: Any) -> World:
     method = {"warmStartFrom": {"version": "triage-v3"}} | (method or {})
     return make_world(folder, model, spec=spec(method), **{"total_steps": 4, "eval_steps": 2, **plan})
+
+
+def test_settings_that_do_not_fit_the_version_are_refused_before_a_gpu_is_held(
+    parent: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    world = warm_run(tmp_path, tiny_model, parent[2], {"rank": 4})
+    with pytest.raises(StageError, match=r"method\.rank is 4 in this job") as refused:
+        prepare.run(world.context("prepare", warm_start=parent[2]))
+    assert "set method.rank: 8" in refused.value.hint
 
 
 def test_training_goes_on_from_a_version(parent: Any, tmp_path: Path, tiny_model: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from finetune_api.stages import TrainResult
+from finetune_api.stages import TimeShares, TrainResult
 from finetune_runner.training.signals import Curve, findings
 
 Point = tuple[int, float, float | None]
@@ -30,6 +31,17 @@ def curve(points: list[Point], stopped_by: str = "completed", train_loss: float 
         "adapterBytes": 1,
     }
     return Curve.of(history, TrainResult.from_wire(result))
+
+
+@pytest.mark.parametrize(("seconds", "told"), [((1300, 1600), True), ((1300, 2000), False), ((590, 10), False)])
+def test_evaluations_that_took_most_of_the_time_are_told(seconds: tuple[float, float], told: bool) -> None:
+    healthy = CASES[0][1]
+    spent = TimeShares(validation=seconds[0], compute=seconds[1])
+    of_a_run = replace(healthy, result=healthy.result.model_copy(update={"seconds": spent}))
+    messages = [finding.message for finding in findings(of_a_run)]
+    assert [message.split(",")[0] for message in messages] == (
+        ["evaluations took 44.8 % of the training's time"] if told else []
+    )
 
 
 FLAT: list[Point] = [(0, 2.0, None), (10, 1.5, 1.6), (20, 1.45, 1.4), (30, 1.44, 1.39), (40, 1.44, 1.38)]

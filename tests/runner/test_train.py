@@ -147,6 +147,20 @@ def test_a_broken_checkpoint_is_skipped_with_a_warning(
     assert "step-12 is skipped: optimizer-1-of-1.safetensors does not have the recorded sha256" in caplog.text
     assert resumed.resumed_from_step == 8
     assert resumed.checkpoint_digest == undisturbed[1].checkpoint_digest
+    # An attempt after it still tells: the state remembers.
+    _, findings = train.run(world.context("train"))
+    (told,) = (finding for finding in findings if finding.check == "checkpoints")
+    assert "step-12: optimizer-1-of-1.safetensors does not have the recorded sha256" in told.message
+
+
+def test_a_start_from_the_beginning_beside_a_checkpoint_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    world = make_world(tmp_path, tiny_model, total_steps=2, eval_steps=1)
+    run(world.context("train"))
+    results, findings = train.run(world.with_plan(total_steps=3).context("train"))
+    assert results.train is not None
+    assert (results.train.resumed_from_step, results.train.steps) == (0, 3)
+    (told,) = (finding for finding in findings if finding.check == "checkpoints")
+    assert "step-2: it belongs to a training with other data or settings" in told.message
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,18 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(
     with caplog.at_level(logging.WARNING):
         assert CheckpointStore(other.context("train")).newest_verified(tmp_path) is None
     assert "other data or settings" in caplog.text
+
+
+def test_newer_checkpoints_that_cannot_be_resumed_from_do_not_cost_the_own_one(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    world = make_world(tmp_path, tiny_model, total_steps=8, eval_steps=4)
+    run(world.context("train"))
+    assert steps(world) == [4, 8]
+    changed = world.with_plan(total_steps=12)
+    with pytest.raises(StageError, match=r"saved a checkpoint at step [123]"):
+        run(stop_after(changed, 1))
+    assert run(changed.context("train")).resumed_from_step in (1, 2, 3)
 
 
 def test_another_micro_batch_resumes_the_same_run(undisturbed: tuple[World, TrainResult], tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ def test_the_training_loss_of_an_evaluation_is_that_of_the_steps_since_the_one_b
     assert [point["train_loss"] for point in curve(world)[1:]] == pytest.approx([sum(seen[:6]) / 6, seen[6]])
 
 
+def test_early_stopping_remembers_the_untuned_model_when_it_is_resumed(tmp_path: Path, tiny_model: Path) -> None:
+    """Stopped before its first evaluation: that one is compared with the model as it was before step 1."""
+    rule = {"learningRate": 1e-7, "earlyStopping": {"patience": 1, "minimumDelta": 0.5}}
+    through, world = (small(tmp_path / name, tiny_model, rule, total_steps=12, eval_steps=4) for name in "ab")
+    undisturbed = run(through.context("train"))
+    assert (undisturbed.stopped_by, undisturbed.steps) == ("earlyStopping", 4)
+    with pytest.raises(StageError, match=r"saved a checkpoint at step [123]"):
+        run(stop_after(world, 1))
+    assert run(world.context("train")).steps == 4
+
+
 # -- the last step --
 
 

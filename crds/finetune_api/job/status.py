@@ -155,9 +155,9 @@ class FineTuneJobStatus(Contract):
         list[StageStatus], Field(description="Attempts of this run, oldest first (the last 20).", max_length=20)
     ] = Field(default_factory=list)
     results: Annotated[StageResults, Field(description="Results of finished stages.")] = StageResults()
-    findings: Annotated[list[Finding], Field(description="Observations about the data.", max_length=30)] = Field(
-        default_factory=list
-    )
+    findings: Annotated[
+        list[Finding], Field(description="What stages saw in data and training, warnings first.", max_length=30)
+    ] = Field(default_factory=list)
     gates: Annotated[list[GateResult], Field(description="Gates, judged.", max_length=40)] = Field(default_factory=list)
     version: Annotated[VersionStatus | None, Field(description="The version this run published.")] = None
     history: Annotated[list[RunSummary], Field(description="Earlier runs, newest last.", max_length=5)] = Field(

@@ -12,7 +12,7 @@ from finetune_api.stages import Stage, StageReport, StageResults, TrainPlan
 from finetune_operator.decide.causes import registry
 from finetune_operator.decide.causes.base import Cause
 from finetune_operator.decide.diagnosis import Diagnosis, diagnose_failure, diagnose_waiting, success_report
-from finetune_operator.decide.draft import Draft
+from finetune_operator.decide.draft import FINDINGS_LIMIT, Draft
 from finetune_operator.decide.pools import shortage
 from finetune_operator.decide.queueing import TAKEN_WITHIN_S, explain_queue
 from finetune_operator.decide.stages import KINDS
@@ -116,7 +116,7 @@ def fail_attempt(draft: Draft, diagnosis: Diagnosis, run: StageRun | None) -> No
     )
     account(draft, run)
     if diagnosis.report is not None and diagnosis.report.findings:
-        draft.set(findings=diagnosis.report.findings[:30])
+        _take_findings(draft, diagnosis.report)
 
     ours = [s for s in draft.status.stages if s.name == attempt.name and s.state == "Failed"]
     counted = sum(1 for s in ours if s.counts_against_retries)
@@ -152,9 +152,15 @@ def succeed_attempt(draft: Draft, report: StageReport, run: StageRun) -> None:
     account(draft, run)
     results = {name: getattr(draft.status.results, name) for name in StageResults.model_fields}
     draft.set(results=StageResults(**(results | {report.stage: result})))
-    if report.stage == "prepare":
-        draft.set(findings=report.findings[:30])
+    _take_findings(draft, report)
     KINDS[attempt.name].after(draft)
+
+
+def _take_findings(draft: Draft, report: StageReport) -> None:
+    """Warnings first, of each kind those of earlier stages first; prepare begins anew."""
+    earlier = [] if report.stage == "prepare" else draft.status.findings
+    found = [*earlier, *(finding for finding in report.findings if finding not in earlier)]
+    draft.set(findings=sorted(found, key=lambda finding: finding.severity == "info")[:FINDINGS_LIMIT])
 
 
 def lose_report(draft: Draft, run: StageRun) -> None:

@@ -11,6 +11,9 @@ from finetune_api.adapterversion import AdapterVersion
 from finetune_api.job.status import FINISHED_PHASES, FineTuneJobStatus, Phase, Resolved, StageStatus
 from finetune_operator.decide.types import ForceDelete, Observed, StartStage, StopStage
 
+FINDINGS_LIMIT = 30
+"""As many as the status holds."""
+
 
 @dataclass
 class Draft:

@@ -226,7 +226,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         micro_batch_size=micro,
         gradient_accumulation=accumulation,
         extend_to=steps.extend_to,
-        eval_steps=evaluation_interval(spec.training, steps, evaluation_cost_steps(spec, work)),
+        eval_steps=evaluation_interval(spec.training, steps, evaluation_cost_steps(spec, work, prepared.model, method)),
         learning_rate=learning_rate(spec.method, spec.training),
         epochs=passes,
         packing=packed,

@@ -57,6 +57,11 @@ class Row:
         return "text" if len(self.messages) == 1 else "exchange"
 
     @property
+    def wanted(self) -> bool:
+        """Whether the answer is an example of a good one: kto also learns from bad ones, but nobody is to give them."""
+        return self.label is not False
+
+    @property
     def prompt(self) -> tuple[Message, ...]:
         """All messages but the answer."""
         return self.messages[:-1]

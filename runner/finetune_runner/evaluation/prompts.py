@@ -43,12 +43,14 @@ def with_examples(messages: Sequence[Message], examples: Sequence[Row], system: 
 def choose_examples(train: Iterable[Row], count: int, seed: int, label_path: str | None, *, classes: bool) -> list[Row]:
     """Few-shot examples: in an order given by seed and content, and for a classification one class after the other.
 
-    One pass over train; in memory are at most `count` rows of each of the first `count` classes.
+    Of wanted answers only. One pass over train; in memory are at most `count` rows of each of the first `count`
+    classes.
     """
 
     def rank(row: Row) -> str:
         return hashlib.sha256(f"{seed}:few-shot:{row.id}".encode()).hexdigest()
 
+    train = (row for row in train if row.wanted)
     if not classes:
         return heapq.nsmallest(count, train, key=rank)
     by_label: dict[str, list[tuple[str, int, Row]]] = {}
@@ -67,10 +69,14 @@ def choose_examples(train: Iterable[Row], count: int, seed: int, label_path: str
 def majority_answer(train: Collection[Row], label_path: str | None) -> str:
     """The most frequent answer among those with the most frequent label of train; of equals the smallest text.
 
-    Four passes over train; in memory are 8 bytes per row.
+    Of wanted answers only. Four passes over train; in memory are 8 bytes per row.
     """
-    top = _most_frequent(lambda: (label for row in train if (label := label_of(row.said, label_path)) is not None))
-    return _most_frequent(lambda: (row.said for row in train if label_of(row.said, label_path) == top)) or ""
+
+    def answers() -> Iterable[str]:
+        return (row.said for row in train if row.wanted)
+
+    top = _most_frequent(lambda: (label for text in answers() if (label := label_of(text, label_path)) is not None))
+    return _most_frequent(lambda: (text for text in answers() if label_of(text, label_path) == top)) or ""
 
 
 def _most_frequent(texts: Callable[[], Iterable[str]]) -> str | None:

@@ -39,6 +39,7 @@ from finetune_runner.text import load_tokenizer
 from finetune_runner.training.loading import method_of
 from finetune_runner.training.mixtures import check_mixture
 from finetune_runner.training.targets import check_targets
+from finetune_runner.training.warm_start import check_warm_start
 
 log = logging.getLogger("finetune_runner.prepare")
 
@@ -102,6 +103,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     """
     task = context.task
     check_engine(task.spec.evaluation.engine, method_of(task))
+    check_warm_start(context)
     if task.spec.evaluation.task.schema_ is not None:  # also where data.checks.answers is ignore: evaluation needs it
         schema_validator(task.spec.evaluation.task.schema_)
     probe_conditional_writes(context.storage, join(task.run_uri, "prepare"))

@@ -28,7 +28,7 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
 
 
 def _findings(context: StageContext, result: TrainResult) -> list[Finding]:
-    """What the curves say, and which trackers were lost."""
+    """What the curves say, what was not resumed from, and which trackers were lost."""
     history = json.loads(context.storage.read_bytes(join(context.task.run_uri, "train/history.json")))
     lost = [
         Finding(
@@ -38,7 +38,26 @@ def _findings(context: StageContext, result: TrainResult) -> list[Finding]:
         )
         for problem in result.lost_trackers
     ]
-    return [*findings(Curve.of(history, result)), *_smaller_micro_batch(context, result), *lost]
+    return [
+        *findings(Curve.of(history, result)),
+        *_skipped_checkpoints(result),
+        *_smaller_micro_batch(context, result),
+        *lost,
+    ]
+
+
+def _skipped_checkpoints(result: TrainResult) -> list[Finding]:
+    """Checkpoints that an attempt found and could not resume from: their steps were done again."""
+    if not result.skipped_checkpoints:
+        return []
+    return [
+        Finding(
+            check="checkpoints",
+            severity="warning",
+            message=f"training did not resume from {'; '.join(result.skipped_checkpoints)}. It went on from an older "
+            "checkpoint or began anew, and the result is whole; check what else writes to the run's folder",
+        )
+    ]
 
 
 def _smaller_micro_batch(context: StageContext, result: TrainResult) -> list[Finding]:

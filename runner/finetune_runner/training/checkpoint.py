@@ -64,6 +64,8 @@ class TrainingState:
     pending_evaluation: bool = False
     """The step is due for an evaluation that has not ended: an attempt that resumes begins with it."""
     ended_by: str = ""
+    skipped_checkpoints: list[str] = field(default_factory=list)
+    """Newer ones that an attempt found and did not resume from, with the reason."""
     recent_losses: list[float] = field(default_factory=list)
     history: list[Point] = field(default_factory=list)
 
@@ -114,6 +116,8 @@ class CheckpointStore:
         self._context = context
         self._root = f"{context.task.run_uri}/train/checkpoints"
         self._digest = training_digest(context.task)
+        self.skipped: list[str] = []
+        """What `newest_verified` passed over, and why."""
 
     def uri(self, step: int) -> str:
         """Folder of the checkpoint of a step."""
@@ -188,17 +192,21 @@ class CheckpointStore:
         return Checkpoint(step, uri, files, state)
 
     def newest_verified(self, folder: Path) -> Checkpoint | None:
-        """The newest checkpoint whose files are all as recorded; broken ones are logged and skipped."""
+        """The newest checkpoint whose files are all as recorded; others are skipped, which is logged and kept."""
         for step in reversed(self.steps()):
             try:
                 return self.fetch(step, folder)
             except ValueError as error:
                 log.warning("checkpoint step-%d is skipped: %s", step, error)
+                self.skipped.append(f"step-{step}: {error}")
         return None
 
-    def prune(self, best_step: int) -> None:
-        """Keep the best and the newest few; delete the others, manifest first."""
-        steps = self.steps()
+    def prune(self, newest_step: int, best_step: int) -> None:
+        """Keep the best and the newest few; delete the others, manifest first.
+
+        What lies beyond the newest own one was not resumed from: it is left alone, and does not count.
+        """
+        steps = [step for step in self.steps() if step <= newest_step]
         keep = {best_step, *steps[-self._context.task.spec.training.checkpoints.keep :]}
         for step in steps:
             if step in keep:

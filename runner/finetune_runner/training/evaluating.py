@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from finetune_runner.training.best import Selection
@@ -48,7 +49,7 @@ class Evaluations:
         self._session.state.elapsed_s += time.monotonic() - began
         self._session.state.initial_validation_loss = loss
         self._note(Point(0, loss, measures=measures))
-        self._early_stop.observe(self._selection.badness(loss, measures))
+        self._wait_is_over(loss, measures)
 
     def after(self, step: int, *, over_budget: bool) -> None:
         """Evaluate, choose the best step, decide whether training ends, save."""
@@ -62,12 +63,10 @@ class Evaluations:
         self._note(Point(step, loss, train_loss, measures))
         if self._selection.better(loss, measures, state.best_validation_loss, state.best_measures):
             state.best_step, state.best_validation_loss, state.best_measures = step, loss, measures
-        wait_is_over = self._early_stop.observe(self._selection.badness(loss, measures))
+        wait_is_over = self._wait_is_over(loss, measures)
         losses = [point.validation_loss for point in state.history]
         session.horizon.observe(step, falls=still_falls(losses, self._minimum_delta))
         state.end = session.horizon.end
-        state.early_best = self._early_stop.best
-        state.without_improvement = self._early_stop.without_improvement
         if step == session.horizon.end:
             state.ended_by = "plateau" if session.horizon.at_plateau else "completed"
         elif wait_is_over:
@@ -77,6 +76,14 @@ class Evaluations:
         state.elapsed_s += time.monotonic() - began
         state.pending_evaluation = False
         save(session, self._learner)
+
+    def _wait_is_over(self, loss: float, measures: Mapping[str, float]) -> bool:
+        """Count evaluations without improvement, in the state too; returns whether they are too many."""
+        state = self._session.state
+        wait_is_over = self._early_stop.observe(self._selection.badness(loss, measures))
+        state.early_best = self._early_stop.best
+        state.without_improvement = self._early_stop.without_improvement
+        return wait_is_over
 
     def _note(self, point: Point) -> None:
         self._session.state.history.append(point)

@@ -48,7 +48,7 @@ class Judge:
         spec = context.task.spec
         self._evaluation, self._seed = spec.evaluation, spec.training.seed
         count = spec.training.answered_rows(spec.evaluation.max_new_tokens)
-        askable = (row for row in validation if row.prompt and row.label is not False)
+        askable = (row for row in validation if row.prompt and row.wanted)
         self._rows = chosen(askable, count, self._seed)
         self._prompts = [encode_prompt(tokenizer, prompt) for prompt in own_prompts(tokenizer, self._rows)]
         self._tokenizer, self._world = tokenizer, world

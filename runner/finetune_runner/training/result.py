@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from finetune_runner.training.setup import Learner
 
 HISTORY = "train/history.json"
+SHOWN_SKIPPED, LONGEST_REASON = 3, 100
 
 StoppedBy = Literal["completed", "earlyStopping", "plateau", "budget"]
 STOPPED_BY: dict[str, StoppedBy] = {
@@ -84,6 +85,7 @@ def train_result(
         probe=learner.probe.changes[:256],
         duration_seconds=round(duration_s, 1),
         resumed_from_step=session.resumed_from or 0,
+        skipped_checkpoints=[skipped[:LONGEST_REASON] for skipped in state.skipped_checkpoints[:SHOWN_SKIPPED]],
         validation_metrics={name: round(value, 6) for name, value in state.best_measures.items()},
         lost_trackers=list(lost_trackers),
     )

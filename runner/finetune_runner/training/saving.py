@@ -47,7 +47,7 @@ def save(session: Session, learner: Learner) -> None:
         if session.world.main:
             session.store.commit(state, session.saved.files)
             if not state.pending_evaluation:
-                session.store.prune(state.best_step)
+                session.store.prune(state.step, state.best_step)
         session.world.barrier()
     session.saved_at_s = time.monotonic()
 

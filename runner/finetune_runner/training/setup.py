@@ -111,6 +111,8 @@ def _resume(session: Session, folder: Path) -> Path | None:
         session.state = checkpoint.state
         session.saved = Saved(checkpoint.step, checkpoint.files)
         log.info("resuming from checkpoint step-%d", checkpoint.step)
+    told = dict.fromkeys([*session.state.skipped_checkpoints, *session.store.skipped])
+    session.state.skipped_checkpoints = list(told)
     session.horizon.end = session.state.end or session.horizon.end
     return folder if checkpoint is not None else None
 

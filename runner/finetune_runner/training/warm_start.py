@@ -45,6 +45,19 @@ def start_warm(context: StageContext, model: Any, folder: Path) -> bool:
     return True
 
 
+def check_warm_start(context: StageContext) -> None:
+    """Compare the job's method with the version's before a GPU is held; training proves the files themselves.
+
+    Raises StageError as `check_settings`.
+    """
+    start = context.task.warm_start
+    if start is None:
+        return
+    config = join(start.uri, CONFIG)
+    if context.storage.exists(config):  # else training says what is missing
+        check_settings(start, json.loads(context.storage.read_bytes(config)), context.task.spec.method)
+
+
 def check_settings(start: WarmStartVersion, config: dict[str, Any], method: Method) -> None:
     """Compare PEFT's configuration of the version with the job's method.
 

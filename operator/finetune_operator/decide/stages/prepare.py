@@ -9,7 +9,7 @@ from finetune_api.job.forecast import Forecast
 from finetune_api.job.model import FETCHED_SCHEMES
 from finetune_api.job.status import VersionStatus
 from finetune_api.stages import Finding, ModelFacts, PrepareResult, TrainPlan
-from finetune_operator.decide.draft import Draft
+from finetune_operator.decide.draft import FINDINGS_LIMIT, Draft
 from finetune_operator.decide.hashing import fingerprint
 from finetune_operator.decide.release import incumbent_of, version_label
 from finetune_operator.decide.stages.base import StageKind
@@ -18,7 +18,6 @@ from finetune_operator.planner.forecast import forecast, refusal
 from finetune_operator.planner.plan import PlanError, make_plan
 from finetune_operator.planner.recipe import few_steps_warning, recipe_warnings
 
-FINDINGS_LIMIT = 30
 _LARGE_MODEL_BYTES = 1_000_000_000
 """Below it the download is a matter of seconds."""
 

@@ -34,7 +34,7 @@ def check(given: Given) -> list[Remark]:
     validator = schema_validator(task.schema_) if task.schema_ is not None else None
     bad, found = BadRows(), Found()
     for example in given.rows(*TASK_SPLITS):
-        wrong = wrong_answer(example.row.said, task, validator)
+        wrong = wrong_answer(example.row.said, task, validator) if example.row.wanted else ""
         if wrong:
             bad.add(BadRow(example.origin, "", wrong, _HINT))
             found.add(example, f"({wrong[:100]})")

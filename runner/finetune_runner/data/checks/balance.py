@@ -35,7 +35,8 @@ def check(given: Given) -> list[Remark]:
     task = given.spec.evaluation.task
     classes = Classes()
     for example in given.rows(*TASK_SPLITS):
-        classes.add(label_of(example.row.said, task), example.origin)
+        if example.row.wanted:
+            classes.add(label_of(example.row.said, task), example.origin)
     counts, rows = classes.counts, classes.rows
     if not rows:
         return []

@@ -23,7 +23,7 @@ def check(given: Given) -> list[Remark]:
     """
     wanted = unwanted = 0
     for example in given.rows("train"):
-        wanted += example.row.label is not False
+        wanted += example.row.wanted
         unwanted += example.row.label is not True
     message = f"train has {wanted} wanted and {unwanted} unwanted answers"
     if not wanted or not unwanted:

@@ -11,6 +11,7 @@ from finetune_runner.errors import StageError
 
 PHASE: Phase = "tokens"
 ORDER = 10
+_ANSWERED = ("validation", "test")
 
 
 def mode(spec: FineTuneJobSpec) -> Mode:
@@ -45,6 +46,7 @@ def check(given: Given) -> list[Remark]:
             f"an example has {longest} tokens, the model's context {given.context_length}, training.maxLength {most}",
             f"set training.maxLength: {given.context_length} or less (the left of longer prompts is cut)",
         )
+    unanswerable = _without_room(given)
     dropping = given if given.mode == "fail" else replace(given, mode="fix")
     return [
         *(
@@ -65,4 +67,34 @@ def check(given: Given) -> list[Remark]:
             + (" and [loses the left of its|lose the left of their] prompt" if given.mode == "warn" else ""),
             hint="raise training.maxLength to keep them whole",
         ),
+        *unanswerable,
     ]
+
+
+def _without_room(given: Given) -> list[Remark]:
+    """Prompts that are longer than what the longest answer leaves of the model's context.
+
+    Raises StageError (INVALID_SPEC) when it leaves nothing.
+    """
+    new = given.spec.evaluation.max_new_tokens
+    if not given.context_length:
+        return []
+    if new >= given.context_length:
+        raise StageError(
+            ExitCode.INVALID_SPEC,
+            f"evaluation.maxNewTokens {new} leaves no room for a prompt in the model's context of "
+            f"{given.context_length}",
+            "set evaluation.maxNewTokens to what the longest answer needs",
+        )
+    cut = Found()
+    for example in given.rows(*_ANSWERED):
+        if example.length is not None and example.length.total - example.length.answer > given.context_length - new:
+            cut.add(example)
+    return judged(
+        "lengths",
+        replace(given, mode="warn"),
+        cut,
+        what="[prompt is|prompts are] cut from the left before [it is|they are] answered: the model's context of "
+        f"{given.context_length} less evaluation.maxNewTokens {new} does not hold [it|them]",
+        hint="lower evaluation.maxNewTokens to what the longest answer needs",
+    )

@@ -53,7 +53,8 @@ def check(given: Given) -> list[Remark]:
     labels: set[str] = set()
     if task.type == "classification":
         for example in given.rows("train"):
-            labels.add(label_of(example.row.said, task))
+            if example.row.wanted:
+                labels.add(label_of(example.row.said, task))
             if len(labels) > _CLASSES_MOST:
                 break
     rows = given.count("train")

@@ -20,7 +20,7 @@ def check(given: Given) -> list[Remark]:
     """Drop rows with label false from test and out of domain, split off data.train or of a source of their own."""
     found = Found()
     for example in given.rows(*_MEASURED_AGAINST):
-        if example.row.label is False:
+        if not example.row.wanted:
             found.add(example)
             given.drop(example)
     return judged(

@@ -140,7 +140,7 @@ def _judged(rows: Sequence[Row], encoded: Sequence[Encoded]) -> Judged:
 
     wanted, counts = bytearray(), array("q")
     for row in rows:
-        wanted.append(row.label is not False)
+        wanted.append(row.wanted)
         counts.append(1)
         if row.rejected is not None:
             wanted.append(False)
