@@ -83,7 +83,7 @@ def _latent_parameters(facts: ModelFacts) -> int:
     return found + heads * (latent * (facts.head_size - facts.position_size + value) + value * hidden)
 
 
-def _mixture(text: Mapping[str, Any], layers: int) -> dict[str, int]:
+def _mixture(text: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Facts of a mixture's experts; none of a dense model."""
     experts = _whole(text, "num_local_experts", "num_experts", "n_routed_experts")
     if experts <= 1:
@@ -102,7 +102,7 @@ def _mixture(text: Mapping[str, Any], layers: int) -> dict[str, int]:
     }
 
 
-def _latent(text: Mapping[str, Any]) -> dict[str, int]:
+def _latent(text: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of multi-head latent attention (DeepSeek-V2 and its kin); none where keys are not compressed."""
     latent = _whole(text, "kv_lora_rank")
     if not latent:

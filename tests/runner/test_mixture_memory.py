@@ -28,7 +28,7 @@ IDS = {"vocab_size": 64, "pad_token_id": 0, "eos_token_id": 1}
 LATENT = {"v_head_dim": 24, "first_k_dense_replace": 0}
 """Value heads as wide as those of keys, for which the CPU's kernel keeps no scores either."""
 CASES: list[tuple[str, dict[str, Any], int]] = [
-    # Bytes per token that are not counted: norms of queries and keys, DeepSeek-V3's choice of groups (12k + E + 8g + 4).
+    # Bytes per token that are not counted: norms of queries and keys, DeepSeek-V3's groups (12k + E + 8g + 4).
     ("mixtral", {}, 0),
     ("mixtral", {"num_local_experts": 16, "num_experts_per_tok": 4}, 0),
     ("qwen3_moe", {}, 408),

@@ -22,8 +22,8 @@ def saved_bytes_per_token(
     """Bytes that one block saves per token when nothing is recomputed.
 
     Frozen linears need no input of their own: 8h + 4q + 6I + 4kv + 4n + 8 remain of norms, attention and activation
-    (q: width of all query heads). An adapter adds its input and its r numbers: shared by q, k, v and by gate, up in one precision; with fp32 adapters
-    under autocast, or with dropout, a copy of its own for each.
+    (q: width of all query heads). An adapter adds its input and its r numbers: shared by q, k, v and by gate, up in one
+    precision; with fp32 adapters under autocast, or with dropout, a copy of its own for each.
     """
     hidden, feed_forward = shape.hidden, shape.feed_forward
     gate = 6 if shape.gated else 4
@@ -37,7 +37,7 @@ def saved_bytes_per_token(
         inputs += 2 * hidden if QUERY_KEY_VALUE & set(targets) else 0
         inputs += 2 * hidden if GATE_UP & set(targets) else 0
         inputs += 2 * feed_forward if "down_proj" in targets else 0
-        # What attention gives has the layout of the queries; put together from two parts, it is copied for the next layer.
+        # What attention gives has the layout of its queries: of two parts, it is copied for the next layer.
         copied = LATENT | {"o_proj"} if shape.latent else frozenset[str]()
         inputs += sum(2 * shape.linears[name][0] for name in copied & set(targets))
     return base + inputs + 2 * rank * len(targets)
@@ -55,8 +55,9 @@ def _attention_saved_bytes_per_token(shape: ModelShape) -> int:
 def _mixture_saved_bytes_per_token(shape: ModelShape) -> float:
     """The same of a mixture's experts and router, of its wider kind of block.
 
-    Measured as saved tensors of Mixtral, Qwen3, Qwen2, OLMoE and DeepSeek blocks (tests/runner/test_mixture_memory.py): each of
-    the k experts that a token passes keeps its gate, its output and where the token was; the router its scores in fp32.
+    Measured as saved tensors of Mixtral, Qwen3, Qwen2, OLMoE and DeepSeek blocks (tests/runner/test_mixture_memory.py):
+    each of the k experts that a token passes keeps its gate, its output and where the token was; the router its scores
+    in fp32.
     """
     mixture = shape.mixture
     if mixture is None:

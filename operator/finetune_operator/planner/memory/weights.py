@@ -66,7 +66,7 @@ def dequantisation_bytes(shape: ModelShape, quantisation: Quantisation) -> float
 def kept_weight_bytes(shape: ModelShape, quantisation: Quantisation) -> float:
     """Restored weights that a block keeps for its backward pass.
 
-    From 128 tokens on auto-gptq restores with PyTorch's own operations and multiplies, and the product keeps its factor.
+    From 128 tokens on auto-gptq restores with PyTorch's own operations, and the product after it keeps its factor.
     """
     return 2.0 * shape.block_parameters if quantisation == "gptq" else 0.0
 
