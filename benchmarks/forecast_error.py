@@ -31,8 +31,6 @@ def report(all_rows: list[Row]) -> str:
     worst = sorted(measured, key=lambda row: -abs(row.error))[:WORST_SHOWN]
     lines += ["", "The furthest off:", ""]
     lines += [f"- {row.error:+.1%} {row.name} ({row.use}; {row.source})" for row in worst]
-    lines += ["", "Too low by more than 5 %, and why it does not count:", ""]
-    lines += [f"- {row.error:+.1%} {row.name} ({row.source}): {row.excused}" for row in all_rows if row.excused]
     lines += ["", "Published figures that are in no row:", ""]
     lines += [f"- {figure}: {why}" for figure, why in left_out().items()]
     lines += ["", "## Training speed", "", speeds.table()]

@@ -46,10 +46,12 @@ def facts_of_config(
         feed_forward_size=_whole(text, "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden,
         attention_heads=heads,
         key_value_heads=_whole(text, "num_key_value_heads", "num_kv_heads") or heads,
-        head_size=_whole(text, "head_dim") or (hidden // heads if heads else 0),
+        head_size=_whole(text, "qk_nope_head_dim") + _whole(text, "qk_rope_head_dim")
+        if _whole(text, "kv_lora_rank")
+        else _whole(text, "head_dim") or (hidden // heads if heads else 0),
         tied_embeddings=tied_embeddings,
         **_mixture(text, layers),
-        latent_attention=bool(_whole(text, "kv_lora_rank")),
+        **_latent(text),
         file_bytes=file_bytes,
     )
 
@@ -64,13 +66,24 @@ def mixture_parameters(config: Mapping[str, Any]) -> int:
     hidden, wide, layers = facts.hidden_size, facts.feed_forward_size, facts.layers
     experts = 3 * hidden * (facts.experts * facts.expert_size + facts.shared_expert_size)
     attention = 2 * hidden * facts.head_size * (facts.attention_heads + facts.key_value_heads)
+    if facts.latent_attention:
+        attention = _latent_parameters(facts)
     tables = facts.vocabulary * hidden * (1 if facts.tied_embeddings else 2)
     dense = facts.dense_layers
     found = layers * attention + (layers - dense) * experts + dense * 3 * hidden * wide + tables
     return found if all((layers, hidden, wide, facts.experts, facts.attention_heads)) else 0
 
 
-def _mixture(text: Mapping[str, Any], layers: int) -> dict[str, int]:
+def _latent_parameters(facts: ModelFacts) -> int:
+    """Parameters of the attention of one block whose queries, keys and values come from narrow vectors."""
+    hidden, heads, queries = facts.hidden_size, facts.attention_heads, facts.attention_heads * facts.head_size
+    latent, value = facts.key_value_latent_size, facts.value_head_size
+    found = facts.query_latent_size * (hidden + queries) or hidden * queries
+    found += hidden * (latent + facts.position_size)
+    return found + heads * (latent * (facts.head_size - facts.position_size + value) + value * hidden)
+
+
+def _mixture(text: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Facts of a mixture's experts; none of a dense model."""
     experts = _whole(text, "num_local_experts", "num_experts", "n_routed_experts")
     if experts <= 1:
@@ -86,6 +99,20 @@ def _mixture(text: Mapping[str, Any], layers: int) -> dict[str, int]:
         "shared_expert_size": _whole(text, "shared_expert_intermediate_size", "shared_intermediate_size")
         or size * _whole(text, "n_shared_experts"),
         "dense_layers": min(dense, layers),
+    }
+
+
+def _latent(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of multi-head latent attention (DeepSeek-V2 and its kin); none where keys are not compressed."""
+    latent = _whole(text, "kv_lora_rank")
+    if not latent:
+        return {}
+    return {
+        "latent_attention": True,
+        "query_latent_size": _whole(text, "q_lora_rank"),
+        "key_value_latent_size": latent,
+        "position_size": _whole(text, "qk_rope_head_dim"),
+        "value_head_size": _whole(text, "v_head_dim"),
     }
 
 

@@ -61,6 +61,14 @@ class ModelFacts(Contract):
     latent_attention: Annotated[
         bool, Field(description="Whether keys and values are compressed (multi-head latent attention).")
     ] = False
+    query_latent_size: Annotated[int, Field(description="Width of compressed queries; 0 = not compressed.")] = 0
+    key_value_latent_size: Annotated[int, Field(description="Width of compressed keys and values; 0 = unknown.")] = 0
+    position_size: Annotated[
+        int, Field(description="Width of the part of a compressed head that knows the position; 0 = unknown.")
+    ] = 0
+    value_head_size: Annotated[
+        int, Field(description="Width of one value head where keys and values are compressed; 0 = unknown.")
+    ] = 0
     file_bytes: Annotated[int, Field(description="Size of the weight files in bytes; 0 = unknown.")] = 0
 
 

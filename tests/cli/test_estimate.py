@@ -176,6 +176,19 @@ def test_a_mixture_of_experts_is_not_guessed(tmp_path: Path, capsys: pytest.Capt
     assert "GPUS PER NODE" not in shown, "counts that nothing is known of are no table"
 
 
+def test_a_mixture_in_8_bit_is_refused_in_the_words_of_prepare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(job(tmp_path, model="hf://Qwen/Qwen3-30B-A3B"))
+    path.write_text(path.read_text().replace("type: qlora", "type: qlora, bits: 8"))
+    assert "bits: 8" in path.read_text()
+    main(["estimate", str(path), *GIVEN, "--gpu", "A100-80"])
+    captured = capsys.readouterr()
+    words = " ".join((captured.out + captured.err).split())
+    assert "method.bits: LLM.int8 quantises linear layers only" in words
+    assert "set method.bits: 4, which quantises the experts too" in words
+
+
 @pytest.mark.parametrize(
     ("options", "error", "fix"),
     [

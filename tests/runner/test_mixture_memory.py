@@ -18,25 +18,35 @@ from finetune_operator.planner.memory.activations import (
 )
 from finetune_operator.planner.memory.weights import block_bytes
 from finetune_operator.planner.shape import ModelShape, shape_of
+from finetune_runner.evaluation.generation import cache_bytes_per_token
 from finetune_runner.training import experts
 from finetune_runner.training.loading import new_adapter
 from tests.runner.mixtures import COMMON, KINDS
 
 TOKENS, RANK = 256, 8
 IDS = {"vocab_size": 64, "pad_token_id": 0, "eos_token_id": 1}
+LATENT = {"v_head_dim": 24, "first_k_dense_replace": 0}
+"""Value heads as wide as those of keys, for which the CPU's kernel keeps no scores either."""
 CASES: list[tuple[str, dict[str, Any], int]] = [
-    # Bytes per token of norms of queries and keys, which are no matter of experts.
+    # Bytes per token that are not counted: norms of queries and keys, DeepSeek-V3's groups (12k + E + 8g + 4).
     ("mixtral", {}, 0),
     ("mixtral", {"num_local_experts": 16, "num_experts_per_tok": 4}, 0),
     ("qwen3_moe", {}, 408),
     ("qwen3_moe", {"moe_intermediate_size": 128}, 408),
     ("qwen2_moe", {}, 0),
     ("olmoe", {}, 520),
+    # Query heads that are wider together than the residual stream.
+    ("qwen3_moe", {"head_dim": 32}, 792),
+    ("deepseek_v2", LATENT, 0),
+    ("deepseek_v2", {**LATENT, "q_lora_rank": 24}, 0),
+    ("deepseek_v3", LATENT, 44),
+    ("deepseek_v3", {**LATENT, "q_lora_rank": 24, "qk_nope_head_dim": 40, "v_head_dim": 48}, 44),
 ]
 
 
 def config_of(kind: str, layers: int, changes: dict[str, Any]) -> dict[str, Any]:
-    return {**COMMON, **KINDS[kind], **IDS, **changes, "num_hidden_layers": layers}
+    of = KINDS[kind] if kind in KINDS else {**KINDS["deepseek_v2"], "n_group": 1, "topk_group": 1}
+    return {**COMMON, **of, **IDS, **changes, "num_hidden_layers": layers}
 
 
 def trained(kind: str, layers: int, changes: dict[str, Any]) -> Any:
@@ -52,7 +62,8 @@ def trained(kind: str, layers: int, changes: dict[str, Any]) -> Any:
 
 def shape(kind: str, changes: dict[str, Any]) -> ModelShape:
     config = AutoConfig.for_model(kind, **config_of(kind, 2, changes)).to_dict()
-    return shape_of(facts_of_config(config, parameters=0))
+    name = f"{kind.title().replace('_', '')}ForCausalLM"
+    return shape_of(facts_of_config({**config, "architectures": [name]}, parameters=0))
 
 
 def rows(model: Any) -> torch.Tensor:
@@ -125,10 +136,24 @@ def test_a_recomputed_block_holds_no_more_than_is_planned(kind: str, changes: di
     assert measured <= planned <= 1.6 * measured
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe"])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v2", "deepseek_v3"])
 def test_parameters_of_a_block_are_those_of_the_model(kind: str) -> None:
+    every = {"first_k_dense_replace": 0} if kind.startswith("deepseek") else {}
     one, three = (
-        sum(p.numel() for name, p in trained(kind, layers, {}).named_parameters() if "lora_" not in name)
+        sum(p.numel() for name, p in trained(kind, layers, every).named_parameters() if "lora_" not in name)
         for layers in (1, 3)
     )
     assert block_bytes(shape(kind, {}), "none") / 2 == pytest.approx((three - one) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("queries", [None, 24])
+def test_what_latent_attention_caches_per_token(queries: int | None) -> None:
+    """transformers keeps what keys and values are made of."""
+    changes = {**LATENT, "q_lora_rank": queries}
+    model = trained("deepseek_v3", 2, changes).eval()
+    with torch.no_grad():
+        cache = model(torch.arange(TOKENS)[None] % 64, use_cache=True).past_key_values
+    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    of = shape("deepseek_v3", changes)
+    assert kept == 2 * of.cached_width * 2 * TOKENS
+    assert cache_bytes_per_token(model) == 2 * of.cached_width * 2

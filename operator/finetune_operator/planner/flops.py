@@ -22,5 +22,5 @@ def active_matrix_parameters(shape: ModelShape) -> int:
 def training_flops_per_token(shape: ModelShape, mean_length: float, *, checkpointing: bool) -> float:
     """Operations per token: matrix products, and causal attention over half of the row's tokens before it."""
     passes = TRAINING_PASSES + (RECOMPUTATION_PASSES if checkpointing else 0)
-    attention = 2 * shape.layers * shape.query_width * mean_length / 2
+    attention = shape.layers * (shape.query_width + shape.output_width) * mean_length / 2
     return passes * (active_matrix_parameters(shape) + attention)

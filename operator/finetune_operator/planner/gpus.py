@@ -92,10 +92,15 @@ def launch_seconds_per_block() -> float:
     return float(_data()["launch_seconds_per_block"])
 
 
-def dequantisation_seconds_per_parameter() -> Range:
+def dequantisation_seconds_per_parameter(quantisation: str = "nf4") -> Range:
     """Time of a forward and backward pass to restore a 4-bit weight, as often as it is needed."""
-    low, high = _data()["dequantisation_seconds_per_parameter"]
+    low, high = _data()["dequantisation_seconds_per_parameter"][quantisation]
     return float(low), float(high)
+
+
+def lowest_bandwidth_share() -> float:
+    """Share of its bandwidth that a GPU reaches at worst where it only moves bytes."""
+    return float(_data()["lowest_bandwidth_share"])
 
 
 def decode_seconds_per_block(method: MethodType) -> Range:

@@ -10,6 +10,7 @@ from finetune_api.job.method import DEFAULT_BITS
 from finetune_api.job.recipe import epochs, learning_rate
 from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
+from finetune_api.mixtures import refusal
 from finetune_api.stages import ModelFacts, PrepareResult, Strategy, TrainPlan
 from finetune_operator.planner.evaluations import evaluation_cost_steps, evaluation_interval
 from finetune_operator.planner.fit import (
@@ -181,6 +182,9 @@ def _speed_facts(resolved: Resolved, demand: Demand | None, mean_length: float) 
 
 def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult, spent_cost: float = 0.0) -> TrainPlan:
     """The plan of the GPU stages. Raises PlanError naming the field to change."""
+    refused = refusal(spec.method, prepared.model)
+    if refused is not None:
+        raise PlanError("; ".join(refused))
     gpus = resolved.gpus_per_node
     processes = spec.compute.nodes * max(1, gpus)
     passes = epochs(spec.method, spec.training)

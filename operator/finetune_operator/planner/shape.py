@@ -59,6 +59,23 @@ class Mixture:
     """Blocks with a feed-forward layer of the common width instead."""
 
 
+LATENT = ("DeepseekV2For", "DeepseekV3For")
+"""Beginnings of architectures whose latent attention is described here; Kimi-K2 is one of the second kind."""
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention: keys and values from a narrow vector that is cached instead. Widths in elements."""
+
+    query: int
+    """Of the vector that queries come from; 0: straight from the residual stream."""
+    key_value: int
+    position: int
+    """Of the part of a head that knows the position: its key is one for all heads."""
+    value: int
+    """Of a value head; `head_size` is that of queries and keys."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """A decoder of equal blocks, or of a mixture's two kinds of blocks. Widths in elements."""
@@ -74,6 +91,7 @@ class ModelShape:
     gated: bool = True
     """Whether the feed-forward has a gate (SwiGLU: three matrices) or not (GPT-2: two)."""
     mixture: Mixture | None = None
+    latent: Latent | None = None
 
     @property
     def query_width(self) -> int:
@@ -85,19 +103,57 @@ class ModelShape:
         """Width of all key heads (the value heads have the same)."""
         return self.key_value_heads * self.head_size
 
+    @property
+    def output_width(self) -> int:
+        """Width of what attention gives, all heads together."""
+        return self.heads * (self.latent.value if self.latent else self.head_size)
+
+    @property
+    def expanded_width(self) -> int:
+        """Width of what the keys and values of one block are made of at its turn: 0 where they are kept as they are.
+
+        Of all heads: keys without position and values as they come out, and the keys put together.
+        """
+        if self.latent is None:
+            return 0
+        return self.heads * (2 * self.head_size - self.latent.position + self.latent.value)
+
+    @property
+    def cached_width(self) -> int:
+        """Width of what transformers caches per token and block: keys and values, or what they are made of."""
+        if self.latent is None:
+            return 2 * self.key_value_width
+        return self.latent.key_value + self.latent.position
+
+    @cached_property
+    def _attention(self) -> dict[str, tuple[int, int]]:
+        hidden, latent = self.hidden, self.latent
+        if latent is None:
+            return {
+                "q_proj": (hidden, self.query_width),
+                "k_proj": (hidden, self.key_value_width),
+                "v_proj": (hidden, self.key_value_width),
+                "o_proj": (self.query_width, hidden),
+            }
+        queries = (
+            {"q_a_proj": (hidden, latent.query), "q_b_proj": (latent.query, self.query_width)}
+            if latent.query
+            else {"q_proj": (hidden, self.query_width)}
+        )
+        return queries | {
+            "kv_a_proj_with_mqa": (hidden, latent.key_value + latent.position),
+            "kv_b_proj": (latent.key_value, self.expanded_width - self.query_width),
+            "o_proj": (self.output_width, hidden),
+        }
+
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each linear layer of a block that can have an adapter, by Llama's names.
+        """(in, out) of each linear layer of a block that can have an adapter, by Llama's or DeepSeek's names.
 
         Of a mixture those of its attention (runner, training/targets.py).
         """
         hidden, feed_forward = self.hidden, self.feed_forward
-        found = {
-            "q_proj": (hidden, self.query_width),
-            "k_proj": (hidden, self.key_value_width),
-            "v_proj": (hidden, self.key_value_width),
-            "o_proj": (self.query_width, hidden),
-        }
+        found = dict(self._attention)
         if self.mixture is not None:
             return found
         found |= {"up_proj": (hidden, feed_forward), "down_proj": (feed_forward, hidden)}
@@ -167,7 +223,9 @@ class ModelShape:
             mixture = self.mixture
             passed = mixture.active * max(4 * mixture.width, 3 * self.hidden + mixture.width) + 3 * mixture.shared
             wide = max(passed, wide if mixture.dense_blocks else 0)
-        return 4 * self.hidden + wide
+        # Queries as they come out and with their position, keys and values, and what attention gives.
+        attention = 2 * self.query_width + self.expanded_width + self.output_width if self.latent else 0
+        return 4 * self.hidden + max(wide, attention)
 
     @property
     def embedding_parameters(self) -> int:
@@ -176,8 +234,9 @@ class ModelShape:
 
     @property
     def norm_parameters(self) -> int:
-        """Parameters of the norms: two per block and one at the end."""
-        return (2 * self.layers + 1) * self.hidden
+        """Parameters of the norms: two per block, those of what keys and queries are made of, and one at the end."""
+        inner = self.latent.query + self.latent.key_value if self.latent else 0
+        return (2 * self.layers + 1) * self.hidden + self.layers * inner
 
     @property
     def parameters(self) -> int:
@@ -230,9 +289,7 @@ def shape_of(facts: ModelFacts) -> ModelShape:
         raise UnknownShapeError(f"the model's configuration does not say: {', '.join(missing)}")
     if facts.architecture.startswith(ENCODERS):
         raise UnknownShapeError(f"{facts.architecture} is not a decoder")
-    if facts.latent_attention:
-        raise UnknownShapeError(f"{facts.architecture} has multi-head latent attention")
-    mixture = _mixture(facts)
+    mixture, latent = _mixture(facts), _latent(facts)
     shapes = [
         ModelShape(
             layers=facts.layers,
@@ -245,6 +302,7 @@ def shape_of(facts: ModelFacts) -> ModelShape:
             tied_embeddings=facts.tied_embeddings,
             gated=gated,
             mixture=mixture,
+            latent=latent,
         )
         for gated in ((True, False) if mixture is None else (True,))
     ]
@@ -258,6 +316,16 @@ def shape_of(facts: ModelFacts) -> ModelShape:
             f"{nearest.parameters / 1e9:.2f}: not a plain {kind}"
         )
     return nearest
+
+
+def _latent(facts: ModelFacts) -> Latent | None:
+    """The latent attention that the facts describe; None of one that keeps its keys. Raises UnknownShapeError."""
+    if not facts.latent_attention:
+        return None
+    widths = facts.key_value_latent_size, facts.position_size, facts.value_head_size
+    if not facts.architecture.startswith(LATENT) or not all(widths):
+        raise UnknownShapeError(f"{facts.architecture} has multi-head latent attention as no model that is known")
+    return Latent(facts.query_latent_size, *widths)
 
 
 def _mixture(facts: ModelFacts) -> Mixture | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from finetune_operator.planner.flops import matrix_parameters, training_flops_per_token
 from finetune_operator.planner.gpus import (
     GPU,
@@ -10,6 +12,7 @@ from finetune_operator.planner.gpus import (
     decode_seconds_per_block,
     dequantisation_seconds_per_parameter,
     launch_seconds_per_block,
+    lowest_bandwidth_share,
     observed_shares,
     scaling,
 )
@@ -33,19 +36,22 @@ def training_tokens_per_second(
     micro_batch_tokens: float,
     mean_length: float,
     checkpointing: bool = True,
+    quantisation: Literal["nf4", "gptq"] = "nf4",
 ) -> Range:
     """Tokens per second of all GPUs together, lowest and highest likely.
 
     A micro-batch takes as long as its operations, and 4-bit weights as long again as to restore them; but never less
-    than its kernels take to be started.
+    than its kernels take to be started. At worst so few of its tokens pass an expert that its weights are read besides.
     """
     low, high = observed_shares(gpu.name, method)
     least, most = scaling(nodes, gpus)
     operations = training_flops_per_token(shape, mean_length, checkpointing=checkpointing) * micro_batch_tokens
     fast, slow = (operations / (gpu.tflops * 1e12 * share) for share in (high, low))
     if method == "qlora":
-        quick, long = dequantisation_seconds_per_parameter()
+        quick, long = dequantisation_seconds_per_parameter(quantisation)
         fast, slow = fast + quick * shape.linear_parameters, slow + long * shape.linear_parameters
+    passes = 3 if checkpointing else 2
+    slow += passes * 2.0 * shape.expert_parameters / (gpu.bandwidth_gb_s * 1e9 * lowest_bandwidth_share())
     launch = launch_seconds_per_block() * shape.layers
     fast, slow = max(fast, launch), max(slow, launch)
     lowest = micro_batch_tokens / slow * gpus * least * UNPACKED_LOSS

@@ -10,7 +10,8 @@ from typing import Any
 
 from finetune_operator.planner.fit import Demand, training_setup
 from finetune_operator.planner.memory.breakdown import Breakdown
-from finetune_operator.planner.memory.training import TrainingSetup, training_memory
+from finetune_operator.planner.memory.pools import other_memory
+from finetune_operator.planner.memory.training import TrainingSetup
 
 
 @dataclass(frozen=True)
@@ -53,4 +54,4 @@ def other_setup(demand: Demand, micro_batch: int, trainer: Trainer) -> TrainingS
 
 def other_step(demand: Demand, micro_batch: int, trainer: Trainer) -> Breakdown:
     """Memory of one GPU at the peak of that step."""
-    return training_memory(other_setup(demand, micro_batch, trainer))
+    return other_memory(other_setup(demand, micro_batch, trainer))

@@ -83,7 +83,8 @@ def cache_bytes_per_token(model: Any) -> int:
     In 16 bit whatever the model is in: who shares a batch does not depend on the machine.
     """
     facts = facts_of_config(model.config.get_text_config().to_dict(), parameters=0)
-    return 2 * 2 * facts.layers * facts.key_value_heads * facts.head_size
+    latent = facts.key_value_latent_size + facts.position_size
+    return 2 * facts.layers * (latent or 2 * facts.key_value_heads * facts.head_size)
 
 
 def batches_of(lengths: Sequence[int], max_new_tokens: int = 0, token_bytes: int = 0) -> list[Batch]:

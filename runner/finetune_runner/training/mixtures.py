@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job.method import Method
+from finetune_api.mixtures import refusal
 from finetune_api.model_config import facts_of_config
 from finetune_api.stages import ModelFacts
 from finetune_runner.errors import StageError
@@ -44,13 +45,9 @@ def check_mixture(method: Method, facts: ModelFacts, model_path: Path) -> None:
     """
     if facts.experts <= 1:
         return
-    if method.bits == 8:
-        raise StageError(
-            ExitCode.INVALID_SPEC,
-            f"method.bits: LLM.int8 quantises linear layers only, and {facts.architecture} has its weights in "
-            f"{facts.experts} experts, which are none: they would stay in 16 bit",
-            hint="set method.bits: 4, which quantises the experts too, or method.type: lora",
-        )
+    refused = refusal(method, facts)
+    if refused is not None:
+        raise StageError(ExitCode.INVALID_SPEC, refused[0], hint=refused[1])
     if method.type == "qlora":
         refuse_unquantised_experts(_skeleton(model_path))
 

@@ -11,7 +11,9 @@ from typing import Any
 from finetune_operator.planner.families import known_shapes
 from finetune_operator.planner.memory.breakdown import Breakdown
 from finetune_operator.planner.memory.inference import InferenceSetup, generating_memory
-from finetune_operator.planner.memory.training import TrainingSetup, training_memory
+from finetune_operator.planner.memory.loading import loading_memory
+from finetune_operator.planner.memory.pools import other_memory
+from finetune_operator.planner.memory.training import TrainingSetup
 
 PUBLISHED = Path(__file__).parent / "published.toml"
 PAGE = Path(__file__).parents[3] / "docs" / "forecast.md"
@@ -31,10 +33,6 @@ class Row:
     forecast_gb: float
     least_gb: float
     """What its tensors need at least."""
-    head: str
-    """How the source computes logits and loss; empty where it trains nothing."""
-    excused: str = ""
-    """Why a forecast that is too low by more than 5 % does not count: what the figure holds that no setting says."""
 
     @property
     def error(self) -> float:
@@ -65,7 +63,11 @@ def setup_of(row: dict[str, Any]) -> TrainingSetup:
         "offload",
         "stored_bytes",
         "saves_frozen_inputs",
+        "keeps_logits",
         "reentrant",
+        "separate_pools",
+        "bucket_elements",
+        "waiting_blocks",
         "mean_sequence",
     )
     return TrainingSetup(
@@ -79,9 +81,11 @@ def setup_of(row: dict[str, Any]) -> TrainingSetup:
 
 
 def breakdown_of(row: dict[str, Any]) -> Breakdown:
-    """The forecast of a published row: of training, or of answering."""
+    """The forecast of a published row: of a training step, of what precedes it, or of answering."""
+    if row.get("kind") == "wrapping":
+        return loading_memory(setup_of(row))
     if row.get("kind") != "inference":
-        return training_memory(setup_of(row))
+        return other_memory(setup_of(row))
     setup = InferenceSetup(
         shape=known_shapes()[row["model"]],
         quantisation=row["quantisation"],
@@ -113,8 +117,6 @@ def _row(row: dict[str, Any]) -> Row:
         measured_gb=row["gb"],
         forecast_gb=_quantity(breakdown, row["quantity"]) / GB + row.get("buffers_gb", 0.0),
         least_gb=(breakdown.least_bytes - breakdown.outside_bytes) / GB,
-        head=row.get("head", ""),
-        excused=row.get("excused", ""),
     )
 
 

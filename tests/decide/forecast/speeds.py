@@ -48,6 +48,7 @@ def _forecast(row: dict[str, Any]) -> tuple[float, float]:
         micro_batch_tokens=row["micro_batch"] * row["sequence"],
         mean_length=row["sequence"],
         checkpointing=row.get("checkpointing", True),
+        quantisation=row.get("quantisation", "nf4"),
     )
 
 

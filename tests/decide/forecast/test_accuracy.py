@@ -7,7 +7,6 @@ import pytest
 from tests.decide.forecast.accuracy import GROUPS, PAGE, Row, groups, left_out, median_error, page_with_table, rows
 
 ALL = rows()
-BLIND_RUNNER = f"blind, {GROUPS['runner']}"
 
 
 def test_rows_are_many_and_each_has_its_source_and_use() -> None:
@@ -30,15 +29,9 @@ def test_tensors_never_need_more_than_an_allocator_has_reserved(row: Row) -> Non
     assert row.error < 0
 
 
-def test_no_row_is_too_low_by_more_than_five_percent_but_those_that_say_why() -> None:
-    low = {row.name for row in ALL if row.group != "bound" and row.error < -0.05}
-    assert low == {row.name for row in ALL if row.excused}
-    assert len(low) <= 3, "a reason per row is for exceptions"
-
-
-def test_no_row_with_the_runners_head_needs_a_reason() -> None:
-    assert not [row for row in ALL if row.excused and row.group in ("runner", "sharded") and row.head == "fused"]
-    assert not [row for row in groups(ALL)[BLIND_RUNNER] if row.excused]
+@pytest.mark.parametrize("row", [row for row in ALL if row.group != "bound"], ids=lambda row: row.name)
+def test_no_row_is_too_low_by_more_than_five_percent(row: Row) -> None:
+    assert row.error >= -0.05
 
 
 def test_what_is_in_no_row_has_a_reason() -> None:

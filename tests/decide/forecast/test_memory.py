@@ -303,6 +303,11 @@ MIXTURES: dict[str, tuple[float, dict[str, int]]] = {
             "n_routed_experts": 256,
             "n_shared_experts": 1,
             "first_k_dense_replace": 3,
+            "q_lora_rank": 1536,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
         },
     ),
 }

@@ -102,9 +102,10 @@ def test_weights_in_4_bit() -> None:
 
 
 def test_zero3_holds_the_experts_of_a_block_whole() -> None:
-    held = communication_bytes(MIXTRAL, "zero3", "none", 0)
+    held = communication_bytes(MIXTRAL, "zero3", "none", gradient_bytes=0, bucket_bytes=0)
     assert held == 2 * 8 * 3 * 4096 * 14336 + 2 * MIXTRAL.embedding_parameters
-    assert communication_bytes(QWEN3, "zero3", "none", 0) == 2e9 + 2 * QWEN3.embedding_parameters
+    held = communication_bytes(QWEN3, "zero3", "none", gradient_bytes=0, bucket_bytes=0)
+    assert held == 2e9 + 2 * QWEN3.embedding_parameters
 
 
 def test_a_token_costs_what_its_experts_cost() -> None:

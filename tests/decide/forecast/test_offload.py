@@ -47,6 +47,17 @@ def test_every_zero_stage_keeps_a_master_copy_in_parts() -> None:
     assert copies == {"single": 0, "ddp": 0, "fsdp": 0, "zero2": parameters, "zero3": parameters}
 
 
+def test_zero_2_holds_its_bucket_in_the_adapters_precision_and_the_gradients_of_two_batches() -> None:
+    """5e8 elements, whatever the adapter (DeepSpeed's default), which are fp32 as the runner's adapters are."""
+    parameters = adapter_parameters(LLAMA, 64, tuple(LLAMA.linears))
+    parts = training_memory(replace(ZERO_3, strategy="zero2")).allocated
+    assert parts["communication"] == 5e8 * 4
+    assert parts["gradients"] == 2 * 4 * parameters / 4
+    # The moments are those of the fp32 copy, whatever the adapter is in.
+    narrow = training_memory(replace(ZERO_3, strategy="zero2", adapter_bytes=2)).allocated
+    assert narrow["optimiser"] == parts["optimiser"]
+
+
 def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
     shape = ModelShape(2, 1024, 3 * 1024, 8, 8, 128, 1024, tied_embeddings=True)
     # q, k, v, o and the table: 2^21 bytes each; three of 3 x 2^21, rounded up to 4 x 2^21.

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from finetune_operator.planner.shape import ModelShape
 
-QUERY_KEY_VALUE = frozenset({"q_proj", "k_proj", "v_proj"})
+QUERY_KEY_VALUE = frozenset({"q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"})
+LATENT = frozenset({"q_b_proj", "kv_b_proj"})
 GATE_UP = frozenset({"gate_proj", "up_proj"})
 
 
@@ -20,14 +21,14 @@ def saved_bytes_per_token(
 ) -> float:
     """Bytes that one block saves per token when nothing is recomputed.
 
-    Frozen linears need no input of their own: 12h + 6I + 4kv + 4n + 8 remain of norms, attention and activation. An
-    adapter adds its input and its r numbers: shared by q, k, v and by gate, up in one precision; with fp32 adapters
-    under autocast, or with dropout, a copy of its own for each.
+    Frozen linears need no input of their own: 8h + 4q + 6I + 4kv + 4n + 8 remain of norms, attention and activation
+    (q: width of all query heads). An adapter adds its input and its r numbers: shared by q, k, v and by gate, up in one
+    precision; with fp32 adapters under autocast, or with dropout, a copy of its own for each.
     """
     hidden, feed_forward = shape.hidden, shape.feed_forward
     gate = 6 if shape.gated else 4
     inner = gate * feed_forward if shape.mixture is None else _mixture_saved_bytes_per_token(shape)
-    base = 12 * hidden + inner + 4 * shape.key_value_width + 4 * shape.heads + 8
+    base = 8 * hidden + inner + _attention_saved_bytes_per_token(shape) + 4 * shape.heads + 8
     inputs = 0.0
     if dropout or adapter_bytes == 4:
         per_element = 3 if dropout else 2
@@ -36,20 +37,35 @@ def saved_bytes_per_token(
         inputs += 2 * hidden if QUERY_KEY_VALUE & set(targets) else 0
         inputs += 2 * hidden if GATE_UP & set(targets) else 0
         inputs += 2 * feed_forward if "down_proj" in targets else 0
+        # What attention gives has the layout of its queries: of two parts, it is copied for the next layer.
+        copied = LATENT | {"o_proj"} if shape.latent else frozenset[str]()
+        inputs += sum(2 * shape.linears[name][0] for name in copied & set(targets))
     return base + inputs + 2 * rank * len(targets)
+
+
+def _attention_saved_bytes_per_token(shape: ModelShape) -> int:
+    """Queries, keys, values and what comes of them; of latent attention also the norms of what they are made of."""
+    latent = shape.latent
+    if latent is None:
+        return 4 * shape.query_width + 4 * shape.key_value_width
+    norms = 4 * latent.key_value + 4 + (4 * latent.query + 4 if latent.query else 0)
+    return norms + 2 * (shape.query_width + shape.expanded_width + shape.output_width)
 
 
 def _mixture_saved_bytes_per_token(shape: ModelShape) -> float:
     """The same of a mixture's experts and router, of its wider kind of block.
 
-    Measured as saved tensors of Mixtral, Qwen3, Qwen2 and OLMoE blocks (tests/runner/test_mixture_memory.py): each of
-    the k experts that a token passes keeps its gate, its output and where the token was; the router its scores in fp32.
+    Measured as saved tensors of Mixtral, Qwen3, Qwen2, OLMoE and DeepSeek blocks (tests/runner/test_mixture_memory.py):
+    each of the k experts that a token passes keeps its gate, its output and where the token was; the router its scores
+    in fp32.
     """
     mixture = shape.mixture
     if mixture is None:
         return 0.0
     experts = mixture.active * (6 * mixture.width + 2 * shape.hidden + 40) + 4 * mixture.experts
-    shared = 6 * mixture.shared + 2 * shape.hidden + 2 if mixture.shared else 0
+    # Qwen2's shared experts have a gate, those beside latent attention have none.
+    gate = 0 if shape.latent else 2 * shape.hidden + 2
+    shared = 6 * mixture.shared + gate if mixture.shared else 0
     return float(max(experts + shared, 6 * shape.feed_forward if mixture.dense_blocks else 0))
 
 

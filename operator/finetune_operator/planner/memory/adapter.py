@@ -17,13 +17,18 @@ def adapter_parameters(shape: ModelShape, rank: int, targets: Sequence[str], *, 
 
 
 def adapter_bytes(
-    parameters: int, bytes_per_parameter: int, rank: int, optimizer: Optimizer = "adamw_torch_fused"
+    parameters: int,
+    bytes_per_parameter: int,
+    rank: int,
+    optimizer: Optimizer = "adamw_torch_fused",
+    *,
+    state_bytes: int | None = None,
 ) -> dict[str, float]:
-    """Bytes by component.
+    """Bytes by component; `state_bytes` of a moment, where not the parameter's.
 
     fp32 adapters under autocast have a 16-bit copy beside them for the length of a step.
     """
     size = float(parameters * bytes_per_parameter)
     autocast = 2.0 * parameters if bytes_per_parameter == 4 else 0.0
-    states = parameters * optimiser_bytes_per_parameter(optimizer, bytes_per_parameter, rank)
+    states = parameters * optimiser_bytes_per_parameter(optimizer, state_bytes or bytes_per_parameter, rank)
     return {"adapter": size + autocast, "gradients": size, "optimiser": states}

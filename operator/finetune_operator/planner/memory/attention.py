@@ -43,7 +43,7 @@ def mask_bytes(micro_batch: int, sequence_length: int, *, packed: bool) -> float
 def cache_bytes(shape: ModelShape, tokens: float, blocks: int | None = None) -> float:
     """Keys and values of tokens (of all sequences together) in 16 bit, of all blocks or of so many.
 
-    A step makes one block's anew beside the old one.
+    A step makes one block's anew beside the old one, and of latent attention the keys and values of that block.
     """
-    per_layer = 2.0 * 2 * shape.key_value_width * tokens
-    return per_layer * ((shape.layers if blocks is None else blocks) + 1)
+    per_layer = 2.0 * shape.cached_width * tokens
+    return per_layer * ((shape.layers if blocks is None else blocks) + 1) + 2.0 * shape.expanded_width * tokens

@@ -49,7 +49,7 @@ def _per_token(shape: ModelShape) -> float:
 
 def generated_rows(shape: ModelShape, rows: int, longest_prompt: int, max_new_tokens: int) -> int:
     """Rows of a batch of answers, where there are so many."""
-    cache = 4 * shape.layers * shape.key_value_width * (max(1, longest_prompt) + max_new_tokens)
+    cache = 2 * shape.layers * shape.cached_width * (max(1, longest_prompt) + max_new_tokens)
     most = min(GENERATED_ROWS, GENERATED_TOKENS // max(1, longest_prompt), GENERATED_CACHE_BYTES // cache)
     return min(rows, max(1, most))
 
@@ -64,7 +64,7 @@ def answered_tokens(shape: ModelShape, rows: int, longest_prompt: int, max_new_t
     if rows < 1:
         return 0.0, 0.0
     one = longest_prompt + max_new_tokens
-    within_cache = GENERATED_CACHE_BYTES / (4 * shape.layers * shape.key_value_width)
+    within_cache = GENERATED_CACHE_BYTES / (2 * shape.layers * shape.cached_width)
     kept = max(one, min(rows * one, GENERATED_TOKENS + rows * max_new_tokens, within_cache))
     return float(kept), float(
         max(longest_prompt, min(rows * longest_prompt, GENERATED_TOKENS, kept * longest_prompt / one))

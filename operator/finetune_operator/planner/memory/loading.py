@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from finetune_operator.planner.memory.adapter import adapter_parameters
 from finetune_operator.planner.memory.breakdown import CONTEXT_BYTES, Breakdown
-from finetune_operator.planner.memory.sharding import adapter_shards, offloaded, outside_bytes, shards
+from finetune_operator.planner.memory.sharding import Strategy, adapter_shards, offloaded, outside_bytes, shards
 from finetune_operator.planner.memory.training import TrainingSetup
 from finetune_operator.planner.memory.weights import block_bytes, weight_bytes
+
+COPIES: dict[Strategy, int] = {"fsdpBase": 2, "fsdp": 3}
+"""Of a part while it is cut, itself counted."""
 
 
 def loading_memory(setup: TrainingSetup) -> Breakdown:
@@ -26,7 +29,7 @@ def loading_memory(setup: TrainingSetup) -> Breakdown:
     }
     parts |= {name: 0.0 for name in offloaded(setup.offload) if name in parts}
     parts["loading"] = _whole_bytes(setup) if weight_shards > 1 else _quantised_bytes(setup)
-    outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
+    outside = CONTEXT_BYTES + outside_bytes(setup.strategy, setup.gpus)
     return Breakdown({name: size for name, size in parts.items() if size > 0}, outside)
 
 
@@ -38,8 +41,11 @@ def _quantised_bytes(setup: TrainingSetup) -> float:
 
 
 def _whole_bytes(setup: TrainingSetup) -> float:
-    """The largest part that is whole before it is cut; FSDP1 copies it into one flat tensor first."""
+    """The largest part that is whole before it is cut; FSDP1 copies it into one flat tensor first.
+
+    Under other trainers it comes from one process, put into flat tensors for the way (FSDP's sync_module_states).
+    """
     shape = setup.shape
     block = block_bytes(shape, setup.quantisation)
     outside = (4.0 if setup.quantisation == "fp32" else 2.0) * shape.embedding_parameters
-    return max(block, outside) * (2 if setup.strategy == "fsdpBase" else 1)
+    return max(block, outside) * COPIES.get(setup.strategy, 1)

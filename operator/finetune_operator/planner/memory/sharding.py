@@ -15,8 +15,10 @@ DDP_OUTSIDE_BYTES = 1_000_000_000
 """NCCL's buffers of one communicator: the upper end of a rule of thumb (0.5 to 1 GB), not measured."""
 SHARDED_OUTSIDE_BYTES = 2_800_000_000
 """NCCL's buffers under FSDP. Fitted: nvidia-smi minus allocated, calibration rows on 2 and 4 GPUs."""
-ZERO2_BUCKET_BYTES = 2 * 500_000_000
-"""DeepSpeed's reduce bucket: 5e8 elements in 16 bit (its default)."""
+ALONE_OUTSIDE_BYTES = 400_000_000
+"""DeepSpeed's process group of a single GPU. Fitted: Qwen's Q-LoRA rows of 1.8B."""
+ZERO2_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's reduce bucket, whole whatever goes through it, in the adapter's precision (its default)."""
 ZERO3_LIVE_BYTES = 2 * 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters: 1e9 elements in 16 bit (its default)."""
 GATHERED_BLOCKS = 2
@@ -30,6 +32,20 @@ def shards(strategy: Strategy, gpus: int) -> tuple[int, int, int]:
     if strategy == "fsdpBase":
         return gpus, 1, 1
     return (1, gpus, gpus) if strategy == "zero2" else (1, 1, 1)
+
+
+def gradient_copies(strategy: Strategy) -> int:
+    """ZeRO-2 adds a batch's gradients, put together in a tensor of their own, to those of the batches before.
+
+    Read in DeepSpeed 0.19, zero/stage_1_and_2.py: `copy_grads_in_partition`, `all_grad_tensors`. The step makes such a
+    tensor once more, when the batch's is gone.
+    """
+    return 2 if strategy == "zero2" else 1
+
+
+def state_bytes(strategy: Strategy, adapter_bytes: int) -> int:
+    """Bytes of each of AdamW's moments per parameter: DeepSpeed's are those of its fp32 copy."""
+    return 4 if strategy in ("zero2", "zero3") else adapter_bytes
 
 
 def adapter_shards(strategy: Strategy, gpus: int) -> int:
@@ -54,7 +70,12 @@ def offloaded(offload: Offload) -> frozenset[str]:
 
 
 def communication_bytes(
-    shape: ModelShape, strategy: Strategy, quantisation: Quantisation, gradient_bytes: float
+    shape: ModelShape,
+    strategy: Strategy,
+    quantisation: Quantisation,
+    *,
+    gradient_bytes: float,
+    bucket_bytes: float,
 ) -> float:
     """Buffers of the strategy in PyTorch's memory: DDP's buckets are a copy of the gradients."""
     if strategy == "single":
@@ -62,7 +83,7 @@ def communication_bytes(
     if strategy == "ddp":
         return gradient_bytes
     if strategy == "zero2":
-        return ZERO2_BUCKET_BYTES
+        return bucket_bytes
     if strategy == "zero3":
         # Embedding and head are whole while they are used, beyond what is kept. Chosen after Qwen-72B's rows, which
         # were 5 GB too low at 256 tokens: that is what its two tables take.
@@ -74,10 +95,12 @@ def communication_bytes(
     return GATHERED_BLOCKS * block + 2.0 * shape.embedding_parameters + flat_gradients
 
 
-def outside_bytes(strategy: Strategy) -> float:
+def outside_bytes(strategy: Strategy, gpus: int) -> float:
     """What the strategy adds outside of PyTorch's memory."""
     if strategy == "single":
         return 0.0
+    if strategy == "zero2" and gpus == 1:
+        return ALONE_OUTSIDE_BYTES
     return DDP_OUTSIDE_BYTES if strategy in ("ddp", "zero2") else SHARDED_OUTSIDE_BYTES
 
 

@@ -34,17 +34,26 @@ from finetune_operator.planner.memory.head import (
 )
 from finetune_operator.planner.memory.inference import answered_tokens, scored_tokens
 from finetune_operator.planner.memory.sharding import (
+    ZERO2_BUCKET_ELEMENTS,
     Strategy,
     adapter_shards,
     communication_bytes,
+    gradient_copies,
     keeps_input_gradients,
     master_bytes,
     offloaded,
     outside_bytes,
     shards,
+    state_bytes,
 )
 from finetune_operator.planner.memory.stranding import other_rows_bytes, stranded_bytes
-from finetune_operator.planner.memory.weights import Quantisation, dequantisation_bytes, element_factor, weight_bytes
+from finetune_operator.planner.memory.weights import (
+    Quantisation,
+    dequantisation_bytes,
+    element_factor,
+    kept_weight_bytes,
+    weight_bytes,
+)
 from finetune_operator.planner.shape import ModelShape
 
 REFERENCE_ROWS = 8
@@ -71,6 +80,8 @@ class TrainingSetup:
     offload: Offload = "none"
     adapter_bytes: int = 4
     """Bytes per parameter of the adapter."""
+    bucket_elements: int = ZERO2_BUCKET_ELEMENTS
+    """Of DeepSpeed's reduce buckets, all together."""
     unquantised_bytes: int = 2
     """Bytes per parameter of embedding, head and norms."""
     residual_bytes: int = 2
@@ -80,9 +91,16 @@ class TrainingSetup:
     the parts as they were loaded, and PEFT's example loads fp32. 0: as the quantisation says."""
     saves_frozen_inputs: bool = False
     """Whether frozen 4-bit layers keep their inputs: bitsandbytes before 0.43.2, for published rows only."""
+    keeps_logits: bool = False
+    """Whether fp32 logits live as long as the step, for published rows only: a loop that holds the model's output."""
     reentrant: bool = False
     """Whether gradient checkpointing is reentrant around FSDP's units, for published rows only: the default of
     transformers' Trainer before version 5."""
+    separate_pools: bool = False
+    """Whether what the allocator keeps of one stream or moment, and cannot give to another, is counted part by part
+    (pools.py), for published rows only: where segments may grow it can, and in fms' rows it is in fitted numbers."""
+    waiting_blocks: int = 0
+    """Blocks gathered and freed whose room waits for the GPU (pools.py), for published rows only."""
     mean_sequence: float = 0.0
     """Tokens of a mean row, padded to the longest of its batch, where an allocator keeps blocks for rows of every
     length: for published rows only. 0: all rows are alike, or segments may grow."""
@@ -106,26 +124,38 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     targets = shape.targets(setup.target_modules)
     weight_shards, gradient_shards, optimiser_shards = shards(setup.strategy, setup.gpus)
     parameters = adapter_parameters(shape, setup.rank, targets, dora=setup.dora)
-    adapter = adapter_bytes(parameters, setup.adapter_bytes, setup.rank, setup.optimizer)
+    adapter = adapter_bytes(
+        parameters,
+        setup.adapter_bytes,
+        setup.rank,
+        setup.optimizer,
+        state_bytes=state_bytes(setup.strategy, setup.adapter_bytes),
+    )
     wider = element_factor(setup.quantisation)
     saved = wider * saved_bytes_per_token(
         shape, setup.rank, targets, dropout=dropout, adapter_bytes=setup.adapter_bytes
     )
     if setup.saves_frozen_inputs:
         saved += frozen_input_bytes_per_token(shape)
-    fixed = 0.0
+    fixed = kept_weight_bytes(shape, setup.quantisation)
     if setup.dora:
         saved += wider * dora_saved_bytes_per_token(shape, targets)
-        fixed = wider * dora_saved_bytes_per_block(shape, setup.rank, targets)
+        fixed += wider * dora_saved_bytes_per_block(shape, setup.rank, targets)
     head = head_bytes(shape, setup.tokens, setup.head)
     weights = weight_bytes(shape, setup.quantisation, setup.unquantised_bytes)
     parts = {
         "weights": max(weights, float(setup.stored_bytes * shape.parameters)) / weight_shards,
         "adapter": adapter["adapter"] / adapter_shards(setup.strategy, setup.gpus),
-        "gradients": adapter["gradients"] / gradient_shards,
+        "gradients": gradient_copies(setup.strategy) * adapter["gradients"] / gradient_shards,
         "optimiser": adapter["optimiser"] / optimiser_shards,
         "masterCopy": master_bytes(parameters, setup.strategy, setup.gpus),
-        "communication": communication_bytes(shape, setup.strategy, setup.quantisation, adapter["gradients"]),
+        "communication": communication_bytes(
+            shape,
+            setup.strategy,
+            setup.quantisation,
+            gradient_bytes=adapter["gradients"],
+            bucket_bytes=float(setup.bucket_elements * setup.adapter_bytes),
+        ),
         "dequantisation": dequantisation_bytes(shape, setup.quantisation),
     }
     # What is computed with is fetched: under ZeRO-3 that is counted as communication.
@@ -135,6 +165,8 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     if setup.attention != "flash":
         rows = setup.sequences * setup.micro_batch
         parts["attentionMask"] = mask_bytes(rows, setup.sequence_length, packed=setup.packed)
+    if setup.keeps_logits:
+        parts["logits"] = 4.0 * setup.tokens * shape.vocabulary
     row_tokens = setup.tokens if setup.packed else setup.sequence_length
     kept_blocks = 1 if setup.checkpointing else shape.layers
     scores = (
@@ -159,9 +191,9 @@ def training_memory(setup: TrainingSetup) -> Breakdown:
     else:
         parts["activations"] = shape.layers * (saved * setup.tokens + fixed)
         parts |= {"head": head, "attentionScores": wider * scores}
-    tiled = setup.head == "fused" or setup.head in LOGITS_BEFORE_A_FUSED_LOSS
-    share = FRAGMENTATION_SHARE if tiled else FRAGMENTATION_SHARE_FULL_LOGITS
-    outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
+    alike = setup.head in ("fused", "half") or setup.head in LOGITS_BEFORE_A_FUSED_LOSS
+    share = FRAGMENTATION_SHARE if alike else FRAGMENTATION_SHARE_FULL_LOGITS
+    outside = CONTEXT_BYTES + outside_bytes(setup.strategy, setup.gpus)
     return Breakdown({name: size for name, size in parts.items() if size > 0}, outside, share, stranded)
 
 
@@ -202,7 +234,7 @@ def _moment(setup: TrainingSetup, parts: dict[str, float], row_tokens: float, to
     if setup.attention == "eager":
         scores = score_bytes(setup.shape.heads, row_tokens, tokens)
         parts = {**parts, "attentionScores": element_factor(setup.quantisation) * scores}
-    outside = CONTEXT_BYTES + outside_bytes(setup.strategy)
+    outside = CONTEXT_BYTES + outside_bytes(setup.strategy, setup.gpus)
     return Breakdown({name: size for name, size in parts.items() if size > 0}, outside)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from finetune_operator.planner.shape import ModelShape
 
-Quantisation = Literal["none", "fp32", "int8", "nf4", "nf4-double"]
+Quantisation = Literal["none", "fp32", "int8", "nf4", "nf4-double", "gptq"]
 
 BYTES_PER_PARAMETER: dict[Quantisation, float] = {
     # NF4 in blocks of 64 with one fp32 constant each; doubly quantised: 8-bit constants in blocks of 256
@@ -17,6 +17,8 @@ BYTES_PER_PARAMETER: dict[Quantisation, float] = {
     "int8": 1.0,
     "nf4": 4.500 / 8,
     "nf4-double": 4.127 / 8,
+    # For published rows only: a 16-bit scale and a 4-bit zero per 128 (auto-gptq, qlinear_cuda_old.py).
+    "gptq": (4 + 16 / 128 + 4 / 128) / 8,
 }
 
 BYTES_PER_EXPERT_PARAMETER: dict[Quantisation, float] = {
@@ -52,8 +54,21 @@ def _expert_bytes(quantisation: Quantisation) -> float:
 
 
 def dequantisation_bytes(shape: ModelShape, quantisation: Quantisation) -> float:
-    """The largest weight in 16 bit: one is restored at a time for its product, the experts of a block together."""
-    return 0.0 if quantisation in ("none", "fp32") else 2.0 * max(shape.matrices)
+    """The largest weight in 16 bit: one is restored at a time for its product, the experts of a block together.
+
+    auto-gptq spreads it over 32 bits first, and then over 8: 3 more than the 16 bits that the block keeps.
+    """
+    if quantisation in ("none", "fp32"):
+        return 0.0
+    return (3.0 if quantisation == "gptq" else 2.0) * max(shape.matrices)
+
+
+def kept_weight_bytes(shape: ModelShape, quantisation: Quantisation) -> float:
+    """Restored weights that a block keeps for its backward pass.
+
+    From 128 tokens on auto-gptq restores with PyTorch's own operations, and the product after it keeps its factor.
+    """
+    return 2.0 * shape.block_parameters if quantisation == "gptq" else 0.0
 
 
 def element_factor(quantisation: Quantisation) -> int:
