@@ -110,9 +110,7 @@ def parquet(*rows: dict[str, Any]) -> bytes:
         ({"good": TALK, "bad": WORSE}, {"chosen": "good", "rejected": "bad"}),
     ],
 )
-def test_an_object_of_lists_is_a_list_of_messages(
-    load_file: Any, row: dict[str, Any], columns: dict[str, str]
-) -> None:
+def test_an_object_of_lists_is_a_list_of_messages(load_file: Any, row: dict[str, Any], columns: dict[str, str]) -> None:
     for name, content in (("a.jsonl", lines(row)), ("a.parquet", parquet(row))):
         loaded = load_file(name, content, columns=Columns.from_wire(columns))
         assert messages_of(loaded) == [["user: Hi", "assistant: Hello"]]

@@ -30,7 +30,7 @@ _HEXTETS_LEAST = 3
 _NAMES_VERSION = re.compile(
     r"(?:(?:\b(?:versi\w*|vers[aã]o|vers[oõ]es|firmware)\b|\bv(?:er)?\b\.?)"  # of eight languages
     r"(?:[\s:='\"#(]{1,4}(?:is|ist|est|es|no\.?|nr\.?|number))?[\s:='\"#(]{0,4}"
-    r"(?:v?\d+(?:\.\d+)+(?:,|\s?(?:->|→|[-–]|to|and|or|bis|auf|und|oder|à|et|ou|a|y|o|e|naar|en|of))\s?v?)*"
+    r"(?:v?\d+(?:\.\d+)+(?:,|\s?(?:->|→|[-\u2013]|to|and|or|bis|auf|und|oder|à|et|ou|a|y|o|e|naar|en|of))\s?v?)*"
     r"|\b(?:Chrom(?:e|ium)|HeadlessChrome|CriOS|EdgA?|OPR)/)\Z",
     re.IGNORECASE,
 )

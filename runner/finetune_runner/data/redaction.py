@@ -43,10 +43,13 @@ def _marked(text: str) -> tuple[str, list[str]]:
 
     if not _is_json(text):
         return marked(text), kinds
-    # The key before a value tells what it is: "version": "1.2.3.4" is no address.
-    done = _TOKEN.sub(
-        lambda token: _token(token[0], text[max(token.start() - _KEY_CHARACTERS, 0) : token.start()], marked, kinds), text
-    )
+
+    def replaced(token: re.Match[str]) -> str:
+        # The key before a value tells what it is: "version": "1.2.3.4" is no address.
+        before = text[max(token.start() - _KEY_CHARACTERS, 0) : token.start()]
+        return _token(token[0], before, marked, kinds)
+
+    done = _TOKEN.sub(replaced, text)
     return (_numbered(done) if kinds and _has_a_key_twice(done) and not _has_a_key_twice(text) else done), kinds
 
 

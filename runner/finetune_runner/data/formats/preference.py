@@ -1,8 +1,8 @@
 """preference: a better and a worse answer (Rafailov et al. 2023), or one answer that is wanted or not (KTO).
 
 The layouts are those of TRL: `prompt`, `chosen`, `rejected` as text or as lists of messages, where the lists may begin
-with the prompt (then no `prompt` is needed); and `prompt`, `completion`, `label` for rows that are not paired. Without a
-prompt `chosen` and `rejected` may be whole transcripts: what they share up to the last answer is the prompt.
+with the prompt (then no `prompt` is needed); and `prompt`, `completion`, `label` for rows that are not paired. Without
+a prompt `chosen` and `rejected` may be whole transcripts: what they share up to the last answer is the prompt.
 """
 
 from __future__ import annotations
