@@ -378,7 +378,7 @@ def _group(record: Record, path: str | None) -> str:
     if path is None:
         return ""
     value = value_at(record.value, path)
-    if value is None or isinstance(value, dict | list):
+    if value is None or isinstance(value, dict | list) or value != value:  # NaN: a gap in a column of numbers
         raise RowError(f"has no value at data.groupBy {path}", "add it to every row, or leave data.groupBy out")
     # A column with gaps holds its whole numbers as 1.0: the same group as 1 in another file.
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
