@@ -82,11 +82,9 @@ def _answer_text(value: object) -> str:
 
 def _last_message(value: Any) -> str | None:
     """The text of the last of messages; None where these are none."""
+    last: Any = value[-1] if isinstance(value, list) and value else None
     if isinstance(value, dict):
-        lists = {key: each for key, each in value.items() if isinstance(each, list) and each}
-        last = {key: each[-1] for key, each in lists.items()}
-    else:
-        last = value[-1] if value else None
+        last = {key: each[-1] for key, each in value.items() if isinstance(each, list) and each}
     if not isinstance(last, dict) or not {"role", "from"} & last.keys():
         return None
     said = last.get("content", last.get("value"))
