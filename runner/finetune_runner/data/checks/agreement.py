@@ -70,7 +70,7 @@ def check(given: Given) -> list[Remark]:
     alpha = krippendorff_alpha(units())
     if alpha is None:
         return []
-    disputed = f"{split.rows}: {split.where()}" if split.rows else "none"
+    disputed = f"{split.rows}: {split.where()}" if split.rows else "0"
     message = (
         f"Krippendorff's alpha of {counted(labelled, 'row')} with several labels is {alpha:.2f}; people disagree on "
         f"{disputed}"
