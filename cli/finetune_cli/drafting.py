@@ -62,11 +62,33 @@ def _chosen_text_column(rows: list[dict[str, Any]], answer: str, wanted: str | N
 
 
 def _answer_text(value: object) -> str:
-    """An answer that is a text, or the last of a list of messages."""
-    if isinstance(value, list):
-        last = value[-1] if value else None
-        return str(last.get("content", "")) if isinstance(last, dict) else ""
+    """An answer that is a text, or the last of messages: a list, an object of lists, either as JSON text, a transcript.
+
+    What is no conversation gives an empty text: `finetune validate` says what is wrong with it.
+    """
+    if isinstance(value, str) and value.lstrip().startswith(("[{", '{"')):
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        told = _last_message(parsed)
+        return value if told is None else told
+    if isinstance(value, str):
+        return value.rpartition("\n\nAssistant:")[2].strip() if value.lstrip().startswith("Human:") else value
+    if isinstance(value, list | dict):
+        return _last_message(value) or ""
     return "" if value is None else str(value)
+
+
+def _last_message(value: Any) -> str | None:
+    """The text of the last of messages; None where these are none."""
+    last: Any = value[-1] if isinstance(value, list) and value else None
+    if isinstance(value, dict):
+        last = {key: each[-1] for key, each in value.items() if isinstance(each, list) and each}
+    if not isinstance(last, dict) or not {"role", "from"} & last.keys():
+        return None
+    said = last.get("content", last.get("value"))
+    return "" if said is None else str(said)
 
 
 def _preferences(rows: list[dict[str, Any]]) -> Layout | None:
@@ -100,13 +122,9 @@ def layout_of(rows: list[dict[str, Any]], label: str | None, text: str | None) -
     preferences = _preferences(rows) if label not in names else None
     if preferences is not None:
         return preferences
-    if "messages" in names:
-        messages = [row.get("messages") for row in rows]
-        answers = [str(turns[-1].get("content", "")) for turns in messages if isinstance(turns, list) and turns]
-        return Layout("chat", {}, answers)
-    if "conversations" in names:  # ShareGPT
-        talks = [row.get("conversations") for row in rows]
-        return Layout("chat", {}, [str(t[-1].get("value", "")) for t in talks if isinstance(t, list) and t])
+    for column in ("messages", "conversations"):
+        if column in names:
+            return Layout("chat", {}, [_answer_text(row.get(column)) for row in rows])
     if {"instruction", "output"} <= set(names):
         return Layout("alpaca", {}, _texts(rows, "output"))
     if {"prompt", "completion"} <= set(names) and label not in names:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,14 @@ def trained_on(
     """
     wanted = set(adapters)
     positions: dict[str, str] = {}
+    asked_by: dict[str, str] = {}
 
     def keep(row: Row, origin: str) -> None:
         positions.setdefault(row.content_key, origin)
+        # A judgement may be written in many ways, and the same answer may be there without one.
+        labels = {None, True, False} if row.rejected is None else {row.label}
+        for label in labels:
+            asked_by.setdefault(replace(row, label=label).content_key, row.content_key)
 
     asked = Wanted(
         "rows",
@@ -77,7 +83,7 @@ def trained_on(
         if salt is None or not storage.exists(join(uri, ROW_HASHES)):
             unknown.append(name)
             continue
-        hashes = {row_hash(salt, key): key for key in positions}
+        hashes = {row_hash(salt, key): own for key, own in asked_by.items()}
         counts: Counter[str] = Counter()
         first: list[str] = []
         with storage.open_read(join(uri, ROW_HASHES)) as stream:

@@ -162,7 +162,7 @@ def test_any_table_is_laid_out_or_refused(rows: list[dict[str, Any]]) -> None:
         ("t.jsonl", b'{"a": "\xff"}\n', "not UTF-8"),
         ("t.json", b'{"a": 1}', "no array"),
         ("t.parquet", b"PAR0", "not Parquet"),
-        ("t.jsonl.gz", b"plain", "cannot read"),
+        ("t.jsonl.gz", b"plain", "t.jsonl.gz:1: not JSON"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -260,3 +260,60 @@ def test_sft_leaves_rate_and_epochs_to_the_recipe() -> None:
     assert "# training: {learningRate: 0.0002, epochs: 3}" in text
     assert "training" not in accepted_values(text)[0]["spec"]
     assert "method" not in accepted_values(text)[0]["spec"]
+
+
+TALK = {"role": ["user", "assistant"], "content": ["q", "a"]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TALK},
+        {"messages": json.dumps([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])},
+        {"conversations": {"from": ["human", "gpt"], "value": ["q", "a"]}},
+        {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+        {"chosen": TALK, "rejected": TALK},
+        {"prompt": "q", "completion": "a"},
+    ],
+)
+def test_answers_are_found_in_every_layout_that_a_job_takes(row: dict[str, Any]) -> None:
+    assert layout_of([row], None, None).answers == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("semicolons.csv", b"prompt;completion\n1,5;a\n"),
+        ("t.tsv", b"prompt\tcompletion\nq\ta\n"),
+        ("long.csv", b"prompt,completion\n" + b"x" * 200_000 + b",a\n"),
+        ("lines.json", b'{"prompt": "q", "completion": "a"}\n{"prompt": "r", "completion": "a"}\n'),
+        ("joined.jsonl", b'{"prompt": "q", "completion": "a"}\n\xef\xbb\xbf{"prompt": "r", "completion": "a"}\n'),
+        ("unpacked.jsonl.gz", b'{"prompt": "q", "completion": "a"}\n'),
+        ("packed.jsonl", gzip.compress(b'{"prompt": "q", "completion": "a"}\n')),
+    ],
+)
+def test_files_that_a_job_takes_are_sampled(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert {row["completion"] for row in sample_rows(tmp_path / name)} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("deep.jsonl", b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "deep.jsonl:1: not JSON: maximum recursion"),
+        ("deep.json", b"[" * 100_000 + b"]" * 100_000, "deep.json: not JSON: maximum recursion"),
+        ("more.csv", b"a,b\n1,2\n1,2,3\n", "more.csv:3: has 3 fields, the header has 2"),
+        ("open.csv", b'a,b\n"1,2\n', "open.csv:2: not CSV"),
+        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 9)[:-9], "cut.jsonl.gz: the gzip data are damaged"),
+    ],
+)
+def test_damaged_files_are_no_internal_error(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CliError, match=says) as caught:
+        sample_rows(tmp_path / name)
+    assert caught.value.fix
+
+
+def test_messages_that_are_no_conversation_are_left_to_validate() -> None:
+    assert layout_of([{"messages": ["x"]}, {"messages": None}], None, None).answers == ["", ""]

@@ -81,6 +81,12 @@ def test_half_a_surrogate_pair_in_labels_or_names_of_columns_is_no_internal_erro
         ),
         pytest.param("a.csv", b"prompt,completion\np,c\n\xff,c\n", "line 3: not UTF-8", id="CSV not UTF-8"),
         pytest.param("a.csv", b'prompt,completion\np,"c\n', "not CSV", id="open quote"),
+        pytest.param(
+            "a.csv",
+            b"prompt,completion\na,b\n\xef\xbb\xbfprompt,completion\nc,d\n",
+            "line 3: has the names of the columns again",
+            id="joined files",
+        ),
         pytest.param("a.csv", b"prompt,prompt\na,b\n", "two columns are named `prompt`", id="columns of one name"),
         pytest.param("a.json", b'{"a": ', "line 1: not JSON", id="half JSON"),
         pytest.param("a.json", b"3", "not a list of objects", id="a number"),

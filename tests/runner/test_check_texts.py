@@ -74,6 +74,55 @@ def test_ids_count_with_the_right_check_digit_only(text: str, kind: str | None) 
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "upgrade to version 1.2.3.4",
+        "Version: 1.2.3.4",
+        "ver. 1.2.3.4",
+        "v 1.2.3.4",
+        "v1.2.3.4",
+        "the version is 1.2.3.4.",
+        "from version 1.2.3.4 to 1.2.3.5",
+        "versions 1.2.3.4, 1.2.3.5 and 1.2.4.0",
+        "die Versionen 1.2.3.4 und 1.2.3.5",
+        "de la versión 1.2.3.4 a 1.2.3.5",
+        "firmware 1.2.3.4",
+        "the 1.2.3.4 release",
+        "1.2.3.4-beta",
+        "Chrome/120.0.0.0 Safari/537.36",
+        "OID 1.3.6.1.4.1.311",
+        "section 1.2.3.4.5",
+        "--version=1.2.3.4",
+        '{"version": "1.2.3.4"}',
+    ],
+)
+def test_the_number_of_a_version_is_no_address(text: str) -> None:
+    assert personal_kinds(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the server is 1.2.3.4",
+        "IPv4 192.168.0.1",
+        "http://10.0.0.1/x",
+        "ipinfo.io/8.8.8.8",
+        "1.2.3.4 runs version 2",
+        "I run version 2.1 on 1.2.3.4",
+        "this version. 10.0.0.1 is down",
+        "1.2.3.4.",
+        "10.0.0.0/8",
+        "upgrade 10.0.0.1 to version 2.1.0",
+        "::ffff:192.0.2.1",
+        '{"version": "2.1", "ip": "1.2.3.4"}',
+        '{"ip": "1.2.3.4", "version": "1.2.3.4"}',
+    ],
+)
+def test_an_address_beside_a_version_is_one(text: str) -> None:
+    assert personal_kinds(text) == ["IP_ADDRESS"]
+
+
+@pytest.mark.parametrize(
     ("text", "after"),
     [
         ('{"phone": 4155552671}', '{"phone": "<UK_NHS>"}'),

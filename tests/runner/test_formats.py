@@ -107,6 +107,7 @@ def human(text: str) -> dict[str, str]:
             ["system: Be kind", "user: Hi", "assistant: Hello"],
         ),
         ({"turns": [human("Hi"), gpt("Hello")]}, {"conversations": "turns"}, ["user: Hi", "assistant: Hello"]),
+        ({"messages": None, "conversations": [human("Hi"), gpt("Hello")]}, {}, ["user: Hi", "assistant: Hello"]),
         ({"conversations": [USER, ASSISTANT]}, {}, ["user: Hi", "assistant: Hello"]),
         ({"messages": [human("Hi"), gpt("Hello")]}, {}, ["user: Hi", "assistant: Hello"]),
         (
@@ -172,6 +173,11 @@ def test_groups_are_the_same_as_whole_numbers_and_as_the_ones_of_a_column_with_g
     ]
     assert groups[0] == groups[1] == groups[2]
     assert len(set(groups)) == 3
+
+
+def test_a_gap_in_a_column_of_numbers_is_no_group(load_file: Any) -> None:
+    with pytest.raises(StageError, match=r"line 1: has no value at data.groupBy \$.g"):
+        load_file("a.jsonl", lines({**exchange("p", "c"), "g": float("nan")}), group_by="$.g")
 
 
 @pytest.mark.parametrize("label", [True, False])

@@ -126,6 +126,76 @@ def test_versions_trained_on_a_row_are_named(versions: PrepareWorld, capsys: pyt
     assert nearly["trainedOn"] == [], "another text is another row"
 
 
+def told(text: str) -> str:
+    return f"\n\nHuman: {text}\n\nAssistant: sure\n\nHuman: go on"
+
+
+def as_lists(row: dict[str, str]) -> dict[str, Any]:
+    return {"conversations": {"from": ["human", "gpt"], "value": [row["prompt"], row["completion"]]}}
+
+
+def as_chat(row: dict[str, str]) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    }
+
+
+def test_rows_are_found_that_were_weighed_redacted_replayed_and_in_another_layout(
+    world: PrepareWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, general = varied(200), varied(40, 4000)
+    rows[:40] = [{**row, "prompt": f"{row['prompt']} Mail {number}{SECRET}"} for number, row in enumerate(rows[:40])]
+    data = {
+        "train": [{"source": world.write("a.jsonl", [as_lists(row) for row in rows]), "weight": 0.5}],
+        "replay": {"source": world.write("r.jsonl", general), "fraction": 0.1},
+        "systemPrompt": "Sort tickets",
+        "checks": {"pii": "redact", "minimumRows": 1},
+    }
+    *_, context = numbered_run(world, data)
+    publish(context, 1)
+    learned = {split: load_split(context, split) for split in ("train", "validation", "replay")}  # type: ignore[arg-type]
+    assert any("<EMAIL_ADDRESS>" in row.prompt[-1]["content"] for row in learned["train"])
+    answer = asked(world, [as_chat(row) for row in [*rows, *general]], capsys)
+    assert answer["trainedOn"][0]["rows"] == {split: len(found) for split, found in learned.items()}
+
+
+def test_pairs_are_found_as_transcripts_and_as_messages(
+    world: PrepareWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [
+        {"chosen": f"{told(row['prompt'])}\n\nAssistant: yes", "rejected": f"{told(row['prompt'])}\n\nAssistant: no"}
+        for row in varied(200)
+    ]
+    *_, context = numbered_run(
+        world, {"train": [{"source": world.write("a.jsonl", pairs)}]}, method={"objective": "dpo"}
+    )
+    publish(context, 1)
+    learned = {split: len(load_split(context, split)) for split in ("train", "validation")}  # type: ignore[arg-type]
+    assert asked(world, pairs, capsys)["trainedOn"][0]["rows"] == learned
+    prompt = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "sure"}]
+    asks = [{**prompt[0], "content": row["prompt"]} for row in varied(200)]
+    said = [
+        {"prompt": [ask, prompt[1], {"role": "user", "content": "go on"}], "chosen": "yes", "rejected": "no"}
+        for ask in asks
+    ]
+    assert asked(world, said, capsys)["trainedOn"][0]["rows"] == learned
+
+
+@pytest.mark.parametrize("labels", [(1, 0), ("true", "false"), (None, None), ("good", "bad")])
+def test_a_judged_answer_is_found_however_its_judgement_is_written(
+    world: PrepareWorld, capsys: pytest.CaptureFixture[str], labels: tuple[Any, Any]
+) -> None:
+    judged = [{**row, "label": number % 2} for number, row in enumerate(varied(200))]
+    *_, context = numbered_run(
+        world, {"train": [{"source": world.write("a.jsonl", judged)}]}, method={"objective": "kto"}
+    )
+    publish(context, 1)
+    learned = {split: len(load_split(context, split)) for split in ("train", "validation")}  # type: ignore[arg-type]
+    answer = asked(world, [{**row, "label": labels[not row["label"]]} for row in judged], capsys)
+    assert answer["trainedOn"][0]["rows"] == learned
+    assert answer["differentRows"] == 200
+
+
 def test_a_row_held_out_for_test_was_not_trained_on(versions: PrepareWorld, capsys: pytest.CaptureFixture[str]) -> None:
     context = versions.open(versions.task({"train": [{"source": "file:///none"}]}))
     held = load_split(context, "test")[0]

@@ -65,6 +65,25 @@ def test_files_larger_than_a_part_arrive_whole(store: Store, tmp_path: Path) -> 
     assert (tmp_path / "again.bin").read_bytes() == large.read_bytes()
 
 
+def test_an_object_that_is_replaced_while_it_is_read_is_said(s3: S3Server, tmp_path: Path) -> None:
+    spec = s3_storage(s3, tmp_path)
+    storage = open_spec(spec, tmp_path)
+    uri, path = join(spec["uri"], "large"), tmp_path / "large"
+    storage.write_bytes(uri, bytes(80 << 20))
+    replaced: list[bool] = []
+
+    def replace(_count: int) -> None:
+        if not replaced:
+            replaced.append(True)
+            storage.write_bytes(uri, b"1" * (80 << 20))
+
+    with pytest.raises(StageError, match="large was replaced while it was read") as caught:
+        storage.download_file(uri, path, replace)
+    assert caught.value.exit_code == ExitCode.STORAGE_UNAVAILABLE, "it is tried again"
+    assert caught.value.hint
+    assert not path.exists()
+
+
 def test_listing_is_by_prefix_sorted_and_complete(store: Store) -> None:
     for name in ("x/epoch-2", "x/epoch-1", "x/deep/epoch-3", "xy", "z"):
         store.storage.write_bytes(join(store.root, name), name.encode())

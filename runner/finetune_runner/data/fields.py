@@ -35,11 +35,12 @@ class NoAnswerError(RowError):
 
 def column_names(names: Iterable[object], shown: int = 8) -> str:
     """The first names of columns, for messages. What looks like content (a file without a header) is not quoted."""
-    told = [name if _is_name(name) else f"<{counted(len(name), 'character')}>" for name in map(str, names)]
+    told = [name if is_name(name) else f"<{counted(len(name), 'character')}>" for name in map(str, names)]
     return printable(", ".join(told[:shown])) or "nothing"
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Whether a text may be the name of a column, and not a value of a file without a header."""
     short = len(text) <= _NAME_CHARACTERS and len(text.split()) <= _NAME_WORDS
     return short and "@" not in text and _NUMBER.search(text) is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -185,6 +186,7 @@ def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], obj
     row_format, saw = choose_format(first, wanted, bad)
     rows = added = 0
     empty: list[str] = []
+    read_as: Counter[str] = Counter()
     for record in chain(first, records):
         try:
             parsed = as_parsed(row_format.parse(record.value, wanted.columns))
@@ -207,8 +209,10 @@ def load(context: StageContext, fetched: Fetched, keep: Callable[[Row, str], obj
         prompted = with_system_prompt(parsed, wanted.system_prompt)
         added += prompted is not parsed
         rows += 1
+        read_as[parsed.read_as] += 1
         keep(make_row(prompted, group), record.origin)
     bad.raise_if_any(where)
+    saw = "; ".join([saw, *(f"{count} of {counted(rows, 'row')} {words}" for words, count in read_as.items() if words)])
     if wanted.system_prompt is not None:
         saw = f"{saw}; data.systemPrompt was added to {added} of {counted(rows, 'row')}"
     message = "; ".join(filter(None, (f"{wanted.place}: {saw}", fetched.said)))
@@ -374,7 +378,7 @@ def _group(record: Record, path: str | None) -> str:
     if path is None:
         return ""
     value = value_at(record.value, path)
-    if value is None or isinstance(value, dict | list):
+    if value is None or isinstance(value, dict | list) or value != value:  # NaN: a gap in a column of numbers
         raise RowError(f"has no value at data.groupBy {path}", "add it to every row, or leave data.groupBy out")
     # A column with gaps holds its whole numbers as 1.0: the same group as 1 in another file.
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -27,6 +27,16 @@ _IBAN = re.compile(r"[A-Za-z]{2}\d{2}")
 _CAPITALS = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 _HEXTETS_LEAST = 3
 """Of an IPv6 address without an IPv4 one in it: `x[::2]` and `a::b` are code."""
+_NAMES_VERSION = re.compile(
+    r"(?:(?:\b(?:versi\w*|vers[aã]o|vers[oõ]es|firmware)\b|\bv(?:er)?\b\.?)"  # of eight languages
+    r"(?:[\s:='\"#(]{1,4}(?:is|ist|est|es|no\.?|nr\.?|number))?[\s:='\"#(]{0,4}"
+    r"(?:v?\d+(?:\.\d+)+(?:,|\s?(?:->|→|[-\u2013]|to|and|or|bis|auf|und|oder|à|et|ou|a|y|o|e|naar|en|of))\s?v?)*"
+    r"|\b(?:Chrom(?:e|ium)|HeadlessChrome|CriOS|EdgA?|OPR)/)\Z",
+    re.IGNORECASE,
+)
+"""What stands before the number of a version, or of several: of programs, and of browsers in their own words."""
+_VERSION_FOLLOWS = re.compile(r"-(?:alpha|beta|rc|dev|pre|snapshot)|\s(?:version|release)\b", re.IGNORECASE)
+_LONGEST_BEFORE = 64
 _IP = re.compile(r"\d\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:")
 
 
@@ -50,8 +60,8 @@ class _Recogniser:
     find: Any
 
 
-def personal_data(text: str) -> list[Span]:
-    """Spans in the order of the text; of overlapping ones the longest."""
+def personal_data(text: str, before: str = "") -> list[Span]:
+    """Spans in the order of the text; of overlapping ones the longest. `before`: what stands before the text."""
     if "@" not in text and ":" not in text and not _DIGITS.search(text):
         return []
     found = [
@@ -59,17 +69,25 @@ def personal_data(text: str) -> list[Span]:
         for recogniser in _recognisers()
         if recogniser.may_occur.search(text)
         for result in recogniser.find(text, recogniser.kinds, None)
-        if result.score >= SUREST and not _only_looks_like(text, result)
+        if result.score >= SUREST and not _only_looks_like(text, result, before)
     ]
     return without_overlaps(found)
 
 
-def _only_looks_like(text: str, found: Any) -> bool:
-    """Whether what Presidio found is a number of mathematics or a piece of code."""
+def _only_looks_like(text: str, found: Any, before: str) -> bool:
+    """Whether what Presidio found is a number of mathematics or of a version, or a piece of code."""
     if found.entity_type == "PHONE_NUMBER":
         return any(each.start() < found.end and found.start < each.end() for each in _DECIMAL.finditer(text))
-    here = text[found.start : found.end]
-    return found.entity_type == "IP_ADDRESS" and "." not in here and len(re.findall(r"\w+", here)) < _HEXTETS_LEAST
+    if found.entity_type != "IP_ADDRESS":
+        return False
+    here, behind = text[found.start : found.end], text[found.end :]
+    if "." not in here:
+        return len(re.findall(r"\w+", here)) < _HEXTETS_LEAST
+    if ":" in here:
+        return False
+    ahead = (before + text[: found.start])[-_LONGEST_BEFORE:]
+    longer = re.search(r"\d\.\Z", ahead) or re.match(r"\.\d", behind)  # a section, an object identifier
+    return bool(longer or _NAMES_VERSION.search(ahead) or _VERSION_FOLLOWS.match(behind))
 
 
 def without_overlaps(spans: Sequence[Span]) -> list[Span]:

@@ -12,6 +12,7 @@ from finetune_runner.data.personal_data import Span, personal_data
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?')
 """Texts and numbers of a JSON document; nothing else there has a quote or a digit."""
 _MARK = re.compile(r"<[A-Z_]+>")
+_KEY_CHARACTERS = 32
 _COLON = re.compile(r"\s*:")
 
 
@@ -32,9 +33,9 @@ def redacted(text: str) -> str:
 def _marked(text: str) -> tuple[str, list[str]]:
     kinds: list[str] = []
 
-    def marked(plain: str) -> str:
+    def marked(plain: str, before: str = "") -> str:
         parts, at = [], 0
-        for span in personal_data(plain):
+        for span in personal_data(plain, before):
             parts += [plain[at : span.start], f"<{span.kind}>"]
             at = span.end
             kinds.append(span.kind)
@@ -42,7 +43,13 @@ def _marked(text: str) -> tuple[str, list[str]]:
 
     if not _is_json(text):
         return marked(text), kinds
-    done = _TOKEN.sub(lambda token: _token(token[0], marked, kinds), text)
+
+    def replaced(token: re.Match[str]) -> str:
+        # The key before a value tells what it is: "version": "1.2.3.4" is no address.
+        before = text[max(token.start() - _KEY_CHARACTERS, 0) : token.start()]
+        return _token(token[0], before, marked, kinds)
+
+    done = _TOKEN.sub(replaced, text)
     return (_numbered(done) if kinds and _has_a_key_twice(done) and not _has_a_key_twice(text) else done), kinds
 
 
@@ -70,7 +77,7 @@ def _numbered(text: str) -> str:
     return _TOKEN.sub(key, text)
 
 
-def _token(token: str, marked: Callable[[str], str], kinds: list[str]) -> str:
+def _token(token: str, before: str, marked: Callable[[str, str], str], kinds: list[str]) -> str:
     if not token.startswith('"'):
         # An id has no fraction: 0.015625 alone would be taken for a telephone number.
         spans = personal_data(token) if token.lstrip("-").isdigit() else []
@@ -80,7 +87,7 @@ def _token(token: str, marked: Callable[[str], str], kinds: list[str]) -> str:
         kinds.append(kind)
         return f'"<{kind}>"'
     plain = json.loads(token, strict=False)
-    changed = marked(plain)
+    changed = marked(plain, before)
     # Escapes stay escapes: half a surrogate pair can only be written so.
     return token if changed == plain else json.dumps(changed, ensure_ascii=token.isascii() or "\\u" in token)
 

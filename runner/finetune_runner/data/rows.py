@@ -29,6 +29,8 @@ class Parsed:
     rejected: str | None = None
     label: bool | None = None
     annotations: tuple[str, ...] = ()
+    read_as: str = ""
+    """What was made of the row where that does not follow from its format, for people; empty = nothing."""
 
 
 @dataclass(frozen=True)

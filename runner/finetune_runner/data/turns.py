@@ -1,4 +1,7 @@
-"""Lists of messages in the spellings that data sets use: role and content (OpenAI), from and value (ShareGPT)."""
+"""Lists of messages in the spellings that data sets use: role and content (OpenAI), from and value (ShareGPT).
+
+Also as an object of lists, `{"role": [...], "content": [...]}`: so the `datasets` library writes a sequence of objects.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,9 @@ def is_turns(value: object) -> bool:
             return False
         # An answer may well be a list of objects: messages have a role.
         return isinstance(value, list) and all(_has_role(item) for item in value)
+    # Of an object only one of lists, and never as text: an answer may well be such an object.
+    if isinstance(value, dict):
+        return isinstance(value.get("role", value.get("from")), list)
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
@@ -56,6 +62,8 @@ def turns(value: object, column: str) -> list[Message]:
             listed = json.loads(listed)
         except (ValueError, RecursionError) as error:
             raise RowError(f"`{column}` is text that is not JSON: {error}", EXAMPLE) from error
+    if isinstance(listed, dict) and is_turns(listed):
+        listed = _beside_each_other(listed, column)
     if not isinstance(listed, list):
         raise RowError(f"`{column}` is {type_name(listed)}, not a list", EXAMPLE)
     if not listed:
@@ -63,6 +71,16 @@ def turns(value: object, column: str) -> list[Message]:
     return [
         _message(item, f"`{column}[{number}]`", last=number == len(listed) - 1) for number, item in enumerate(listed)
     ]
+
+
+def _beside_each_other(value: dict[str, Any], column: str) -> list[dict[str, Any]]:
+    """The messages of an object of lists. Raises RowError where these are not equally long."""
+    lists = {key: each for key, each in value.items() if isinstance(each, list)}
+    lengths = {key: len(each) for key, each in lists.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{count} of {column_names([key])}" for key, count in lengths.items())
+        raise RowError(f"`{column}` has lists of different lengths: {told}", EXAMPLE)
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
 def check_system_first(messages: list[Message], column: str) -> None:

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from finetune_api.exit_codes import ExitCode
 from finetune_runner.errors import FULL_DISK_ERRNOS, StageError, disk_full
@@ -42,6 +43,8 @@ _DENIED = frozenset(
         "InvalidToken", "AllAccessDisabled", "RequestTimeTooSkewed", "AuthorizationHeaderMalformed",
     }
 )  # fmt: skip
+_TRANSFER_ERRORS = (RetriesExceededError, S3DownloadFailedError)
+"""Which boto3 does not make its own; the second: the object was replaced between two parts."""
 _FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "507"})
 _WRITER = "finetune-writer"
 _READ = "s3:GetObject, and s3:ListBucket (without it S3 denies access to what does not exist)"
@@ -197,7 +200,7 @@ class S3Storage:
     def _typed(self, uri: str, needed: str) -> Iterator[None]:
         try:
             yield
-        except (ClientError, BotoCoreError, Boto3Error, OSError) as error:
+        except (ClientError, BotoCoreError, Boto3Error, *_TRANSFER_ERRORS, OSError) as error:
             raise _stage_error(error, uri, str(self._client.meta.endpoint_url), needed) from error
 
 
@@ -238,6 +241,13 @@ def _stage_error(error: Exception, uri: str, endpoint: str, needed: str) -> Stag
             ExitCode.INVALID_SPEC,
             f"{where} refuses the request ({code})",
             "check storage.uri, endpoint and region",
+            evidence,
+        )
+    if isinstance(error, S3DownloadFailedError):
+        return StageError(
+            ExitCode.STORAGE_UNAVAILABLE,
+            f"{uri} was replaced while it was read",
+            "let whatever writes it finish, or write to another key; it is tried again",
             evidence,
         )
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):

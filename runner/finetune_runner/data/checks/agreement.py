@@ -70,9 +70,10 @@ def check(given: Given) -> list[Remark]:
     alpha = krippendorff_alpha(units())
     if alpha is None:
         return []
+    disputed = f"{split.rows}: {split.where()}" if split.rows else "0"
     message = (
         f"Krippendorff's alpha of {counted(labelled, 'row')} with several labels is {alpha:.2f}; people disagree on "
-        f"{split.rows}: {split.where()}"
+        f"{disputed}"
     )
     facts = {"alpha": round(alpha, 4), "rows": labelled}
     hint = "sharpen the instructions for labelling and decide the disputed rows"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetune_api.wording import counted
 from finetune_runner.data.bytes_in import LONGEST_ROW, UTF8_HINT, lines_of, too_long, what_is_wrong_with
+from finetune_runner.data.fields import is_name
 from finetune_runner.data.records import BadRow, Record
 
 EXTENSIONS = (".csv", ".tsv")
@@ -61,6 +62,9 @@ def read(path: Path, name: str) -> Iterator[Record | BadRow]:
                     name, f"line {first}", f"two columns are named `{duplicated}`", "give each column its own name"
                 )
                 return
+        elif [field.removeprefix("\ufeff").strip() for field in fields] == columns and all(map(is_name, columns)):
+            again = "has the names of the columns again"  # of another file that was put behind
+            yield BadRow(name, f"line {first}", again, "remove the line")
         elif len(fields) != len(columns):
             yield BadRow(
                 name,

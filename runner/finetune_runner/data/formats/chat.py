@@ -19,7 +19,7 @@ def _column(value: dict[str, Any], columns: Columns) -> str:
     mapped = columns.messages or columns.conversations
     if mapped is not None:
         return mapped
-    return "conversations" if "messages" not in value and "conversations" in value else "messages"
+    return "conversations" if value.get("messages") is None and "conversations" in value else "messages"
 
 
 def _lists_tools(tools: object) -> bool:

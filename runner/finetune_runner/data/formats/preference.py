@@ -1,7 +1,8 @@
 """preference: a better and a worse answer (Rafailov et al. 2023), or one answer that is wanted or not (KTO).
 
 The layouts are those of TRL: `prompt`, `chosen`, `rejected` as text or as lists of messages, where the lists may begin
-with the prompt (then no `prompt` is needed); and `prompt`, `completion`, `label` for rows that are not paired.
+with the prompt (then no `prompt` is needed); and `prompt`, `completion`, `label` for rows that are not paired. Without
+a prompt `chosen` and `rejected` may be whole transcripts: what they share up to the last answer is the prompt.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from finetune_api.job.judgement import judgement_of, says_true_or_false
 from finetune_runner.data.fields import type_name
 from finetune_runner.data.records import RowError
 from finetune_runner.data.rows import Parsed
-from finetune_runner.data.sides import asked_and_answered
+from finetune_runner.data.sides import asked_and_answered, read_as
 
 NAME = "preference"
 SHAPE = "prompt, chosen, rejected; or prompt, completion, label (true or false)"
@@ -43,7 +44,8 @@ def parse(value: dict[str, Any], columns: Columns) -> Parsed:
         if label not in value:
             raise RowError(f"has `{completion}` but no `{label}`", f"add `{label}`: true where the answer is wanted")
         prompt, answer = asked_and_answered(value, completion, columns)
-        return Parsed((*prompt, answer), label=_judgement(value[label], label))
+        said = read_as(value, completion, columns)
+        return Parsed((*prompt, answer), label=_judgement(value[label], label), read_as=said)
     better_prompt, better = asked_and_answered(value, chosen, columns)
     worse_prompt, worse = asked_and_answered(value, rejected, columns)
     if better_prompt != worse_prompt:
@@ -53,7 +55,8 @@ def parse(value: dict[str, Any], columns: Columns) -> Parsed:
         )
     if better["content"].strip() == worse["content"].strip():
         raise RowError(f"`{chosen}` and `{rejected}` are the same", "remove the row: it prefers nothing")
-    return Parsed((*better_prompt, better), rejected=worse["content"])
+    said = read_as(value, chosen, columns)
+    return Parsed((*better_prompt, better), rejected=worse["content"], read_as=said)
 
 
 def _judgement(judgement: object, column: str) -> bool:

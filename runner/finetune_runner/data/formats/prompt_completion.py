@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.job.data import Columns
-from finetune_runner.data.rows import Message
-from finetune_runner.data.sides import asked_and_answered
+from finetune_runner.data.rows import Parsed
+from finetune_runner.data.sides import asked_and_answered, read_as
 
 NAME = "promptCompletion"
 SHAPE = "prompt, completion"
@@ -22,7 +22,8 @@ def matches(value: dict[str, Any], columns: Columns) -> bool:
     return _names(columns)[0] in value and _names(columns)[1] in value
 
 
-def parse(value: dict[str, Any], columns: Columns) -> list[Message]:
+def parse(value: dict[str, Any], columns: Columns) -> Parsed:
     """The row's messages. Raises RowError."""
-    prompt, answer = asked_and_answered(value, _names(columns)[1], columns)
-    return [*prompt, answer]
+    completion = _names(columns)[1]
+    prompt, answer = asked_and_answered(value, completion, columns)
+    return Parsed((*prompt, answer), read_as=read_as(value, completion, columns))
