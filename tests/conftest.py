@@ -1,6 +1,7 @@
 """What every test shares: the limits of property tests, and which tests stay on one worker."""
 
 import functools
+import gc
 import os
 import signal
 from pathlib import Path
@@ -37,6 +38,9 @@ LONG = (
     "tests/runner/",
 )
 """Of the tests that any worker can take, these start first, in this order, for the same reason."""
+
+# Five thousand tests and their libraries all stay: the garbage collector need not look at them at every round.
+gc.disable()
 
 # No test may meet the cluster of the person who runs it by accident.
 os.environ.pop("KUBECONFIG", None)
@@ -92,6 +96,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, begins in enumerate(order) if item.nodeid.startswith(begins)), len(order))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector work again, on what the tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> str:

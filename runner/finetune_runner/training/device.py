@@ -12,6 +12,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.stages import TrainPlan
 from finetune_api.wording import counted
 from finetune_runner.errors import StageError
+from finetune_runner.training.eager_imports import import_unseen
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,8 @@ def deterministic(seed: int) -> None:
     import random
 
     import numpy as np
+
+    import_unseen("torch")
     import torch
 
     random.seed(seed)

@@ -12,7 +12,7 @@ from finetune_api.job.method import Method
 from finetune_api.stages import StageTask, TrainPlan
 from finetune_runner.errors import StageError
 from finetune_runner.text import load_tokenizer as load_tokenizer
-from finetune_runner.training.eager_imports import import_bitsandbytes
+from finetune_runner.training.eager_imports import import_bitsandbytes, import_unseen
 from finetune_runner.training.mixtures import feed_forward_names, is_mixture, refuse_unquantised_experts
 from finetune_runner.training.targets import linear_modules, resolve_targets
 
@@ -72,13 +72,14 @@ def load_base(
 
     Raises StageError when transformers cannot load it.
     """
+    import_bitsandbytes()
+    import_unseen("transformers.models.auto.modeling_auto", "peft")
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from finetune_runner.training.attention import implementation, refuse
     from finetune_runner.training.placement import device_map
 
-    import_bitsandbytes()
     options: dict[str, Any] = {
         "dtype": base_dtype(method, device, plan),
         "trust_remote_code": False,

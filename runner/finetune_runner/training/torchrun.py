@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from finetune_runner.training.eager_imports import import_unseen
 from finetune_runner.training.launch import FIRST_FAILURE_FILE, FOLDER_VARIABLE
 from finetune_runner.training.lifeline import end_with_parent
 
@@ -14,6 +15,7 @@ from finetune_runner.training.lifeline import end_with_parent
 def main() -> int:
     """Run torchrun; leave rank and exit code (negative = signal) of the first failure in the ranks' folder."""
     end_with_parent()
+    import_unseen("torch.distributed.run")
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 

@@ -19,6 +19,7 @@ from finetune_runner.errors import StageError, classify
 from finetune_runner.progress_push import progress_push
 from finetune_runner.reporting import progress_writer, set_up_logging
 from finetune_runner.training.distributed import World
+from finetune_runner.training.eager_imports import import_unseen
 from finetune_runner.training.launch import FOLDER_VARIABLE, OUTCOME_FILE, STOP_FILE, TASK_FILE
 from finetune_runner.training.lifeline import end_with_parent
 
@@ -94,6 +95,7 @@ def as_failure(error: StageError) -> dict[str, object]:
 def main() -> int:
     """Train as one rank. Every rank has the same result; the first to finish leaves it for the launcher."""
     end_with_parent()
+    import_unseen("torch")
     import torch
     from torch import distributed
 
@@ -116,6 +118,7 @@ def main() -> int:
             progress=progress_writer(environment.progress_file, push),
             stop=StopFile(folder / STOP_FILE),
         )
+        import_unseen("finetune_runner.training.run")
         from finetune_runner.training.run import run
 
         def end(error: StageError) -> None:

@@ -12,6 +12,7 @@ from finetune_runner.context import Environment
 from finetune_runner.errors import StageError
 from finetune_runner.reporting import failure, write_termination_message
 from finetune_runner.training.distributed import World
+from finetune_runner.training.eager_imports import import_unseen
 
 if TYPE_CHECKING:
     from finetune_runner.context import StageContext
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 def train(context: StageContext) -> TrainResult:
     """Train in this process."""
+    import_unseen("finetune_runner.training.run")
     from finetune_runner.training.run import run
 
     return run(context, World(), end_process(context))
