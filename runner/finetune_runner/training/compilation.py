@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,11 +63,11 @@ class Blocks:
         """Compile them while they train; each at its next call. Raises TypeError when there is nothing to compile."""
         if not self._blocks or any("forward" in vars(block) for block in self._blocks):
             raise TypeError("the model has no blocks, or something else stands in for their forward pass")
-        kinds = {
-            type(block): torch.compile(type(block).forward, backend=BACKEND, dynamic=True) for block in self._blocks
-        }
+        torch.compiler.reset()  # of another training in this process
+        kinds = {type(block) for block in self._blocks}
+        compiled = {kind: torch.compile(unwrap(kind.forward), backend=BACKEND, dynamic=True) for kind in kinds}
         for block in self._blocks:
-            block.forward = _while_training(block, partial(kinds[type(block)], block))
+            block.forward = _while_training(block, partial(compiled[type(block)], block))
 
     def restore(self) -> None:
         """Let them compute as they are again."""
@@ -76,12 +77,19 @@ class Blocks:
 
 
 def _while_training(block: Any, compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Validations and answers are not compiled: they would need graphs of their own."""
+    """Validations and answers are not compiled: they would need graphs of their own.
+
+    Recomputation stays outside of what is compiled, as torch.utils.checkpoint does it: what is kept stays what was
+    forecast, and dropout is drawn again as it was, which within a graph depends on the compiler.
+    """
     eager = block.forward
 
     def forward(*arguments: Any, **options: Any) -> Any:
-        chosen = compiled if block.training and torch.is_grad_enabled() else eager
-        return chosen(*arguments, **options)
+        if not block.training or not torch.is_grad_enabled():
+            return eager(*arguments, **options)
+        if getattr(block, "gradient_checkpointing", False):
+            return block._gradient_checkpointing_func(partial(compiled, **options), *arguments)
+        return compiled(*arguments, **options)
 
     return forward
 
@@ -115,7 +123,7 @@ def difference(eager: _Pass, compiled: _Pass, precision: str) -> str:
         return "compiled blocks give other parameters a gradient"
     off = math.hypot(*(float((eager.gradient[name] - of).norm()) for name, of in compiled.gradient.items()))
     norm = math.hypot(*(float(of.norm()) for of in eager.gradient.values()))
-    if off > GRADIENT_TOLERANCE[precision] * norm:
+    if not off <= GRADIENT_TOLERANCE[precision] * norm:  # not a number either
         return f"the gradient of a batch is off by {off / max(norm, 1e-30):.2g} of its norm when compiled"
     return ""
 
@@ -159,7 +167,7 @@ def _proven(session: Session, engine: Engine, batches: Sequence[Batch]) -> Compi
     with without_trace(engine):
         eager = [_pass(engine, batch) for batch in batches]
         try:
-            compiled = _compiled_passes(session, engine, own, batches)
+            compiled = compiled_passes(engine, own, batches)
             problem = next(filter(None, map(partial(difference, precision=session.precision), eager, compiled)), "")
             gains = (eager[-1].took_s, compiled[-1].took_s)
         except Exception as error:  # whatever a compiler raises: it is told, and training goes on without
@@ -183,12 +191,12 @@ def _proven(session: Session, engine: Engine, batches: Sequence[Batch]) -> Compi
     return Compilation(True, f"{session.plan.torch_compile_reason}; {speed}"[:512], graphs)
 
 
-def _compiled_passes(session: Session, engine: Engine, own: Blocks, batches: Sequence[Batch]) -> list[_Pass]:
+def compiled_passes(engine: Engine, own: Blocks, batches: Sequence[Batch]) -> list[_Pass]:
     """The batches once to compile, once more as in training."""
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 
-    if session.plan.attention == "flash":
+    if engine.setup.plan.attention == "flash":
         attention.keep_out_of_graphs()
     # Dropout draws what it draws without; compilers are not started by the dozen; DDP's buckets do not cut a block.
     settings = inductor.patch(fallback_random=True, compile_threads=1), dynamo.patch(optimize_ddp=False)
