@@ -173,7 +173,7 @@ def _proven(session: Session, engine: Engine, batches: Sequence[Batch]) -> Compi
         except Exception as error:  # whatever a compiler raises: it is told, and training goes on without
             log.warning("torch.compile failed", exc_info=True)
             engine.zero_gradients()
-            problem = f"it failed: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            problem = f"it failed: {type(error).__name__}: {' '.join(str(error).split())}"
     graphs = counters["stats"]["unique_graphs"] - before
     if not problem and not graphs:
         problem = "nothing was compiled (TORCHDYNAMO_DISABLE?)"
