@@ -28,10 +28,11 @@ def _way(trained: TrainResult) -> str:
     if not trained.micro_batch_size:
         return ""
     recomputed = "activations recomputed" if trained.gradient_checkpointing else "activations kept"
+    compiled = ", blocks compiled" if trained.torch_compile else ""
     probe = f"; the probe said: {trained.probe}" if trained.probe else ""
     return (
         f"{trained.strategy}, micro-batch {trained.micro_batch_size} x {trained.gradient_accumulation}, "
-        f"{recomputed}{probe}"
+        f"{recomputed}{compiled}{probe}"
     )
 
 
