@@ -51,7 +51,7 @@ def time_parts(seconds: TimeShares) -> str:
     total = sum(spent.values())
     if not total:
         return ""
-    ordered = sorted(spent.items(), key=lambda part: -part[1])
+    ordered = sorted(((words, share) for words, share in spent.items() if share), key=lambda part: -part[1])
     return ", ".join(f"{words} {share / total:.0%} ({duration(share)})" for words, share in ordered)
 
 
