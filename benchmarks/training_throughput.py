@@ -388,8 +388,10 @@ def main() -> None:
         "candidates": table,
     }
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    columns = ("tokens_per_cpu_second", "ratio", "compile_cpu_s", "tokens_per_second")
-    columns += ("labelled_tokens_per_cpu_second", "peak_memory_mib", "last_loss", "gradient_cosine")
+    columns = (
+        *("tokens_per_cpu_second", "ratio", "compile_cpu_s", "tokens_per_second"),
+        *("labelled_tokens_per_cpu_second", "peak_memory_mib", "last_loss", "gradient_cosine"),
+    )
     print("| candidate | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for name, row in table.items():
