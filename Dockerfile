@@ -28,13 +28,22 @@ COPY requirements/bootstrap.lock requirements/runner.lock requirements/install-i
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
     sh /opt/locks/install-in-image.sh runner
 
-# The runner with vLLM (`--target runner-vllm`). vLLM's kernels are Triton's, which builds a C module when it starts: this
-# image has a C compiler and the headers of Python.
-FROM runtime AS runner-vllm-dependencies
+# Triton builds a C module when it starts, and torch.compile writes C++ for what stays on the CPU.
+FROM runtime AS compiler
 RUN apt-get update -qq \
-    && apt-get install -qq -y --no-install-recommends gcc libc6-dev \
+    && apt-get install -qq -y --no-install-recommends g++ \
         $(test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || echo python3-dev) \
     && rm -rf /var/lib/apt/lists/*
+
+# The runner with what torch.compile needs (`--target runner-compile`). Nothing is removed: it compiles with the headers.
+FROM compiler AS runner-compile-dependencies
+COPY requirements/bootstrap.lock requirements/runner.lock requirements/triton.lock requirements/install-in-image.sh \
+    /opt/locks/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
+    sh /opt/locks/install-in-image.sh runner triton
+
+# The runner with vLLM (`--target runner-vllm`), whose kernels are Triton's.
+FROM compiler AS runner-vllm-dependencies
 COPY requirements/bootstrap.lock requirements/runner-vllm.lock requirements/install-in-image.sh /opt/locks/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
     sh /opt/locks/install-in-image.sh runner-vllm
@@ -66,6 +75,15 @@ USER 65532:65532
 ENTRYPOINT ["finetune-runner"]
 LABEL org.opencontainers.image.title="finetune-runner" \
     org.opencontainers.image.description="Runs one stage of a FineTuneJob" \
+    org.opencontainers.image.licenses="Apache-2.0"
+
+FROM runner-compile-dependencies AS runner-compile
+ENV HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false USER=finetune
+COPY --from=runner-code /opt/code /opt/code
+USER 65532:65532
+ENTRYPOINT ["finetune-runner"]
+LABEL org.opencontainers.image.title="finetune-runner-compile" \
+    org.opencontainers.image.description="Runs one stage of a FineTuneJob, with what torch.compile needs" \
     org.opencontainers.image.licenses="Apache-2.0"
 
 FROM runner-vllm-dependencies AS runner-vllm

@@ -227,6 +227,10 @@ image-operator: ## Build the operator's image
 image-runner: ## Build the runner's image: minutes the first time, gigabytes
 	$(call image,runner)
 
+.PHONY: image-runner-compile
+image-runner-compile: ## Build the runner's image with what torch.compile needs (training.torchCompile; for GPUs)
+	$(call image,runner-compile)
+
 .PHONY: image-runner-vllm
 image-runner-vllm: ## Build the runner's image with vLLM in it (evaluation.engine: vllm; for GPUs)
 	$(call image,runner-vllm)
@@ -243,6 +247,7 @@ lock: | $(UV) ## Resolve the dependencies anew into requirements/*.lock (LOCK_AR
 	@$(COMPILE) pyproject.toml --extra dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra operator -c requirements/dev.lock -o requirements/operator.lock
 	$(COMPILE) pyproject.toml --extra runner --extra deepspeed -c requirements/dev.lock --no-emit-package triton -o requirements/runner.lock
+	echo triton | $(COMPILE) - -c requirements/dev.lock -o requirements/triton.lock
 	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.lock
 	$(COMPILE) requirements/mlflow.in -o requirements/mlflow.lock
 	$(COMPILE) pyproject.toml requirements/vllm.in --extra runner -c requirements/dev.lock \

@@ -19,6 +19,7 @@ LOCKS = {
     "dev.lock": ("", "benchmarks", "cli", "operator", "runner", "deepspeed", "dev"),
     "operator.lock": ("", "operator"),
     "runner.lock": ("", "runner", "deepspeed"),
+    "triton.lock": (),
     "runner-vllm.lock": ("", "runner", "deepspeed"),
     "vllm.lock": ("", "runner"),
 }

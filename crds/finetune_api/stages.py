@@ -137,6 +137,7 @@ class TimeShares(Contract):
 
     data: Annotated[float, Field(description="Waiting for batches.")] = 0.0
     compute: Annotated[float, Field(description="Forward and backward passes.")] = 0.0
+    compilation: Annotated[float, Field(description="Compiling blocks, and proving them.")] = 0.0
     optimizer: Annotated[float, Field(description="Clipping and updates.")] = 0.0
     validation: Annotated[float, Field(description="Validation.")] = 0.0
     checkpoint: Annotated[float, Field(description="Writing and uploading checkpoints.")] = 0.0
@@ -144,6 +145,7 @@ class TimeShares(Contract):
 
 TIME_PARTS = {
     "compute": "forward and backward",
+    "compilation": "compilation",
     "optimizer": "optimizer",
     "data": "data",
     "validation": "evaluation",
@@ -190,6 +192,11 @@ class TrainResult(Contract):
     micro_batch_size: Annotated[int, Field(description="Examples per device and forward pass, as it ran.")] = 0
     gradient_accumulation: Annotated[int, Field(description="Forward passes per step and device, as it ran.")] = 0
     gradient_checkpointing: Annotated[bool, Field(description="Whether activations were recomputed.")] = False
+    torch_compile: Annotated[bool, Field(description="Whether compiled blocks trained.")] = False
+    torch_compile_reason: Annotated[
+        str, Field(description="Why they did, or why not; with the gain on the longest batch.", max_length=512)
+    ] = ""
+    compilations: Annotated[int, Field(description="Graphs that were compiled before step 1, by one process.")] = 0
     probe: Annotated[
         str,
         Field(description="What the probe before step 1 changed for want of memory; empty = nothing.", max_length=256),
@@ -302,6 +309,8 @@ class TrainPlan(Contract):
         Literal["sdpa", "flash", "eager"], Field(description="How attention is computed: sdpa, flash or eager.")
     ] = "sdpa"
     gradient_checkpointing: Annotated[bool, Field(description="Whether activations are recomputed.")] = False
+    torch_compile: Annotated[bool, Field(description="Whether blocks are compiled, where the image can.")] = False
+    torch_compile_reason: Annotated[str, Field(description="Why, or why not.", max_length=256)] = ""
     precision: Annotated[Literal["fp32", "bf16"], Field(description="Arithmetic of the forward pass.")] = "fp32"
     zero_stage: Annotated[int, Field(description="ZeRO stage of deepspeed: 2 or 3.")] = 3
     offload: Annotated[Offload, Field(description="What deepspeed keeps in host memory.")] = "none"

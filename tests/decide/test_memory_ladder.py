@@ -132,6 +132,7 @@ EIGHT_BIT = {"type": "qlora", "bits": 8}
 LION = {"optimizer": "lion"}
 DEEPSPEED_2 = {"strategy": "deepspeed", "deepspeed": {"stage": 2}}
 NO_RECOMPUTATION = {"gradientCheckpointing": "disabled"}
+COMPILED = {"torchCompile": "enabled"}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +144,7 @@ NO_RECOMPUTATION = {"gradientCheckpointing": "disabled"}
         ("ddp", "lora", {"method": {"bits": 8}}, "strategy ddp -> fsdp"),  # auto took lora: bits mean nothing
         ("ddp", "lora", {"compute": {"strategy": "ddp"}}, None),
         ("ddp", "lora", {"compute": {"strategy": "auto"}}, "strategy ddp -> fsdp"),
+        ("ddp", "lora", {"training": COMPILED}, None),
         ("ddp", "lora", {"training": LION}, None),
         ("ddp", "lora", {"training": {"optimizer": "adamw_8bit"}}, None),
         ("ddp", "lora", {"training": {"optimizer": "adafactor"}}, None),
@@ -175,6 +177,8 @@ def test_recomputation_that_the_spec_rules_out_is_not_switched_on() -> None:
         ("ddp", {"compute": {"strategy": "ddp"}}, ["compute.strategy: ddp"]),
         ("ddp", {"compute": {"strategy": "ddp"}, "training": LION}, []),
         ("single", {"training": NO_RECOMPUTATION}, ["training.gradientCheckpointing: disabled"]),
+        ("ddp", {"training": COMPILED}, ["training.torchCompile: enabled"]),
+        ("single", {"training": COMPILED}, []),
         ("single", {}, []),
     ],
 )
@@ -185,7 +189,12 @@ def test_what_the_spec_rules_out_is_named_where_the_ladder_ends(
     assert held is not None
     method = "qlora" if "method" in spec else "lora"
     said = held(_plan(strategy, method), FineTuneJobSpec.from_wire(job_dict(**spec)["spec"]))
-    fields = ("compute.deepspeed.stage: 2", "compute.strategy: ddp", "training.gradientCheckpointing: disabled")
+    fields = (
+        "compute.deepspeed.stage: 2",
+        "compute.strategy: ddp",
+        "training.gradientCheckpointing: disabled",
+        "training.torchCompile: enabled",
+    )
     assert [field for field in fields if field in said] == named
     assert bool(said) == bool(named)
 

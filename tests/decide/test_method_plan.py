@@ -180,7 +180,12 @@ def test_the_fingerprint_knows_what_is_learned_and_not_how_it_is_computed() -> N
         return fingerprint(asked, KNOWN, make_plan(asked, resolved(1, 80.0), KNOWN))
 
     plain = of()
-    how = {"microBatchSize": 1, "gradientCheckpointing": "enabled", "checkpoints": {"keep": 9}}
+    how = {
+        "microBatchSize": 1,
+        "gradientCheckpointing": "enabled",
+        "torchCompile": "enabled",
+        "checkpoints": {"keep": 9},
+    }
     assert of(training=how) == plain
     learned = [
         of(training={"optimizer": "lion"}),

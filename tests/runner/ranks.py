@@ -21,7 +21,8 @@ from finetune_api.job.method import Method
 from finetune_api.job.training import Training
 from finetune_api.stages import TrainPlan
 from finetune_runner.data.row_file import RowFile, write_row_file
-from finetune_runner.training import memory_saving
+from finetune_runner.training import compilation, memory_saving
+from finetune_runner.training.compilation import Blocks, compiled_passes
 from finetune_runner.training.distributed import World
 from finetune_runner.training.horizon import Horizon
 from finetune_runner.training.loading import load_base, load_tokenizer, new_adapter, saved_names
@@ -41,6 +42,7 @@ from tests.runner.preferences import judged, pairs, preference_world
 STEPS, BATCH = 4, 8
 CASES: dict[str, dict[str, Any]] = {
     "ddp": {"strategy": "ddp"},
+    "ddp, compiled": {"strategy": "ddp", "torch_compile": True},
     "fsdp": {"strategy": "fsdp"},
     "fsdp, checkpointing": {"strategy": "fsdp", "gradient_checkpointing": True},
     "zero2": {"strategy": "deepspeed", "zero_stage": 2},
@@ -113,6 +115,9 @@ def _engine(
     )
     start = Start(untouched=adapter is None, fresh=True)
     engine.call(lambda whole: objective.prepare(whole, world, lambda _: None, start))
+    if plan.torch_compile:
+        engine.model.train()
+        compiled_passes(engine, Blocks(engine.model), [objective.collate([0, 1], packed=False)])
     return engine
 
 
@@ -213,6 +218,7 @@ def _facts(
 def main() -> None:
     """Print the facts of every case, or of those that are named."""
     torch.set_num_threads(1)
+    compilation.BACKEND = "aot_eager"  # inductor's traces, without a compiler
     world = World.from_environment()
     if world.size > 1:
         distributed.init_process_group("gloo")

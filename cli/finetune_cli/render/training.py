@@ -28,10 +28,11 @@ def _way(trained: TrainResult) -> str:
     if not trained.micro_batch_size:
         return ""
     recomputed = "activations recomputed" if trained.gradient_checkpointing else "activations kept"
+    compiled = ", blocks compiled" if trained.torch_compile else ""
     probe = f"; the probe said: {trained.probe}" if trained.probe else ""
     return (
         f"{trained.strategy}, micro-batch {trained.micro_batch_size} x {trained.gradient_accumulation}, "
-        f"{recomputed}{probe}"
+        f"{recomputed}{compiled}{probe}"
     )
 
 
@@ -50,7 +51,7 @@ def time_parts(seconds: TimeShares) -> str:
     total = sum(spent.values())
     if not total:
         return ""
-    ordered = sorted(spent.items(), key=lambda part: -part[1])
+    ordered = sorted(((words, share) for words, share in spent.items() if share), key=lambda part: -part[1])
     return ", ".join(f"{words} {share / total:.0%} ({duration(share)})" for words, share in ordered)
 
 

@@ -110,6 +110,18 @@ class FineTuneJobSpec(Contract):
             field_path="training.packing",
         ),
         Rule(
+            cel="self.training.torchCompile != 'enabled' || !(self.compute.strategy in ['fsdp', 'deepspeed'])",
+            message="training.torchCompile: blocks in parts are not compiled; use auto, or compute.strategy: ddp",
+            holds=lambda s: s.training.torch_compile != "enabled" or s.compute.strategy not in ("fsdp", "deepspeed"),
+            field_path="training.torchCompile",
+        ),
+        Rule(
+            cel="self.training.torchCompile != 'enabled' || !has(self.method.bits) || self.method.bits != 8",
+            message="training.torchCompile: LLM.int8 is not compiled; use auto, or method.bits: 4",
+            holds=lambda s: s.training.torch_compile != "enabled" or s.method.bits != 8,
+            field_path="training.torchCompile",
+        ),
+        Rule(
             cel="self.training.precision != 'fp32' || self.method.type != 'qlora'",
             message="training.precision: qlora computes in bf16; use auto or bf16, or set method.type to lora",
             holds=lambda s: s.training.precision != "fp32" or s.method.type != "qlora",

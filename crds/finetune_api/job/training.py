@@ -164,6 +164,15 @@ class Training(Contract):
             "(default): where memory needs it."
         ),
     ] = "auto"
+    torch_compile: Annotated[
+        Literal["auto", "enabled", "disabled"],
+        Field(
+            description="Compile each transformer block with torch.compile before step 1; strategies single and ddp. "
+            "`auto` (default): on GPUs, where rows are packed, the forecast of the training is an hour or more and the "
+            "pool's image has a compiler; kept where it is faster. `enabled` refuses where it cannot be done. "
+            "status.plan and results.train say what was done and why."
+        ),
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "bf16", "fp32"],
         Field(

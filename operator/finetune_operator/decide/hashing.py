@@ -10,7 +10,7 @@ from finetune_api.job.recipe import resolved_training
 from finetune_api.job.spec import MUTABLE_WHILE_RUNNING, FineTuneJobSpec
 from finetune_api.stages import PrepareResult, TrainPlan, WarmStartVersion
 
-HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "checkpoints"})
+HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "torchCompile", "checkpoints"})
 """Fields of spec.training that change how a step is computed or what is kept, not what is learned."""
 
 

@@ -12,6 +12,7 @@ from finetune_api.job.spec import FineTuneJobSpec
 from finetune_api.job.status import Resolved
 from finetune_api.mixtures import refusal
 from finetune_api.stages import ModelFacts, PrepareResult, Strategy, TrainPlan
+from finetune_operator.planner.compiling import compiles
 from finetune_operator.planner.evaluations import evaluation_cost_steps, evaluation_interval
 from finetune_operator.planner.fit import (
     LARGEST_MICRO_BATCH,
@@ -30,6 +31,7 @@ from finetune_operator.planner.memory.breakdown import GIB
 from finetune_operator.planner.shape import UnknownShapeError, needs_eager, shape_of
 from finetune_operator.planner.steps import PlanError, Steps, packs, plan_steps, split_batch
 from finetune_operator.planner.strategy import Choice, choose, cuts_optimizer, cuts_weights, memory_strategy
+from finetune_operator.planner.time import Timing, train_seconds
 from finetune_operator.planner.workload import workload_of
 
 TRAIN_SHARE_OF_BUDGET = 0.7
@@ -219,7 +221,7 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         spec.training.global_batch_size, processes, largest, spec.training.micro_batch_size
     )
     need = None if demand is None else round(train_breakdown(demand, micro).device_bytes / GIB, 1)
-    return TrainPlan(
+    plan = TrainPlan(
         method=method,
         strategy=choice.strategy,
         zero_stage=choice.zero_stage,
@@ -245,3 +247,9 @@ def make_plan(spec: FineTuneJobSpec, resolved: Resolved, prepared: PrepareResult
         judging_gpus=judging_gpus,
         judge_both_forms=demand is None or method == "lora" or merged_form_fits(demand, prepared.model, resolved),
     )
+    gpu = gpu_of(resolved.pool_spec, resolved.pool)
+    least = None
+    if gpu is not None and demand is not None:
+        least, _ = train_seconds(Timing(spec, plan, demand.shape, gpu, work))
+    compiled, reason = compiles(spec, prepared.model, plan, least)
+    return plan.model_copy(update={"torch_compile": compiled, "torch_compile_reason": reason})

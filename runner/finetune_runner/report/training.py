@@ -10,7 +10,14 @@ from finetune_api.stages import TIME_PARTS, StageTask
 from finetune_api.wording import counted
 from finetune_runner.report.html import cell, table
 
-COLOURS = {"compute": "#2a7", "optimizer": "#77a", "data": "#c73", "validation": "#a5b", "checkpoint": "#888"}
+COLOURS = {
+    "compute": "#2a7",
+    "compilation": "#38b",
+    "optimizer": "#77a",
+    "data": "#c73",
+    "validation": "#a5b",
+    "checkpoint": "#888",
+}
 ENDED = {
     "completed": "",
     "earlyStopping": ", stopped early",

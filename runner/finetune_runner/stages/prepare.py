@@ -36,6 +36,7 @@ from finetune_runner.report.data_page import render_data_report
 from finetune_runner.storage import join, probe_conditional_writes
 from finetune_runner.template_check import check_chat_template
 from finetune_runner.text import load_tokenizer
+from finetune_runner.training.compilers import refuse_lack
 from finetune_runner.training.loading import method_of
 from finetune_runner.training.mixtures import check_mixture
 from finetune_runner.training.targets import check_targets
@@ -104,6 +105,8 @@ def run(context: StageContext) -> tuple[StageResults, list[Finding]]:
     task = context.task
     check_engine(task.spec.evaluation.engine, method_of(task))
     check_warm_start(context)
+    if task.spec.training.torch_compile == "enabled":
+        refuse_lack(task.spec.compute.gpus_per_node)
     if task.spec.evaluation.task.schema_ is not None:  # also where data.checks.answers is ignore: evaluation needs it
         schema_validator(task.spec.evaluation.task.schema_)
     probe_conditional_writes(context.storage, join(task.run_uri, "prepare"))

@@ -42,6 +42,7 @@ def _findings(context: StageContext, result: TrainResult) -> list[Finding]:
         *findings(Curve.of(history, result)),
         *_skipped_checkpoints(result),
         *_smaller_micro_batch(context, result),
+        *_eager(context, result),
         *lost,
     ]
 
@@ -73,3 +74,12 @@ def _smaller_micro_batch(context: StageContext, result: TrainResult) -> list[Fin
             "the same examples per step and the same result. Set it, or leave the field out, to save the attempt",
         )
     ]
+
+
+def _eager(context: StageContext, result: TrainResult) -> list[Finding]:
+    """Blocks that were to be compiled and were not."""
+    plan = context.task.plan
+    if plan is None or not plan.torch_compile or result.torch_compile:
+        return []
+    message = f"training ran without torch.compile, with the same result: {result.torch_compile_reason}"
+    return [Finding(check="torchCompile", severity="info", message=message[:512])]

@@ -38,6 +38,13 @@ def implementation(wanted: str) -> str:
     return NAME
 
 
+def keep_out_of_graphs() -> None:
+    """Where examples begin is a question to the data, which no compiled graph answers: blocks are cut at `flash`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))
+
+
 def refuse(what: str) -> StageError:
     """The error for a model that computes attention in a way that only transformers' own code knows."""
     return StageError(

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 FORMAT = 1
-HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "checkpoints"})
+HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "torchCompile", "checkpoints"})
 """Fields of spec.training that change how a step is computed or what is kept, not what is learned."""
 
 

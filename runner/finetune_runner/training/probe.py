@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,12 @@ def gentler(plan: TrainPlan, *, may_recompute: bool = True) -> tuple[TrainPlan, 
     if not plan.gradient_checkpointing and may_recompute:
         return plan.model_copy(update={"gradient_checkpointing": True}), "gradient checkpointing on"
     return None
+
+
+def shortest_micro_batch(steps: Iterable[Sequence[int]], lengths: Sequence[int], size: int) -> list[int]:
+    """The examples of the narrowest micro-batch of the run: the `size` shortest of a step, where they are shortest."""
+    shortest = (sorted(step, key=lambda index: (-lengths[index], index))[-size:] for step in steps)
+    return min(shortest, key=lambda part: lengths[part[0]])
 
 
 def longest_micro_batch(steps: Iterable[Sequence[int]], lengths: Sequence[int], size: int) -> list[int]:
@@ -95,18 +102,26 @@ def find(
 
 def _fails(engine: Engine, batch: dict[str, torch.Tensor]) -> bool:
     """Whether a forward and backward pass of the batch runs out of memory."""
+    try:
+        with without_trace(engine):
+            # As if more followed: ranks exchange nothing, so that one can fail alone. What exchanges in any case would
+            # keep such a gradient where it cannot be forgotten.
+            engine.backward(batch, 1.0, last=engine.backward_exchanges)
+            return False
+    except torch.OutOfMemoryError:
+        return True
+
+
+@contextlib.contextmanager
+def without_trace(engine: Engine) -> Iterator[None]:
+    """Passes in train mode with room set aside for the optimiser: gradients are forgotten, random numbers put back."""
     random_numbers = torch.get_rng_state()
     engine.model.train()
     try:
         missing = engine.missing_state_bytes(ADAM_BYTES_PER_PARAMETER)
         ballast = torch.empty(missing, dtype=torch.uint8, device=engine.setup.device)
-        # As if more followed: ranks exchange nothing, so that one can fail alone. What exchanges in any case would keep
-        # such a gradient where it cannot be forgotten.
-        engine.backward(batch, 1.0, last=engine.backward_exchanges)
+        yield
         del ballast
-        return False
-    except torch.OutOfMemoryError:
-        return True
     finally:
         engine.zero_gradients()
         torch.set_rng_state(random_numbers)

@@ -90,6 +90,6 @@ def _train(session: Session) -> tuple[Learner, Checkpoint]:
     """What has learned, and the checkpoint of it that is kept."""
     learner = set_up(session, load_rows(session.context, session.world))
     if not session.state.ended_by:
-        with session.watchdog:
+        with session.watchdog, learner.compilation.in_force():
             Loop(session, learner).run()
     return learner, prove_kept(session, learner)

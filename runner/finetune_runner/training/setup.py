@@ -36,7 +36,7 @@ from finetune_runner.training.one_copy import reads_base
 from finetune_runner.training.optimizer import trainable
 from finetune_runner.training.optimizer_files import read_optimizer
 from finetune_runner.training.order import example_stream, micro_batches
-from finetune_runner.training.probe import Probe, find, longest_micro_batch
+from finetune_runner.training.probe import Probe, find, longest_micro_batch, shortest_micro_batch
 from finetune_runner.training.saving import newest_checkpoint, saved_adapter
 from finetune_runner.training.session import Saved
 from finetune_runner.training.stopping import goes_on
@@ -44,6 +44,9 @@ from finetune_runner.training.trainer import AdapterTrainer, to_device
 from finetune_runner.training.warm_start import start_warm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finetune_runner.training.compilation import Compilation
     from finetune_runner.training.objectives.base import Batch, Objective
     from finetune_runner.training.order import Indices
     from finetune_runner.training.run import Rows
@@ -72,6 +75,7 @@ class Learner:
     trainable_parameters: int
     probe: Probe
     """What was found out about the micro-batch."""
+    compilation: Compilation
 
 
 def set_up(session: Session, rows: Rows) -> Learner:
@@ -145,6 +149,7 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
     stream = example_stream(rows.train.ids, weights, session.training.seed, examples).reshape(-1, size)
     probe = _probe(session, engine, objective, stream)
     session.plan = probe.plan
+    compilation = _compilation(session, engine, objective, stream)
     trainer = AdapterTrainer(
         engine,
         objective,
@@ -154,7 +159,17 @@ def _spread_out(session: Session, model: Any, tokenizer: Any, rows: Rows, judge:
         stopwatch=session.stopwatch,
     )
     return Learner(
-        model, engine, objective, judge, trainer, stream, adapter_keys, adapter_shapes, trainable_parameters, probe
+        model,
+        engine,
+        objective,
+        judge,
+        trainer,
+        stream,
+        adapter_keys,
+        adapter_shapes,
+        trainable_parameters,
+        probe,
+        compilation,
     )
 
 
@@ -223,17 +238,38 @@ def _probe(session: Session, engine: Engine, objective: Objective, stream: Indic
     """Find out before the run whether the micro-batch fits."""
     if session.state.ended_by:
         return Probe(session.plan)
-    steps = stream[min(session.state.step, len(stream) - 1) :]
-
-    def batch_of(size: int) -> Batch:
-        examples = longest_micro_batch((step.tolist() for step in steps), objective.lengths, size)
-        return to_device(objective.collate(examples, packed=session.plan.packing), session.device)
-
+    batch_of = _batches(session, objective, stream, longest_micro_batch)
     say(session, "trying the longest batch")
     found = find(engine, session.plan, session.world, batch_of)
     if found.changes:
         log.warning("the longest batch does not fit as planned: %s", found.changes)
     return found
+
+
+def _batches(
+    session: Session, objective: Objective, stream: Indices, pick: Callable[..., list[int]]
+) -> Callable[[int], Batch]:
+    """The micro-batch of a size that is picked from the steps that are left, on the device."""
+    steps = stream[min(session.state.step, len(stream) - 1) :]
+
+    def batch_of(size: int) -> Batch:
+        examples = pick((step.tolist() for step in steps), objective.lengths, size)
+        return to_device(objective.collate(examples, packed=session.plan.packing), session.device)
+
+    return batch_of
+
+
+def _compilation(session: Session, engine: Engine, objective: Objective, stream: Indices) -> Compilation:
+    """Compile the blocks where the plan says so, with the micro-batch as it will run."""
+    from finetune_runner.training.compilation import Compilation, compile_blocks
+
+    if session.state.ended_by:
+        return Compilation(False, "no step was left")
+    if session.plan.torch_compile:
+        say(session, "compiling the blocks")
+    size = session.plan.micro_batch_size
+    picks = (shortest_micro_batch, longest_micro_batch)
+    return compile_blocks(session, engine, lambda: [_batches(session, objective, stream, pick)(size) for pick in picks])
 
 
 def _step_batches(session: Session, objective: Objective, stream: Indices, step: int) -> tuple[list[list[int]], int]:

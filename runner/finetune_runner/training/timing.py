@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
-Part = Literal["data", "compute", "optimizer", "validation", "checkpoint"]
+Part = Literal["data", "compute", "compilation", "optimizer", "validation", "checkpoint"]
 
 
 class Stopwatch:
@@ -18,9 +18,7 @@ class Stopwatch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.seconds: dict[Part, float] = dict.fromkeys(
-            ("data", "compute", "optimizer", "validation", "checkpoint"), 0.0
-        )
+        self.seconds: dict[Part, float] = dict.fromkeys(get_args(Part), 0.0)
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:

@@ -28,6 +28,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
+def backward(engine: Engine, batch: Batch, scale: float, *, last: bool) -> torch.Tensor:
+    """`Engine.backward` as steps do it: adapters' inputs are left uncast."""
+    # Around the backward pass too: what is recomputed there must be computed as before.
+    with uncast(engine.model, active=engine.autocasts):
+        return engine.backward(batch, scale, last=last)
+
+
 class Prefetcher:
     """Batches made by a thread while the model computes, in order."""
 
@@ -119,9 +126,8 @@ class AdapterTrainer:
         for number, indices in enumerate(micro_batches, start=1):
             with watch.measure("data"):
                 batch = to_device(take(indices), self._device)
-            # Around the backward pass too: what is recomputed there must be computed as before.
-            with watch.measure("compute"), uncast(engine.model, active=engine.autocasts):
-                self._step_loss += engine.backward(batch, 1 / max(1, count), last=number == len(micro_batches))
+            with watch.measure("compute"):
+                self._step_loss += backward(engine, batch, 1 / max(1, count), last=number == len(micro_batches))
         with watch.measure("optimizer"):
             engine.step()
 

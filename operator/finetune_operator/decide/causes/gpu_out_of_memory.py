@@ -35,9 +35,11 @@ def _gentler(plan: TrainPlan, spec: FineTuneJobSpec, evidence: str) -> tuple[Tra
 
 def _sharded(plan: TrainPlan, spec: FineTuneJobSpec) -> tuple[TrainPlan, str] | None:
     """Weights in parts, which gives room to steps and evaluations alike."""
-    if plan.strategy != "ddp" or spec.compute.strategy == "ddp" or not _cuts(plan, spec):
+    by_name = spec.compute.strategy == "ddp" or spec.training.torch_compile == "enabled"
+    if plan.strategy != "ddp" or by_name or not _cuts(plan, spec):
         return None
-    return plan.model_copy(update={"strategy": "fsdp"}), "strategy ddp -> fsdp"
+    eager = {"torch_compile": False, "torch_compile_reason": "blocks in parts are not compiled"}
+    return plan.model_copy(update={"strategy": "fsdp", **eager}), "strategy ddp -> fsdp"
 
 
 def _cuts(plan: TrainPlan, spec: FineTuneJobSpec) -> bool:
@@ -54,6 +56,8 @@ def _held(plan: TrainPlan, spec: FineTuneJobSpec) -> str:
         held.append("compute.deepspeed.stage: 2 keeps the weights whole on every GPU (3 cuts them)")
     if plan.strategy == "ddp" and spec.compute.strategy == "ddp" and _cuts(plan, spec):
         held.append("compute.strategy: ddp keeps the weights whole on every GPU (auto or fsdp cuts them)")
+    if plan.strategy == "ddp" and spec.training.torch_compile == "enabled" and _cuts(plan, spec):
+        held.append("training.torchCompile: enabled keeps the weights whole on every GPU (auto lets fsdp cut them)")
     return f"The spec rules out what would need less memory: {'; '.join(held)}." if held else ""
 
 
