@@ -193,6 +193,23 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(
     assert found.step == 8
 
 
+def test_what_a_newer_runner_adds_to_a_checkpoint_is_passed_over(
+    tmp_path: Path, undisturbed: tuple[World, TrainResult]
+) -> None:
+    import shutil
+
+    original, _ = undisturbed
+    shutil.copytree(original.folder / "store", tmp_path / "store")
+    world = World(tmp_path, original.model, original.spec, original.plan, original.prepare)
+    path = checkpoints(world) / "step-12" / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    manifest["state"] |= {"new_since": 1, "history": [point | {"newer": 2} for point in manifest["state"]["history"]]}
+    path.write_text(json.dumps(manifest))
+    found = CheckpointStore(world.context("train")).newest_verified(tmp_path / "scratch")
+    assert found is not None
+    assert (found.step, len(found.state.history)) == (12, len(manifest["state"]["history"]))
+
+
 def test_a_checkpoint_of_other_settings_is_not_resumed(
     tmp_path: Path, undisturbed: tuple[World, TrainResult], caplog: pytest.LogCaptureFixture
 ) -> None:

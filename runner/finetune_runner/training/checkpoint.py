@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,8 +171,8 @@ class CheckpointStore:
             manifest = json.loads(storage.read_bytes(f"{uri}/{MANIFEST}"))
             if manifest["training"] != self._digest:
                 raise ValueError("it belongs to a training with other data or settings")
-            state = TrainingState(**manifest["state"])
-            state.history = [Point(**point) for point in manifest["state"]["history"]]
+            state = TrainingState(**_known(TrainingState, manifest["state"]))
+            state.history = [Point(**_known(Point, point)) for point in manifest["state"]["history"]]
             files: dict[str, dict[str, Any]] = dict(manifest["files"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{MANIFEST} is not a manifest: {error!r}") from error
@@ -215,3 +215,8 @@ class CheckpointStore:
             storage.delete(f"{self.uri(step)}/{MANIFEST}")
             for item in storage.list(f"{self.uri(step)}/"):
                 storage.delete(item.uri)
+
+
+def _known(kind: type[TrainingState] | type[Point], read: dict[str, Any]) -> dict[str, Any]:
+    """Without what a newer runner adds: after a rollback its checkpoints are resumed from."""
+    return {each.name: read[each.name] for each in fields(kind) if each.name in read}
