@@ -94,6 +94,16 @@ def disk_full(where: object, evidence: str = "") -> StageError:
     )
 
 
+def no_number(message: str) -> StageError:
+    """The error of a model whose loss is no number."""
+    return StageError(
+        ExitCode.MODEL_UNUSABLE,
+        message,
+        "its weights are damaged, or overflow in this precision: compare model.source with where it came from, or set "
+        "model.dtype: fp32",
+    )
+
+
 def interrupted() -> StageError:
     """The error of a stage that was asked to stop."""
     return StageError(

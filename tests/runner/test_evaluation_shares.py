@@ -185,6 +185,22 @@ def test_the_baseline_is_asked_again_when_answers_are_made_otherwise(tmp_path: P
     assert again.peak_memory_bytes == 0, "nothing was asked"
 
 
+def test_a_base_without_numbers_has_no_baseline(tmp_path: Path, tiny_model: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(tiny_model, tmp_path / "model")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"].fill_(float("nan"))
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    world = make_world(tmp_path, broken, test=4, out_of_domain=0)
+    with pytest.raises(StageError, match=r"the loss of the answer of row \S+ is nan") as refused:
+        baseline.run(world.context("baseline"))
+    assert refused.value.exit_code == ExitCode.MODEL_UNUSABLE
+    assert "model.dtype: fp32" in refused.value.hint
+
+
 def test_vllm_is_refused_with_the_fix_where_it_is_not_installed(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(StageError, match=r"evaluation\.engine: vllm is not in this runner image") as refused:
         check_engine("vllm", "lora")

@@ -19,6 +19,7 @@ from finetune_runner.training import stopping
 from finetune_runner.training.checkpoint import CheckpointStore, TrainingState, sha256_of
 from finetune_runner.training.distributed import World as Ranks
 from finetune_runner.training.loop import Loop
+from finetune_runner.training.proof import prove_kept
 from tests.runner.tiny import World, make_world
 
 DROPOUT = {"method": {"type": "lora", "rank": 4, "alpha": 8, "dropout": 0.1}}
@@ -151,6 +152,28 @@ def test_a_broken_checkpoint_is_skipped_with_a_warning(
     _, findings = train.run(world.context("train"))
     (told,) = (finding for finding in findings if finding.check == "checkpoints")
     assert "step-12: optimizer-1-of-1.safetensors does not have the recorded sha256" in told.message
+
+
+def test_the_next_best_checkpoint_is_handed_on_where_the_best_one_is_corrupt(
+    tmp_path: Path, tiny_model: Path, undisturbed: tuple[World, TrainResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, best = make_world(tmp_path, tiny_model, spec=DROPOUT), undisturbed[1].best_step
+
+    def after_harm(*arguments: Any) -> Any:
+        path = checkpoints(world) / f"step-{best}" / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        return prove_kept(*arguments)
+
+    monkeypatch.setattr("finetune_runner.training.run.prove_kept", after_harm)
+    results, findings = train.run(world.context("train"))
+    assert results.train is not None
+    losses = {point["step"]: point["validation_loss"] for point in curve(world) if point["step"] in steps(world)}
+    del losses[best]
+    assert results.train.best_step == min(losses, key=lambda step: losses[step])
+    assert results.train.best_validation_loss == min(losses.values())
+    (told,) = (finding for finding in findings if finding.check == "checkpoints")
+    assert f"step-{best}: adapter_model.safetensors does not have the recorded sha256" in told.message
+    assert f"step-{results.train.best_step} is handed on" in told.message
 
 
 def test_a_start_from_the_beginning_beside_a_checkpoint_is_told(tmp_path: Path, tiny_model: Path) -> None:

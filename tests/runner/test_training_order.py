@@ -84,8 +84,32 @@ def test_early_stopping_counts_evaluations(
     patience: int, minimum_delta: float, losses: list[float], stops_at: int | None
 ) -> None:
     stop = EarlyStop(patience, minimum_delta)
-    stopped = next((index for index, loss in enumerate(losses) if stop.observe(loss)), None)
+    stopped = next((index for index, loss in enumerate(losses) if stop.observe(loss, loss)), None)
     assert stopped == stops_at
+
+
+@pytest.mark.parametrize(
+    ("minimum_delta", "badness_and_loss", "stops_at"),
+    [
+        (0.0, [(0.0, 3.0), (0.0, 2.5), (0.0, 2.0), (0.0, 1.5)], None),
+        (0.0, [(0.0, 3.0), (0.0, 3.0), (0.0, 3.1)], 2),
+        (0.0, [(-0.5, 2.0), (-0.4, 1.0), (-0.4, 0.5)], 2),
+        (0.1, [(0.0, 3.0), (0.0, 2.95), (0.0, 2.92)], 2),
+        (0.0, [(0.0, 2.0), (-0.5, 2.5), (-0.5, 2.4), (-0.5, 2.45), (-0.5, 2.3)], None),
+    ],
+    ids=[
+        "ties while the loss falls",
+        "ties",
+        "a worse metric at a lower loss",
+        "not by enough",
+        "after a better metric",
+    ],
+)
+def test_between_equal_metrics_the_loss_is_the_improvement(
+    minimum_delta: float, badness_and_loss: list[tuple[float, float]], stops_at: int | None
+) -> None:
+    stop = EarlyStop(2, minimum_delta)
+    assert next((index for index, seen in enumerate(badness_and_loss) if stop.observe(*seen)), None) == stops_at
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

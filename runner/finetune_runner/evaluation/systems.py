@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_runner.context import StageContext
 from finetune_runner.data.rows import Message, Row
+from finetune_runner.errors import no_number
 from finetune_runner.evaluation.engines import Engine, Request, open_engine
 from finetune_runner.evaluation.outcomes import Outcome
 from finetune_runner.evaluation.phases import Phases
@@ -56,12 +58,15 @@ class Examinee:
         ]
 
     def score(self, rows: Sequence[Row], prompts: Sequence[Prompt], phase: str) -> list[Outcome]:
-        """Likelihood of the expected answers after the prompts."""
+        """Likelihood of the expected answers after the prompts. Raises StageError (MODEL_UNUSABLE): no number."""
         examples = [
             encode_example(self.tokenizer, [*prompt, row.messages[-1]], self.max_length)
             for row, prompt in zip(rows, prompts, strict=True)
         ]
         scores = self.engine.score(examples, self._watch(phase, len(rows)))
+        for row, (nll, _) in zip(rows, scores, strict=True):
+            if not math.isfinite(nll):
+                raise no_number(f"{phase}: the loss of the answer of row {row.id} is {nll}")
         return [
             Outcome(row.id, row.said, nll=float(nll), tokens=int(tokens))
             for row, (nll, tokens) in zip(rows, scores, strict=True)

@@ -48,15 +48,15 @@ def _findings(context: StageContext, result: TrainResult) -> list[Finding]:
 
 
 def _skipped_checkpoints(result: TrainResult) -> list[Finding]:
-    """Checkpoints that an attempt found and could not resume from: their steps were done again."""
+    """Checkpoints that were there and could not be used: their steps were done again, or the next best was kept."""
     if not result.skipped_checkpoints:
         return []
     return [
         Finding(
             check="checkpoints",
             severity="warning",
-            message=f"training did not resume from {'; '.join(result.skipped_checkpoints)}. It went on from an older "
-            "checkpoint or began anew, and the result is whole; check what else writes to the run's folder",
+            message=f"training did not use {'; '.join(result.skipped_checkpoints)}. It went on from an older "
+            "checkpoint, and the result is whole; check what else writes to the run's folder",
         )
     ]
 

@@ -54,6 +54,7 @@ class TrainingState:
     end: int | None = None
     """The last step, once training.extendTo has been decided (horizon.py)."""
     early_best: float | None = None
+    early_loss: float | None = None
     without_improvement: int = 0
     lowest_train_loss: float | None = None
     steps_above: int = 0

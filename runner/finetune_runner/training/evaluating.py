@@ -37,6 +37,7 @@ class Evaluations:
             patience=rule.patience,
             minimum_delta=rule.minimum_delta,
             best=math.inf if state.early_best is None else state.early_best,
+            loss=math.inf if state.early_loss is None else state.early_loss,
             without_improvement=state.without_improvement,
         )
 
@@ -80,8 +81,8 @@ class Evaluations:
     def _wait_is_over(self, loss: float, measures: Mapping[str, float]) -> bool:
         """Count evaluations without improvement, in the state too; returns whether they are too many."""
         state = self._session.state
-        wait_is_over = self._early_stop.observe(self._selection.badness(loss, measures))
-        state.early_best = self._early_stop.best
+        wait_is_over = self._early_stop.observe(self._selection.badness(loss, measures), loss)
+        state.early_best, state.early_loss = self._early_stop.best, self._early_stop.loss
         state.without_improvement = self._early_stop.without_improvement
         return wait_is_over
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.wording import agreeing, counted
-from finetune_runner.errors import StageError
+from finetune_runner.errors import StageError, no_number
 from finetune_runner.evaluation.likelihood import IGNORED, Encoded, mean_loss, score
 from finetune_runner.training.adapter_file import ADAPTER_FILE, misfits
 
@@ -98,14 +98,8 @@ def refuse_unlearnable(rows: int, field: str, *, learnable: bool) -> None:
 
 def refuse_no_number(loss: float) -> None:
     """A base model whose loss is no number cannot be trained. Raises StageError (MODEL_UNUSABLE)."""
-    if math.isfinite(loss):
-        return
-    raise StageError(
-        ExitCode.MODEL_UNUSABLE,
-        f"the loss of the base model is {loss} before anything was trained",
-        hint="its weights are damaged, or overflow in this precision: compare model.source with where it came from, or "
-        "set model.dtype: fp32",
-    )
+    if not math.isfinite(loss):
+        raise no_number(f"the loss of the base model is {loss} before anything was trained")
 
 
 def refuse_changed_start(model: Any, examples: Sequence[Encoded], pad_token_id: int, *, dora: bool) -> None:

@@ -10,17 +10,24 @@ from dataclasses import dataclass, field
 
 @dataclass
 class EarlyStop:
-    """Counts evaluations without improvement. `patience` 0 never stops."""
+    """Counts evaluations without improvement. `patience` 0 never stops.
+
+    Between equals the loss decides: a metric that is still at zero says nothing while the model learns.
+    """
 
     patience: int
     minimum_delta: float
     best: float = math.inf
+    """Lowest badness so far (`best.Selection.badness`)."""
+    loss: float = math.inf
+    """Validation loss of the last improvement."""
     without_improvement: int = 0
 
-    def observe(self, validation_loss: float) -> bool:
+    def observe(self, badness: float, loss: float) -> bool:
         """Take one evaluation; returns whether training should stop now."""
-        if validation_loss < self.best - self.minimum_delta:
-            self.best = validation_loss
+        falls = badness <= self.best and loss < self.loss - self.minimum_delta
+        if falls or badness < self.best - self.minimum_delta:
+            self.best, self.loss = badness, loss
             self.without_improvement = 0
         else:
             self.without_improvement += 1
