@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,18 @@ def test_two_claims_share_no_name_and_no_address() -> None:
         first.release()
         second.release()
     assert not network.overlaps(first.slot.network)
+
+
+def test_clusters_that_start_at_the_same_moment_each_find_a_place() -> None:
+    if reason := missing_for_node():
+        pytest.skip(reason)
+    with ThreadPoolExecutor(6) as threads:
+        claims = list(threads.map(lambda _: slots.Claim.take(), range(6)))
+    try:
+        assert len({claim.slot.number for claim in claims}) == 6
+    finally:
+        for claim in claims:
+            claim.release()
 
 
 @pytest.mark.parametrize(

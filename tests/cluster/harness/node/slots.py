@@ -13,10 +13,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from tests.cluster.harness.binaries import locked
 from tests.cluster.harness.controlplane import WORK_PREFIX
 
 from . import cgroups, network
@@ -86,11 +88,12 @@ class Claim:
         Raises:
             NoSlot: there is none.
         """
-        free = list(_free())
-        usable = next((claim for claim in free if not network.overlaps(claim.slot.network)), None)
-        for claim in free:
-            if claim is not usable:
-                claim._handle.close()
+        with _one_at_a_time():
+            free = list(_free())
+            usable = next((claim for claim in free if not network.overlaps(claim.slot.network)), None)
+            for claim in free:
+                if claim is not usable:
+                    claim._handle.close()
         if usable is None:
             raise NoSlot(
                 f"no place for a node: each of the {SLOTS} networks from 10.{_FIRST_NETWORK}.0.0/16 on is in use "
@@ -121,13 +124,18 @@ class Claim:
 
 def sweep() -> None:
     """Remove what instances left that died without cleaning up."""
-    for claim in _free():
-        claim._handle.close()
+    with _one_at_a_time():
+        for claim in _free():
+            claim._handle.close()
+
+
+def _one_at_a_time() -> AbstractContextManager[None]:
+    """Whoever looks holds every free slot for a moment, and somebody else who looks then would find none."""
+    return locked(RUN_DIR / "lock")
 
 
 def _free() -> Iterator[Claim]:
     """The slots that no living instance holds, locked and swept."""
-    RUN_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
     for number in range(SLOTS):
         handle = (RUN_DIR / f"slot-{number}").open("a+")
         try:
