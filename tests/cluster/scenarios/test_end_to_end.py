@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,11 +117,8 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
     scene.core.create_namespaced_secret(scene.namespace, secret)
     scene.cluster.kubectl("apply", "-n", scene.namespace, "-f", "-", input=job_yaml(scene.pool, bucket))
 
-    columns: set[str] = set()
-
     def ended() -> dict[str, Any]:
         status: dict[str, Any] = scene.objects("finetunejobs")["support"].get("status", {})
-        columns.add(status.get("progress", ""))
         if "prepare" in status.get("results", {}):
             # Later stages have the pool's cache, and ask nobody for the model.
             for key in read_keys(s3, bucket, "models/"):
@@ -135,7 +131,6 @@ def test_from_kubectl_apply_to_an_approved_adapter_that_plain_peft_loads(
     )
     assert {entry["attempt"] for entry in status["stages"]} == {1}, "nothing was tried twice"
     assert "live" not in status
-    assert [column for column in columns if re.match(r"3/5 train \d+%", column)], "training told how far it was"
     scene.assert_nothing_twice()
     assert read_keys(s3, bucket, "models/") == []
     cache = kubelet.work_dir / "claims" / scene.namespace / model_cache
