@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import AutoModelForCausalLM
 
 from finetune_runner.evaluation import serving
@@ -102,7 +103,8 @@ def live_bytes(minimum: int = 1024) -> int:
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in gc.get_objects()
-        if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu"
+        # What torch.compile traced with in an earlier test has no bytes.
+        if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
     }
     return sum(size for size in storages.values() if size >= minimum)
 
