@@ -154,8 +154,10 @@ def _repair_method(spec: dict[str, Any]) -> None:
 
 
 def _repair_combinations(spec: dict[str, Any]) -> None:
-    """What 8 bit, DoRA and high ranks forbid elsewhere."""
+    """What 8 bit, DoRA, high ranks, and weights in parts forbid elsewhere."""
     method, compute, evaluation = spec.get("method", {}), spec.get("compute", {}), spec.get("evaluation", {})
+    if method.get("bits") == 8 or compute.get("strategy") in ("fsdp", "deepspeed"):
+        spec.get("training", {}).pop("torchCompile", None)
     merges = method.get("type") != "lora"
     if method.get("bits") == 8:
         if compute.get("strategy") in ("fsdp", "deepspeed"):
