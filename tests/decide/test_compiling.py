@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from finetune_api.job.spec import FineTuneJobSpec
-from finetune_api.stages import TrainPlan
 from finetune_operator.planner.compiling import LEAST_GAIN, LONGEST_COMPILATION_S, SHORTEST_TRAINING_S, compiles
 from finetune_operator.planner.plan import make_plan
 from finetune_operator.planner.steps import PlanError
@@ -16,17 +15,7 @@ from tests.decide.test_planner import resolved
 from tests.decide.world import job_dict
 
 HOUR_S = 3600.0
-PLAN = TrainPlan(
-    method="lora",
-    strategy="ddp",
-    nodes=1,
-    gpus_per_node=2,
-    total_steps=500,
-    micro_batch_size=2,
-    gradient_accumulation=4,
-    eval_steps=100,
-    packing=True,
-)
+PLAN = planned().model_copy(update={"strategy": "ddp", "gpus_per_node": 2, "packing": True})
 
 
 def asked(torch_compile: str, **spec: Any) -> FineTuneJobSpec:

@@ -11,6 +11,10 @@ from finetune_api.base import Contract, Rule
 ANSWER_TOKENS, FEWEST_ANSWERS, MOST_ANSWERS = 4096, 8, 64
 """What training.validationSamples is by default: by generated tokens of an evaluation, between so many rows."""
 
+HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "torchCompile", "checkpoints"})
+"""Fields that change how a step is computed or what is kept, not what is learned: neither a version nor a checkpoint
+depends on them."""
+
 
 def answered_rows(validation_samples: int | None, max_new_tokens: int) -> int:
     """Validation rows that are answered at every evaluation: as asked, else fewer the longer an answer may be."""

@@ -8,10 +8,8 @@ from typing import Any
 
 from finetune_api.job.recipe import resolved_training
 from finetune_api.job.spec import MUTABLE_WHILE_RUNNING, FineTuneJobSpec
+from finetune_api.job.training import HOW_NOT_WHAT
 from finetune_api.stages import PrepareResult, TrainPlan, WarmStartVersion
-
-HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "torchCompile", "checkpoints"})
-"""Fields of spec.training that change how a step is computed or what is kept, not what is learned."""
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.job.training import HOW_NOT_WHAT
 from finetune_api.stages import StageTask
 from finetune_runner.errors import StageError
 
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 FORMAT = 1
-HOW_NOT_WHAT = frozenset({"microBatchSize", "gradientCheckpointing", "torchCompile", "checkpoints"})
-"""Fields of spec.training that change how a step is computed or what is kept, not what is learned."""
 
 
 @dataclass
